@@ -158,7 +158,8 @@ def scan_forward(cell, x, states, weights, valid, reverse):
         gh = states[0] @ w_hh.T + b_hh
         steps.append((t, gx, gh, states))
         now = valid[:, t, None]
-        states = tuple(np.where(now, new, old) for new, old in zip(cell.forward(gx, gh, states), states, strict=True))
+        states = tuple(np.where(now, new, held) for new, held in
+                       zip(cell.forward(gx, gh, states), states, strict=True))
         output[:, t] = np.where(now, states[0], 0.0)
     return output, states, steps
 
@@ -269,7 +270,8 @@ def forward(cell, parameters, x, state=None, lengths=None, dropout_masks=None):
             outputs.append(output)
             parts.append((layer_input, steps, weights))
         layer_input = np.concatenate(outputs, axis=2)
-    return layer_input, tuple(final) if cell.n_states > 1 else final[0], Tape(cell, valid, dropout_masks, parts)
+    final = tuple(final) if cell.n_states > 1 else final[0]
+    return layer_input, final, Tape(cell, valid, dropout_masks, parts)
 
 
 def backward(tape, doutput, dstate=None):
