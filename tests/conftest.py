@@ -23,7 +23,8 @@ def _unflatten(vector, shapes):
 def torch_cases():
     """Return a function: cell name -> list of what PyTorch computed (see fixtures/make_torch.py).
 
-    Each case has ``name``; ``options`` as Recurrent takes them; ``parameters`` and ``gradients`` as dicts; the arrays of the file; ``state`` and ``lengths`` None where they were not given.
+    Each case has ``name``; ``options`` as Recurrent takes them; ``parameters`` and ``gradients`` as dicts;
+    the arrays of the file; ``state`` and ``lengths`` None where they were not given.
     """
     def load(cell):
         def as_state(stacked):
