@@ -1,0 +1,642 @@
+"""Recurrent, over every registered cell, against the oracle, finite differences and PyTorch's numbers."""
+
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from numbarnn.recurrent import Recurrent
+
+import oracle
+from numbarnn.cells import CELLS
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+every_cell = pytest.mark.parametrize("cell", CELLS)
+every_dtype = pytest.mark.parametrize("dtype", TOLERANCE)
+
+
+def as_state(cell, stacked):
+    """Array (n_states, L * D, N, H) -> what Recurrent takes: h, or (h, c)."""
+    return tuple(stacked) if CELLS[cell].n_states > 1 else stacked[0]
+
+
+def assert_close(actual, expected, tolerance, what=""):
+    """Compare arrays, or tuples of them, on the scale of the largest expected value."""
+    actual, expected = np.stack(actual), np.stack(expected)
+    assert actual.shape == expected.shape, what
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=what)
+
+
+class Problem:
+    """Options of a layer, input, states and output gradients, in numbers that float32 holds exactly."""
+
+    def __init__(self, cell, seed, n_samples=3, n_timesteps=5, input_size=3, hidden_size=5,
+                 state=True, lengths=False, **options):
+        rng = np.random.default_rng(seed)
+        self.cell = cell
+        self.options = {"cell": cell, "input_size": input_size, "hidden_size": hidden_size, **options}
+        layers, directions = options.get("num_layers", 1), 1 + options.get("bidirectional", False)
+
+        def draw(*shape):
+            return rng.standard_normal(shape).astype(np.float32).astype(np.float64)
+
+        self.x = draw(n_samples, n_timesteps, input_size)
+        self.doutput = draw(n_samples, n_timesteps, hidden_size * directions)
+        state_shape = (CELLS[cell].n_states, layers * directions, n_samples, hidden_size)
+        self.state, self.dstate = (as_state(cell, draw(*state_shape)) if state else None for _ in range(2))
+        self.lengths = rng.integers(1, n_timesteps + 1, n_samples) if lengths else None
+        layer = self.layer("float32", random_state=seed)
+        self.parameters = {name: np.array(value, np.float64) for name, value in layer.parameters.items()}
+
+    def layer(self, dtype="float64", **options):
+        """Build the layer; with the problem's parameters once they are drawn."""
+        layer = Recurrent(**self.options, dtype=dtype, **options)
+        if hasattr(self, "parameters"):
+            layer.load_parameters(self.parameters)
+        return layer
+
+    def run(self, layer):
+        """Forward and backward: dict of everything that comes out."""
+        output, state = layer.forward(self.x, self.state, self.lengths, training=True)
+        dx, dstate_0 = layer.backward(self.doutput, self.dstate)
+        return self._named(output, state, dx, layer.gradients, dstate_0)
+
+    def expected(self):
+        """Return what the oracle makes of it, under the same names, and its tape."""
+        output, state, tape = oracle.forward(self.cell, self.parameters, self.x, self.state, self.lengths)
+        dx, gradients, dstate_0 = oracle.backward(tape, self.doutput, self.dstate)
+        gradients = {name: gradients[name] for name in self.parameters}
+        return self._named(output, state, dx, gradients, dstate_0), tape
+
+    @staticmethod
+    def _named(output, state, dx, gradients, dstate_0):
+        return {"output": output, "state": np.array(state), "dx": dx, "dstate_0": np.array(dstate_0),
+                **{name: value.copy() for name, value in gradients.items()}}
+
+
+def random_problem(cell, seed):
+    """Draw a shape; sizes small as a rule, now and then over a register, a tile or a share of the batch."""
+    rng = np.random.default_rng([seed, 7])
+
+    def size(*limits):
+        return int(rng.integers(1, rng.choice(limits), endpoint=True))
+
+    shape = {"n_samples": size(1, 4, 16, 70), "n_timesteps": size(1, 3, 12), "input_size": size(1, 4, 40),
+             "hidden_size": size(1, 5, 20, 70), "num_layers": int(rng.integers(1, 4))}
+    flags = {name: bool(rng.integers(2)) for name in ("bidirectional", "bias", "state", "lengths")}
+    return Problem(cell, seed, **shape, **flags)
+
+
+def at_a_kink(problem, tape):
+    """Whether a unit of "rnn_relu" is so near its kink that rounding decides on which side it lies."""
+    if problem.cell != "rnn_relu":
+        return False
+    sums = np.concatenate([abs(gx + gh).ravel() for _, steps, _ in tape.parts for _, gx, gh, _ in steps])
+    return bool(((sums > 0) & (sums < 3e-6)).any())
+
+
+@every_cell
+@pytest.mark.parametrize("block", range(10))
+def test_random_shapes_against_the_oracle(cell, block):
+    """200 shapes a cell, in ten blocks of 20, each in both precisions."""
+    seed, done = 1000 * block, 0
+    while done < 20:
+        problem, seed = random_problem(cell, seed), seed + 1
+        expected, tape = problem.expected()
+        if at_a_kink(problem, tape):
+            continue
+        done += 1
+        for dtype, tolerance in TOLERANCE.items():
+            actual = problem.run(problem.layer(dtype))
+            assert actual.keys() == expected.keys()
+            for name, value in actual.items():
+                assert value.dtype == dtype
+                assert_close(value, expected[name], tolerance, f"seed {seed - 1} {dtype} {name}")
+
+
+@every_cell
+@pytest.mark.parametrize(("n_samples", "n_timesteps", "input_size", "hidden_size"), [
+    (150, 3, 5, 40),     # several shares of the batch
+    (2, 200, 3, 4),      # long
+    (7, 4, 300, 20),     # the input product is the larger one
+    (9, 4, 7, 200),      # more than one panel of the hidden product
+    (1, 1, 150, 150),
+])
+def test_larger_shapes_against_the_oracle(cell, n_samples, n_timesteps, input_size, hidden_size):
+    problem = Problem(cell, 5, n_samples, n_timesteps, input_size, hidden_size, lengths=True)
+    expected, _ = problem.expected()
+    actual = problem.run(problem.layer("float64"))
+    for name, value in actual.items():
+        assert_close(value, expected[name], 1e-12, name)
+
+
+@every_cell
+@every_dtype
+def test_pytorch(cell, dtype, torch_cases):
+    tolerance = max(TOLERANCE[dtype], 1e-10)
+    for case in torch_cases(cell):
+        layer = Recurrent(cell, **case.options, dtype=dtype)
+        layer.load_parameters(case.parameters)
+        assert list(layer.parameters) == list(case.parameters)
+        output, state = layer.forward(case.x, case.state, case.lengths, training=True)
+        dx, dstate_0 = layer.backward(case.doutput, case.dstate)
+        assert_close(output, case.output, tolerance, case.name)
+        assert_close(state, case.final, tolerance, case.name)
+        assert_close(dx, case.dx, tolerance, case.name)
+        assert_close(dstate_0, case.dstate_0, tolerance, case.name)
+        for name, expected in case.gradients.items():
+            assert_close(layer.gradients[name], expected, tolerance, f"{case.name} {name}")
+
+
+@every_cell
+def test_gradients_are_finite_differences(cell):
+    problem = Problem(cell, 3, 2, 3, 3, 2, lengths=True, num_layers=2, bidirectional=True)
+    layer = problem.layer()
+
+    def loss():
+        output, state = layer.forward(problem.x, problem.state, problem.lengths)
+        return (output * problem.doutput).sum() + np.sum(np.stack(state) * np.stack(problem.dstate))
+
+    actual = problem.run(layer)
+    n_states = CELLS[cell].n_states
+    states = problem.state if n_states > 1 else (problem.state,)
+    dstate_0 = actual.pop("dstate_0")
+    for state, gradient in zip(states, dstate_0 if n_states > 1 else [dstate_0], strict=True):
+        np.testing.assert_allclose(gradient, oracle.finite_difference(loss, state), rtol=0, atol=1e-6)
+    for name, array in {"dx": problem.x, **layer.parameters}.items():
+        np.testing.assert_allclose(actual[name], oracle.finite_difference(loss, array), rtol=0, atol=1e-6,
+                                   err_msg=name)
+
+
+def test_parts_of_backward_can_be_left_out():
+    problem = Problem("gru", 0)
+    layer = problem.layer()
+    whole = problem.run(layer)
+    layer.forward(problem.x, problem.state, training=True)
+    dx, dstate_0 = layer.backward(problem.doutput, problem.dstate, input_gradient=False)
+    assert dx is None
+    np.testing.assert_array_equal(dstate_0, whole["dstate_0"])
+    for name, value in layer.gradients.items():  # overwritten, not added to
+        np.testing.assert_array_equal(value, whole[name])
+    layer.forward(problem.x, problem.state, training=True)
+    of_none = layer.backward(problem.doutput)
+    layer.forward(problem.x, problem.state, training=True)
+    of_zeros = layer.backward(problem.doutput, np.zeros_like(problem.dstate))
+    for none, zeros in zip(of_none, of_zeros, strict=True):
+        np.testing.assert_array_equal(none, zeros)
+
+
+@every_cell
+@every_dtype
+def test_training_and_evaluation_give_the_same_bits(cell, dtype):
+    problem = Problem(cell, 1, 20, 9, 3, 17, num_layers=2, bidirectional=True, lengths=True)
+    layer = problem.layer(dtype)
+    output, state = layer.forward(problem.x, problem.state, problem.lengths)
+    trained = problem.run(layer)
+    np.testing.assert_array_equal(output, trained["output"])
+    np.testing.assert_array_equal(state, trained["state"])
+
+
+@every_cell
+@every_dtype
+@pytest.mark.parametrize(("layers", "hidden_size", "bias"), [(1, 1, True), (1, 33, False), (3, 20, True)])
+def test_steps_are_forward(cell, dtype, layers, hidden_size, bias):
+    for n_samples in (1, 7):
+        problem = Problem(cell, 2, n_samples, 6, 3, hidden_size, num_layers=layers, bias=bias)
+        layer = problem.layer(dtype)
+        for state in (None, problem.state):
+            expected, final = layer.forward(problem.x, state)
+            for t in range(6):
+                output, state = layer.step(problem.x[:, t], state)
+                assert output.dtype == dtype
+                assert_close(output, expected[:, t], TOLERANCE[dtype])
+            assert_close(state, final, TOLERANCE[dtype])
+
+
+# ------------------------------------------------------------------ threads
+
+
+@every_cell
+@every_dtype
+def test_number_of_threads_does_not_change_a_bit(cell, dtype):
+    problem = Problem(cell, 4, 100, 7, 5, 40, num_layers=2, bidirectional=True, lengths=True)
+    one, two, four = (problem.run(problem.layer(dtype, n_jobs=n_jobs)) for n_jobs in (1, 2, 4))
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name], err_msg=name)
+        np.testing.assert_array_equal(value, four[name], err_msg=name)
+
+
+def test_layers_in_python_threads_of_their_own():
+    """Four Python threads, two layers, of which each is trained by one thread at a time."""
+    problems = [Problem("lstm", 0, 40, 10, 3, 20), Problem("gru", 1, 30, 12, 3, 30)]
+    expected = [problem.run(problem.layer()) for problem in problems]
+
+    def work(k):
+        problem = problems[k % 2]
+        layer = problem.layer(n_jobs=2)
+        return [problem.run(layer) for _ in range(10)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for k, results in enumerate(pool.map(work, range(4))):
+            for result in results:
+                for name, value in result.items():
+                    np.testing.assert_array_equal(value, expected[k % 2][name], err_msg=name)
+
+
+def test_one_layer_evaluated_by_several_python_threads():
+    problems = [Problem("lstm", 0, 40, 10, 3, 20), Problem("gru", 1, 30, 12, 3, 30)]
+    layers = [problem.layer(n_jobs=2) for problem in problems]
+    expected = [layer.forward(problem.x)[0] for layer, problem in zip(layers, problems, strict=True)]
+
+    def work(k):
+        return [layers[k % 2].forward(problems[k % 2].x)[0] for _ in range(20)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for k, results in enumerate(pool.map(work, range(4))):
+            for output in results:
+                np.testing.assert_array_equal(output, expected[k % 2])
+
+
+# ------------------------------------------------------------------ numbers that are none
+
+
+@every_cell
+@every_dtype
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_nan_and_inf_propagate_and_stay_in_their_row(cell, dtype, value):
+    """Hidden and input sizes are odd, so that padding that is multiplied by inf would show."""
+    problem = Problem(cell, 6, 9, 6, 3, 7, num_layers=2, bidirectional=True)
+    layer = problem.layer(dtype)
+    clean = problem.run(layer)
+    problem.x[4, 2, 1] = value
+    with np.errstate(all="ignore"):
+        expected, _ = problem.expected()
+    actual = problem.run(layer)
+    others = np.arange(9) != 4
+    for name in ("output", "dx"):
+        np.testing.assert_array_equal(actual[name][others], clean[name][others])
+    for name in ("state", "dstate_0"):
+        np.testing.assert_array_equal(actual[name][..., others, :], clean[name][..., others, :])
+    if abs(value) > 1e30 or np.isnan(value):  # a float32 of 1e30 may overflow where a float64 does not
+        np.testing.assert_array_equal(np.isnan(actual["output"]), np.isnan(expected["output"]))
+        np.testing.assert_array_equal(np.isnan(actual["state"]), np.isnan(expected["state"]))
+    if np.isnan(value):
+        assert np.isnan(actual["output"][4]).all()
+        assert np.isnan(actual["weight_ih_l0"]).any()
+
+
+@every_cell
+def test_nothing_past_the_lengths_is_read(cell):
+    problem = Problem(cell, 6, 9, 6, 3, 7, num_layers=2, bidirectional=True, lengths=True)
+    layer = problem.layer("float32")
+    clean = problem.run(layer)
+    past = np.arange(6) >= problem.lengths[:, None]
+    problem.x[past] = np.nan
+    problem.doutput[past] = np.nan
+    for name, value in problem.run(layer).items():
+        np.testing.assert_array_equal(value, clean[name], err_msg=name)
+    assert (clean["output"][past] == 0).all()
+    assert (clean["dx"][past] == 0).all()
+
+
+def subnormal_product():
+    """1e-40 in float32, which a processor that flushes subnormals makes zero."""
+    with np.errstate(under="ignore"):
+        return (np.full(64, 1e-30, np.float32) * np.full(64, 1e-10, np.float32)).min()
+
+
+@every_cell
+def test_subnormals_are_flushed_in_backward_only(cell):
+    problem = Problem(cell, 0, 20, 30, 1, 9)
+    problem.doutput[:, :-1] = 0
+    for n_jobs in (1, 2):
+        layer = problem.layer("float32", n_jobs=n_jobs)
+        assert subnormal_product() > 0
+        problem.run(layer)
+        assert subnormal_product() > 0
+        layer.forward(problem.x, problem.state, training=True)
+        with pytest.raises(ValueError, match="doutput"):
+            layer.backward(problem.doutput[1:])
+        assert subnormal_product() > 0
+
+
+# ------------------------------------------------------------------ memory
+
+
+def test_evaluation_leaves_nothing_for_backward():
+    problem = Problem("lstm", 0)
+    layer = problem.layer()
+    with pytest.raises(RuntimeError, match=r"forward\(.*training=True\)"):
+        layer.backward(problem.doutput)
+    layer.forward(problem.x)
+    with pytest.raises(RuntimeError, match=r"forward\(.*training=True\)"):
+        layer.backward(problem.doutput)
+    layer.forward(problem.x, training=True)
+    layer.backward(problem.doutput)
+    with pytest.raises(RuntimeError, match=r"forward\(.*training=True\)"):
+        layer.backward(problem.doutput)
+
+
+def test_evaluation_between_forward_and_backward_is_harmless_or_an_error():
+    problem = Problem("gru", 0)
+    layer = problem.layer()
+    expected = problem.run(layer)
+    layer.forward(problem.x, problem.state, training=True)
+    layer.forward(-problem.x)
+    try:
+        dx, _ = layer.backward(problem.doutput, problem.dstate)
+    except RuntimeError:
+        return
+    np.testing.assert_array_equal(dx, expected["dx"])
+
+
+def test_buffers_are_reused():
+    problem = Problem("lstm", 0, 64, 40, 4, 64)
+    layer = problem.layer("float32")
+    problem.run(problem.layer("float32"))  # compiling takes memory, too
+    peaks, sizes = [], []
+    for _ in range(3):
+        tracemalloc.start()
+        result = layer.forward(problem.x, training=True), layer.backward(problem.doutput)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        sizes.append(result[0][0].nbytes + result[1][0].nbytes)
+    inputs = (problem.x.nbytes + problem.doutput.nbytes) // 2  # these are float64, and are copied
+    assert peaks[1] < peaks[0] / 2
+    assert peaks[2] < 1.5 * (sizes[2] + inputs)
+
+
+@every_cell
+def test_results_are_not_overwritten_by_later_calls(cell):
+    first, second = (Problem(cell, seed, num_layers=2, bidirectional=True) for seed in (0, 1))
+    layer = first.layer()
+    output, state = layer.forward(first.x, first.state, training=True)
+    dx, dstate_0 = layer.backward(first.doutput, first.dstate)
+    results = [output, state, dx, dstate_0, first.x, first.state, first.doutput, first.dstate]
+    copies = [np.array(result) for result in results]
+    second.run(layer)
+    layer.forward(second.x)
+    for result, copy in zip(results, copies, strict=True):
+        np.testing.assert_array_equal(result, copy)
+
+
+def test_shapes_may_change_from_call_to_call():
+    layer = Recurrent("gru", 3, 5, num_layers=2, dtype="float64", random_state=0)
+    for n_samples, n_timesteps in [(2, 3), (40, 9), (1, 1), (2, 3), (41, 2)]:
+        problem = Problem("gru", n_samples, n_samples, n_timesteps, num_layers=2)
+        layer.load_parameters(problem.parameters)
+        expected, _ = problem.expected()
+        for name, value in problem.run(layer).items():
+            assert_close(value, expected[name], 1e-12, name)
+
+
+# ------------------------------------------------------------------ parameters
+
+
+@every_cell
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "bidirectional": True}, {"bias": False}], ids=str)
+def test_parameters_are_named_and_shaped_as_in_pytorch(cell, options):
+    layer = Recurrent(cell, 3, 5, random_state=0, **options)
+    expected = oracle.shapes(cell, 3, 5, **options)
+    for arrays in (layer.parameters, layer.gradients):
+        assert {name: array.shape for name, array in arrays.items()} == expected
+        assert list(arrays) == list(expected)
+    assert layer.n_parameters == sum(np.prod(shape) for shape in expected.values())
+
+
+@every_cell
+def test_uniform_initialisation(cell):
+    one, same, other = (Recurrent(cell, 20, 16, random_state=seed).parameters for seed in (0, 0, 1))
+    flat = np.concatenate([value.ravel() for value in one.values()])
+    assert np.abs(flat).max() <= 0.25
+    assert np.abs(flat).max() > 0.24
+    assert abs(flat.mean()) < 0.02
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, same[name])
+        assert not np.array_equal(value, other[name])
+
+
+@every_cell
+def test_orthogonal_initialisation(cell):
+    parameters = Recurrent(cell, 20, 16, random_state=0, init="orthogonal").parameters
+    recurrent = parameters["weight_hh_l0"]
+    np.testing.assert_allclose(recurrent.T @ recurrent, np.eye(16), atol=1e-5)
+    limit = np.sqrt(6 / (20 + len(recurrent)))  # Glorot's bound, over the whole matrix as in Keras
+    assert 0.9 * limit < np.abs(parameters["weight_ih_l0"]).max() <= limit * (1 + 1e-6)
+    assert (parameters["bias_ih_l0"] == 0).all()
+    assert (parameters["bias_hh_l0"] == 0).all()
+
+
+@pytest.mark.parametrize("init", ["uniform", "orthogonal"])
+def test_forget_bias(init):
+    parameters = Recurrent("lstm", 3, 4, num_layers=2, random_state=0, init=init, forget_bias=1.5).parameters
+    for layer in range(2):
+        total = parameters[f"bias_ih_l{layer}"] + parameters[f"bias_hh_l{layer}"]
+        np.testing.assert_array_equal(total[4:8], 1.5)
+        assert (total[:4] != 1.5).all()
+
+
+@every_cell
+def test_bound_vectors_are_the_parameters_and_gradients(cell):
+    problem = Problem(cell, 0, num_layers=2)
+    layer = problem.layer()
+    expected = problem.run(layer)
+    flat, gradient = np.zeros(layer.n_parameters), np.zeros(layer.n_parameters)
+    layer.bind(flat, gradient)
+    np.testing.assert_array_equal(flat, np.concatenate([p.ravel() for p in problem.parameters.values()]))
+    actual = problem.run(layer)
+    for name, value in actual.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    np.testing.assert_array_equal(gradient, np.concatenate([expected[p].ravel() for p in layer.parameters]))
+    flat *= 0.5  # an optimiser's step in place
+    halved = {name: 0.5 * value for name, value in problem.parameters.items()}
+    output, _ = layer.forward(problem.x)
+    np.testing.assert_allclose(output, oracle.forward(cell, halved, problem.x)[0], atol=1e-12)
+
+
+# ------------------------------------------------------------------ dropout
+
+
+def test_dropout_is_off_in_evaluation():
+    problem = Problem("lstm", 0, num_layers=2, dropout=0.5)
+    output, _ = problem.layer().forward(problem.x, problem.state)
+    assert_close(output, problem.expected()[0]["output"], 1e-12)
+
+
+def test_dropout_keeps_the_mean():
+    """A linear second layer ("rnn_relu" with a large bias) shows the mean of its input."""
+    layer = Recurrent("rnn_relu", 2, 8, num_layers=2, dropout=0.25, dtype="float64", random_state=0)
+    layer.parameters["weight_hh_l1"][:] = 0
+    layer.parameters["bias_ih_l1"][:] = 100
+    x = np.random.default_rng(0).standard_normal((300, 20, 2))
+    trained, evaluated = layer.forward(x, training=True)[0], layer.forward(x)[0]
+    spread = (trained - evaluated).std()
+    assert spread > 0.01
+    assert abs((trained - evaluated).mean()) < 5 * spread / np.sqrt(300 * 20)
+
+
+def test_dropout_follows_the_seed():
+    problem = Problem("gru", 0, num_layers=3, dropout=0.5, bidirectional=True)
+    first, same, other = (problem.layer(random_state=seed) for seed in (3, 3, 4))
+    results = [problem.run(first) for _ in range(2)]
+    for result in results:
+        for name, value in problem.run(same).items():
+            np.testing.assert_array_equal(value, result[name], err_msg=name)
+    assert not np.array_equal(results[0]["output"], results[1]["output"])  # a new mask every call
+    assert not np.array_equal(results[0]["output"], problem.run(other)["output"])
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_gradient_goes_through_the_dropout_mask(cell):
+    problem = Problem(cell, 3, 2, 3, 3, 2, num_layers=3, bidirectional=True, dropout=0.4, lengths=True)
+
+    def loss():
+        output, state = problem.layer(random_state=9).forward(
+            problem.x, problem.state, problem.lengths, training=True)
+        return (output * problem.doutput).sum() + np.sum(np.stack(state) * np.stack(problem.dstate))
+
+    actual = problem.run(problem.layer(random_state=9))
+    for name, array in {"dx": problem.x, **problem.parameters}.items():
+        np.testing.assert_allclose(actual[name], oracle.finite_difference(loss, array), rtol=0, atol=1e-6,
+                                   err_msg=name)
+
+
+# ------------------------------------------------------------------ input
+
+
+@every_dtype
+def test_any_real_array_is_taken(dtype):
+    layer = Recurrent("gru", 3, 4, dtype=dtype, random_state=0)
+    x = np.arange(24).reshape(2, 4, 3) % 5
+    expected, _ = layer.forward(x.astype(dtype))
+    read_only = x.astype(dtype)
+    read_only.setflags(write=False)
+    unaligned = np.frombuffer(b"-" + x.astype(dtype).tobytes(), np.uint8)[1:].view(dtype).reshape(x.shape)
+    for same in (x, x.astype("i1"), x.astype(">f4"), x.astype(">f8"), x.astype("f2"), x.tolist(),
+                 np.asfortranarray(x, dtype), x[::-1].astype(dtype)[::-1], read_only, unaligned,
+                 np.repeat(x.astype(dtype), 2, axis=2)[:, :, ::2]):
+        np.testing.assert_array_equal(layer.forward(same)[0], expected)
+
+
+def test_states_and_gradients_of_any_layout_are_taken():
+    problem = Problem("lstm", 0)
+    layer = problem.layer()
+    expected = problem.run(layer)
+
+    def strange(array):
+        return np.asfortranarray(array).astype(">f8")
+
+    layer.forward(strange(problem.x), tuple(map(strange, problem.state)), training=True)
+    dx, dstate_0 = layer.backward(strange(problem.doutput), tuple(map(strange, problem.dstate)))
+    np.testing.assert_array_equal(dx, expected["dx"])
+    np.testing.assert_array_equal(dstate_0, expected["dstate_0"])
+
+
+X = np.zeros((2, 4, 3))
+STATE = np.zeros((1, 2, 5))
+
+
+@pytest.mark.parametrize(("argument", "given"), [
+    ("x", {"x": X[0]}),
+    ("x", {"x": X[None]}),
+    ("x", {"x": X[:, :, :2]}),
+    ("x", {"x": X[:, :0]}),
+    ("x", {"x": X[:0]}),
+    ("x", {"x": X.astype(str)}),
+    ("x", {"x": np.full(X.shape, None)}),
+    ("x", {"x": X.astype(complex)}),
+    ("x", {"x": None}),
+    ("lengths", {"lengths": [1, 5]}),
+    ("lengths", {"lengths": [0, 4]}),
+    ("lengths", {"lengths": [-1, 4]}),
+    ("lengths", {"lengths": [4]}),
+    ("lengths", {"lengths": [[4, 4]]}),
+    ("lengths", {"lengths": [1.5, 4]}),
+    ("lengths", {"lengths": ["a", "b"]}),
+    ("lengths", {"lengths": 4}),
+    ("state", {"state": STATE[0]}),
+    ("state", {"state": STATE[:, :1]}),
+    ("state", {"state": np.zeros((2, 2, 5))}),
+    ("state", {"state": STATE[:, :, :4]}),
+    ("state", {"state": (STATE, STATE)}),
+    ("state", {"state": STATE.astype(str)}),
+])
+def test_bad_input_is_an_error_that_names_the_argument(argument, given):
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    with pytest.raises((ValueError, TypeError), match=rf"^{argument}\b"):
+        layer.forward(**{"x": X, **given})
+
+
+@pytest.mark.parametrize("state", [
+    STATE, (STATE,), (STATE, STATE[:, :1]), (STATE, STATE, STATE), (STATE, None),
+])
+def test_bad_state_of_lstm(state):
+    with pytest.raises((ValueError, TypeError), match=r"^state\b"):
+        Recurrent("lstm", 3, 5).forward(X, state)
+
+
+@pytest.mark.parametrize(("argument", "given"), [
+    ("doutput", {"doutput": np.zeros((2, 4, 3))}),
+    ("doutput", {"doutput": np.zeros((2, 5))}),
+    ("doutput", {"doutput": None}),
+    ("doutput", {"doutput": np.full((2, 4, 5), "a")}),
+    ("dstate", {"dstate": STATE[0]}),
+    ("dstate", {"dstate": STATE[:, :1]}),
+    ("dstate", {"dstate": (STATE, STATE)}),
+])
+def test_bad_gradients(argument, given):
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    layer.forward(X, training=True)
+    with pytest.raises((ValueError, TypeError), match=rf"^{argument}\b"):
+        layer.backward(**{"doutput": np.zeros((2, 4, 5)), **given})
+    layer.backward(np.zeros((2, 4, 5)))  # the mistake may be put right
+
+
+@pytest.mark.parametrize(("argument", "value"), [
+    ("cell", "transformer"), ("cell", None), ("cell", 3),
+    ("input_size", 0), ("input_size", None), ("input_size", 2.5), ("input_size", "3"),
+    ("hidden_size", 0), ("hidden_size", None), ("hidden_size", -4),
+    ("num_layers", 0), ("num_layers", 1.5),
+    ("dropout", -0.1), ("dropout", 1.5), ("dropout", "a"), ("dropout", np.nan),
+    ("dtype", "float16"), ("dtype", "int32"), ("dtype", "nonsense"),
+    ("init", "zeros"), ("random_state", "seed"), ("n_jobs", 0), ("n_jobs", "two"),
+    ("forget_bias", "one"), ("bias", "yes"), ("bidirectional", 2),
+])
+def test_bad_options(argument, value):
+    with pytest.raises((ValueError, TypeError), match=rf"^{argument}\b"):
+        Recurrent(**{"input_size": 3, "hidden_size": 5, argument: value})
+
+
+def test_bad_parameters():
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    good = {name: value.copy() for name, value in layer.parameters.items()}
+    bad = [({k: v for k, v in good.items() if k != "bias_hh_l0"}, "bias_hh_l0"),
+           ({**good, "weight_ih_l1": good["weight_ih_l0"]}, "weight_ih_l1"),
+           ({**good, "weight_ih_l0": good["weight_ih_l0"].T}, "weight_ih_l0"),
+           ({**good, "bias_ih_l0": np.full(15, "a")}, "bias_ih_l0")]
+    for parameters, name in bad:
+        with pytest.raises((ValueError, TypeError), match=name):
+            layer.load_parameters(parameters)
+    for name, value in layer.parameters.items():  # nothing is loaded by halves
+        np.testing.assert_array_equal(value, good[name])
+
+
+def test_bad_vectors_to_bind():
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    good = np.zeros(layer.n_parameters, np.float32)
+    for bad in (good[1:], good.astype(float), np.zeros(2 * len(good), np.float32)[::2]):
+        with pytest.raises((ValueError, TypeError), match=r"^parameters\b"):
+            layer.bind(bad, good.copy())
+        with pytest.raises((ValueError, TypeError), match=r"^gradients\b"):
+            layer.bind(good.copy(), bad)
+
+
+def test_bad_steps():
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    for bad in (X, X[0, 0], X[:, 0, :2], X[:0, 0], X[:, 0].astype(str)):
+        with pytest.raises((ValueError, TypeError), match=r"^x_t\b"):
+            layer.step(bad)
+    with pytest.raises((ValueError, TypeError), match=r"^state\b"):
+        layer.step(X[:, 0], STATE[0])
+    with pytest.raises((ValueError, RuntimeError), match="bidirectional"):
+        Recurrent("gru", 3, 5, bidirectional=True).step(X[:, 0])
