@@ -1,0 +1,139 @@
+"""What comes out: lines in the terminal, a JSON file and a picture."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .peers import PEERS
+
+COLUMNS = "{:<15} {:<15} {:>7}  {:<12} {:>9} {:>9} {:>6}  {}"
+HEADER = COLUMNS.format("case", "B,T,I,H", "threads", "peer", "ours", "peer", "ratio", "min .. max")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe processor, cores, system and the versions of everything that takes part."""
+    import numba
+    from llvmlite import binding
+
+    packages = ["numbarnn", "numba", "llvmlite", "numpy", "scipy", "scikit-learn", "jaxlib"]
+    packages += [package for peer in PEERS.values() for package in peer.packages]
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    try:
+        layer = numba.threading_layer()
+    except ValueError:  # nothing ran in parallel yet
+        layer = None
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "processor": processor_name(),
+        "llvm_cpu": binding.get_host_cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "threading_layer": layer,
+        "versions": versions,
+    }
+
+
+def processor_name() -> str:
+    """Name the processor as its maker does, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a time with three digits and a fitting unit.
+
+    Examples
+    --------
+    >>> format_seconds(0.00123), format_seconds(2.5e-6), format_seconds(12.0)
+    ('1.23 ms', '2.5 us', '12 s')
+    """
+    for scale, unit in ((1, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """Write one comparison as a line of the terminal table."""
+    case = f"{row['kind']}{'+dX' if row['input_gradient'] else ''} {row['cell']}"
+    shape = ",".join(str(row[name]) for name in ("batch", "steps", "inputs", "hidden"))
+    ratio = row["ratio"]
+    return COLUMNS.format(
+        case,
+        shape,
+        row["threads"],
+        row["peer"],
+        format_seconds(row["ours_seconds"]["median"]),
+        format_seconds(row["peer_seconds"]["median"]),
+        f"{ratio['median']:.2f}",
+        f"{ratio['min']:.2f} .. {ratio['max']:.2f}",
+    )
+
+
+def write_json(rows: Sequence[dict[str, Any]], method: dict[str, Any], folder: Path) -> Path:
+    """Write machine, method and all figures to ``bench.json``."""
+    path = folder / "bench.json"
+    content = {"machine": describe_machine(), "method": method, "results": list(rows)}
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def write_picture(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
+    """Draw the ratios as bars, a panel for each kind of case and number of threads, to ``bench.png``."""
+    from matplotlib.figure import Figure
+
+    panels = list(dict.fromkeys((row["kind"], row["input_gradient"], row["threads"]) for row in rows))
+    figure = Figure(figsize=(9, 2.6 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axis, panel in zip(axes, panels, strict=True):
+        chosen = [row for row in rows if (row["kind"], row["input_gradient"], row["threads"]) == panel]
+        _draw_panel(axis, chosen)
+        kind, input_gradient, threads = panel
+        axis.set_title(
+            f"{kind}{' with input gradient' if input_gradient else ''}, {threads} thread(s)", loc="left"
+        )
+    figure.supylabel("time of the other / time of numbarnn")
+    path = folder / "bench.png"
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def _draw_panel(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
+    cases = list(dict.fromkeys((row["cell"], row["hidden"]) for row in rows))
+    peers = list(dict.fromkeys(row["peer"] for row in rows))
+    width = 0.8 / len(peers)
+    for number, peer in enumerate(peers):
+        chosen = [row for row in rows if row["peer"] == peer]
+        places = [cases.index((row["cell"], row["hidden"])) + (number + 0.5) * width - 0.4 for row in chosen]
+        ratios = [row["ratio"] for row in chosen]
+        middle = [ratio["median"] for ratio in ratios]
+        spread = [
+            [max(0.0, ratio["median"] - ratio["min"]) for ratio in ratios],
+            [max(0.0, ratio["max"] - ratio["median"]) for ratio in ratios],
+        ]
+        color = f"C{list(PEERS).index(peer)}"
+        heights = [value - 1 for value in middle]  # bars start at 1: up is faster than the peer
+        axis.bar(
+            places, heights, width, bottom=1, yerr=spread, label=PEERS[peer].title, color=color, ecolor="0.3"
+        )
+    axis.axhline(1, color="black", linewidth=0.8)
+    axis.set_yscale("log")
+    axis.set_xticks(range(len(cases)), [f"{cell}\n{hidden}" for cell, hidden in cases], fontsize=8)
+    axis.legend(fontsize=8)
