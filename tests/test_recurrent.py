@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from numbarnn.recurrent import Recurrent
 
 import oracle
 from numbarnn.cells import CELLS
+from numbarnn.recurrent import Recurrent
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 every_cell = pytest.mark.parametrize("cell", CELLS)
@@ -24,7 +24,8 @@ def assert_close(actual, expected, tolerance, what=""):
     """Compare arrays, or tuples of them, on the scale of the largest expected value."""
     actual, expected = np.stack(actual), np.stack(expected)
     assert actual.shape == expected.shape, what
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=what)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale, err_msg=what)
 
 
 class Problem:
