@@ -1,0 +1,139 @@
+"""Write the tables of README.md from ``benchmarks/results/``: ``python benchmarks/update_readme.py``.
+
+A table stands between ``<!-- table:NAME -->`` and ``<!-- end:NAME -->``; what is between is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from numbarnn.bench.peers import PEERS
+from numbarnn.bench.report import format_seconds
+
+ROOT = Path(__file__).resolve().parents[1]
+CELL_ORDER = ("lstm", "gru", "rnn", "rnn_relu")
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Write a Markdown table."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine_table(bench: dict[str, Any]) -> str:
+    """Say where and when the figures were taken."""
+    machine = bench["machine"]
+    shown = ["numbarnn", "numba", "torch", "keras", "jax", "onnxruntime"]
+    versions = ", ".join(
+        f"{name} {machine['versions'][name]}" for name in shown if name in machine["versions"]
+    )
+    return (
+        f"{machine['date'][:10]} on {machine['processor']} ({machine['llvm_cpu']}), {machine['cores']} "
+        f"cores, {machine['system']}, Python {machine['python']}, {versions}."
+    )
+
+
+def ratio_table(rows: list[dict[str, Any]], peers: tuple[str, ...]) -> str:
+    """Write ratios of a layer: a line for each size, a column for each cell, a number for 1 and N threads."""
+    threads = sorted({row["threads"] for row in rows})
+    cells = [cell for cell in CELL_ORDER if any(row["cell"] == cell for row in rows)]
+    lines: dict[tuple, dict[tuple, str]] = {}
+    for row in rows:
+        if row["peer"] not in peers:
+            continue
+        line = (row["batch"], row["steps"], row["inputs"], row["hidden"], row["input_gradient"], row["peer"])
+        lines.setdefault(line, {})[row["cell"], row["threads"]] = f"{row['ratio']['median']:.1f}"
+    with_dx = any(row["kind"] == "train" for row in rows)
+    header = ["batch, steps, inputs, hidden", *(["dX"] if with_dx else []), "against"]
+    header += [f"{cell.upper()}, {' / '.join(map(str, threads))} threads" for cell in cells]
+    body = []
+    for (*shape, input_gradient, peer), found in sorted(
+        lines.items(), key=lambda item: (item[0][5], item[0])
+    ):
+        start = [", ".join(map(str, shape)), *([("yes" if input_gradient else "no")] if with_dx else [])]
+        ratios = [" / ".join(found.get((cell, count), "") for count in threads) for cell in cells]
+        body.append([*start, PEERS[peer].title, *ratios])
+    return markdown(header, body)
+
+
+def seconds_table(rows: list[dict[str, Any]]) -> str:
+    """Write times and ratios: a line for each cell, size and threads, a column for each framework."""
+    peers = [peer for peer in PEERS if any(row["peer"] == peer for row in rows)]
+    lines: dict[tuple, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        lines.setdefault((row["cell"], row["hidden"], row["threads"]), {})[row["peer"]] = row
+    body = []
+    for (cell, hidden, threads), found in sorted(
+        lines.items(), key=lambda x: (CELL_ORDER.index(x[0][0]), x[0][1:])
+    ):
+        ours = min(row["ours_seconds"]["median"] for row in found.values())
+        line = [cell.upper(), str(hidden), str(threads), format_seconds(ours)]
+        for peer in peers:
+            row = found.get(peer)
+            line.append(
+                f"{format_seconds(row['peer_seconds']['median'])} ({row['ratio']['median']:.1f})"
+                if row
+                else ""
+            )
+        body.append(line)
+    return markdown(["cell", "hidden", "threads", "numbarnn", *(PEERS[peer].title for peer in peers)], body)
+
+
+def startup_table(startup: dict[str, Any]) -> str:
+    """Write imports and first fits."""
+    body = [[f"`{name}`", f"{value:.2f} s"] for name, value in startup["imports"].items()]
+    for cell, row in startup["first_fit"].items():
+        body.append([f"first fit ever, {cell} (compiles)", f"{row['empty cache']:.1f} s"])
+        body.append([f"first fit of a process, {cell}", f"{row['warm']:.2f} s"])
+    return markdown(["", "time"], body)
+
+
+def make_tables(results: Path) -> dict[str, str]:
+    """Make every table whose figures are there."""
+    tables = {}
+    if (results / "bench.json").exists():
+        bench = json.loads((results / "bench.json").read_text(encoding="utf-8"))
+        kinds = {
+            kind: [r for r in bench["results"] if r["kind"] == kind]
+            for kind in ("train", "forward", "step", "fit")
+        }
+        tables["machine"] = machine_table(bench)
+        tables |= {kind: ratio_table(kinds[kind], ("torch",)) for kind in ("train", "forward") if kinds[kind]}
+        tables |= {kind: seconds_table(kinds[kind]) for kind in ("step", "fit") if kinds[kind]}
+    if (results / "startup.json").exists():
+        tables["startup"] = startup_table(json.loads((results / "startup.json").read_text(encoding="utf-8")))
+    return tables
+
+
+def fill(text: str, tables: dict[str, str]) -> str:
+    r"""Put the tables between their marks; a mark without a table is left as it is.
+
+    Examples
+    --------
+    >>> fill("<!-- table:fit -->old<!-- end:fit -->", {"fit": "new"})
+    '<!-- table:fit -->\n\nnew\n\n<!-- end:fit -->'
+    """
+    for name, table in tables.items():
+        pattern = rf"(<!-- table:{name} -->).*?(<!-- end:{name} -->)"
+        text = re.sub(
+            pattern, lambda mark, table=table: f"{mark[1]}\n\n{table}\n\n{mark[2]}", text, flags=re.DOTALL
+        )
+    return text
+
+
+def main() -> None:
+    """Update README.md."""
+    readme = ROOT / "README.md"
+    readme.write_text(
+        fill(readme.read_text(encoding="utf-8"), make_tables(ROOT / "benchmarks" / "results")),
+        encoding="utf-8",
+    )
+
+
+if __name__ == "__main__":
+    main()
