@@ -25,7 +25,7 @@ __all__ = ["LOADERS", "load_co2", "load_electricity", "load_weather"]
 def load_electricity() -> Bunch:
     """Load the hourly electricity demand of the contiguous United States, 2017 to 2019.
 
-    26,280 hours without a gap, in gigawatts (the energy demanded in an hour, in GWh, is the mean power in GW).
+    26,280 hours without a gap, in gigawatts (mean power of the hour).
     The demand has a daily and a weekly season and follows the weather, with peaks in summer and winter.
 
     Returns
@@ -48,10 +48,10 @@ def load_electricity() -> Bunch:
 
     Notes
     -----
-    Source: U.S. Energy Information Administration (EIA), Hourly Electric Grid Monitor (form EIA-930), demand of
-    the lower 48 states, as collected in March 2021 by the R package USgrid.
-    Licence: public domain. Publications of the U.S. government are not subject to copyright; the EIA asks to be
-    named as the source (https://www.eia.gov/about/copyrights_reuse.php).
+    Source: U.S. Energy Information Administration (EIA), Hourly Electric Grid Monitor (form EIA-930), demand
+    of the lower 48 states, as collected in March 2021 by the R package USgrid.
+    Licence: public domain. Publications of the U.S. government are not subject to copyright; the EIA asks to
+    be named as the source (https://www.eia.gov/about/copyrights_reuse.php).
 
     Examples
     --------
@@ -68,8 +68,8 @@ def load_electricity() -> Bunch:
 def load_co2() -> Bunch:
     """Load the weekly carbon dioxide concentration at Mauna Loa, March 1958 to December 2001.
 
-    2,284 weeks of a steady rise with a yearly season. 59 weeks without a measurement (18 in a row in 1964 are the
-    longest gap) are filled by linear interpolation in time; `interpolated` marks them.
+    2,284 weeks of a steady rise with a yearly season. 59 weeks without a measurement (18 in a row in 1964 are
+    the longest gap) are filled by linear interpolation in time; `interpolated` marks them.
 
     Returns
     -------
@@ -93,9 +93,10 @@ def load_co2() -> Bunch:
 
     Notes
     -----
-    Source: C. D. Keeling and T. P. Whorf, Atmospheric CO2 concentrations derived from flask air samples at sites
-    in the SIO network. In Trends: A Compendium of Data on Global Change. Carbon Dioxide Information Analysis
-    Center, Oak Ridge National Laboratory, U.S. Department of Energy, 2004; the copy that statsmodels carries.
+    Source: C. D. Keeling and T. P. Whorf, Atmospheric CO2 concentrations derived from flask air samples at
+    sites in the SIO network. In Trends: A Compendium of Data on Global Change. Carbon Dioxide Information
+    Analysis Center, Oak Ridge National Laboratory, U.S. Department of Energy, 2004; the copy that statsmodels
+    carries.
     Licence: public domain.
 
     Examples
@@ -163,7 +164,8 @@ def _load(
     filename: str, time_dtype: str, units: list[str], frequency: str, season_length: int, loader: Callable
 ) -> Bunch:
     """Read a compressed CSV file whose first column is the time; an empty field becomes NaN."""
-    with (files(__name__) / "data" / filename).open("rb") as raw, gzip.open(raw, "rt", encoding="ascii") as text:
+    path = files(__name__) / "data" / filename
+    with path.open("rb") as raw, gzip.open(raw, "rt", encoding="ascii") as text:
         header, *rows = csv.reader(text)
     return Bunch(
         data=np.array([[float(field or "nan") for field in row[1:]] for row in rows]),
