@@ -1,7 +1,7 @@
 """Losses: from the network's raw output to a number to minimise, its gradient, and a prediction.
 
-`LOSSES` is the table name -> class. A loss is called as ``loss(y_true, raw_output, sample_weight)``; it returns
-the loss and the gradient with respect to `raw_output`, in the data type of `raw_output`.
+`LOSSES` is the table name -> class. A loss is called as ``loss(y_true, raw_output, sample_weight)``; it
+returns the loss and the gradient with respect to `raw_output`, in the data type of `raw_output`.
 
 References
 ----------

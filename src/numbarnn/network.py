@@ -1,0 +1,200 @@
+"""Network: a stack of recurrent layers and a dense head, with all parameters in one vector.
+
+An optimizer sees two flat vectors, `parameters` and `gradients`; the layers work on views of them.
+
+Letters in comments: n samples, T steps, F inputs, H hidden units, D directions, K raw outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from numbarnn.recurrent import Recurrent
+
+__all__ = ["Network"]
+
+
+def _dense_forward(x, weight, bias):
+    """x [n, I] times weight [K, I] transposed, plus bias [K]."""
+    # einsum's loops give the same bits for one row as for many, and whatever BLAS's threads do
+    return np.einsum("ni,ki->nk", x, weight) + bias
+
+
+def _dense_backward(doutput, x, weight, dweight, dbias):
+    """Fill dweight and dbias, and return dx."""
+    np.einsum("nk,ni->ki", doutput, x, out=dweight)
+    np.sum(doutput, axis=0, out=dbias)
+    return np.einsum("nk,ki->ni", doutput, weight)
+
+
+class Network:
+    """Recurrent layers with a dense head on the last valid step, or on every step.
+
+    Parameters
+    ----------
+    cell : str
+        A name in `numbarnn.cells.CELLS`.
+    input_size, hidden_size, n_outputs : int
+    num_layers : int, default=1
+    bidirectional : bool, default=False
+        The head then sees the last state of the forward direction beside that of the reverse direction, which
+        has come to the first step.
+    dropout : float, default=0.0
+        Between the layers, in training only.
+    return_sequences : bool, default=False
+        An output for every step, not only for the last.
+    dtype : {"float32", "float64"}, default="float32"
+    random_state : int or None, default=None
+    init, forget_bias, n_jobs
+        See `numbarnn.Recurrent`.
+
+    Attributes
+    ----------
+    parameters, gradients : ndarray of shape (n_parameters,)
+        All parameters: the layers' first, then the head's weight and bias.
+    penalized : ndarray of bool of shape (n_parameters,)
+        True for weights, False for biases.
+    config : dict
+        The arguments that make a network of this shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.network import Network
+    >>> network = Network("gru", input_size=3, hidden_size=8, n_outputs=2, random_state=0)
+    >>> network.forward(np.zeros((5, 10, 3), "float32")).shape
+    (5, 2)
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        n_outputs: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        return_sequences: bool = False,
+        dtype: DTypeLike = "float32",
+        random_state: int | None = None,
+        *,
+        init: str = "uniform",
+        forget_bias: float | None = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.config: dict[str, Any] = {
+            "cell": cell, "input_size": input_size, "hidden_size": hidden_size, "n_outputs": n_outputs,
+            "num_layers": num_layers, "bidirectional": bidirectional, "dropout": dropout,
+            "return_sequences": return_sequences, "dtype": np.dtype(dtype).name,
+        }  # fmt: skip
+        self.return_sequences = return_sequences
+        self.dtype = np.dtype(dtype)
+        self._directions = 2 if bidirectional else 1
+        rng = np.random.default_rng(random_state)
+        self.recurrent = Recurrent(
+            cell, input_size, hidden_size, num_layers=num_layers, bidirectional=bidirectional,
+            dropout=dropout, dtype=dtype, random_state=int(rng.integers(2**31)), init=init,
+            forget_bias=forget_bias, n_jobs=n_jobs,
+        )  # fmt: skip
+        n_features = hidden_size * self._directions
+        n_recurrent = self.recurrent.n_parameters
+        n_parameters = n_recurrent + n_outputs * (n_features + 1)
+        self.parameters = np.zeros(n_parameters, dtype)
+        self.gradients = np.zeros(n_parameters, dtype)
+        self.recurrent.bind(self.parameters[:n_recurrent], self.gradients[:n_recurrent])
+        self._head = _head_views(self.parameters[n_recurrent:], n_outputs, n_features)
+        self._dhead = _head_views(self.gradients[n_recurrent:], n_outputs, n_features)
+        # as PyTorch's Linear: uniform within one over the root of the number of inputs
+        bound = n_features**-0.5
+        self.parameters[n_recurrent:] = rng.uniform(-bound, bound, n_parameters - n_recurrent)
+        self.penalized = np.concatenate(
+            [np.full(values.size, "bias" not in name) for name, values in self.named_parameters.items()]
+        )
+        self._tape: tuple | None = None
+
+    @property
+    def named_parameters(self) -> dict[str, np.ndarray]:
+        """Views of the parameters under PyTorch's names, "recurrent." and "head." in front."""
+        names = {f"recurrent.{name}": values for name, values in self.recurrent.parameters.items()}
+        return names | {"head.weight": self._head[0], "head.bias": self._head[1]}
+
+    def forward(
+        self, x: np.ndarray, lengths: np.ndarray | None = None, training: bool = False
+    ) -> np.ndarray:
+        """Raw output of the head.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples, n_timesteps, input_size)
+            In the network's dtype.
+        lengths : ndarray of int of shape (n_samples,), default=None
+            Valid steps of each sample; None for all.
+        training : bool, default=False
+            Keep what `backward` needs, and apply dropout.
+
+        Returns
+        -------
+        raw_output : ndarray of shape (n_samples, n_outputs) or (n_samples, n_timesteps, n_outputs)
+        """
+        output, state = self.recurrent.forward(x, lengths=lengths, training=training)
+        if self.return_sequences:
+            features = output.reshape(-1, output.shape[2])  # [n * T, D * H]
+        else:
+            features = self._last(state)  # [n, D * H]
+        raw = _dense_forward(features, *self._head)
+        if training:
+            self._tape = features, state
+        return raw.reshape(*x.shape[:2], -1) if self.return_sequences else raw
+
+    def backward(self, draw: np.ndarray) -> None:
+        """Fill `gradients` for the last `forward` that was called with training=True.
+
+        Parameters
+        ----------
+        draw : ndarray of the shape of the raw output
+            Gradient of the loss with respect to it.
+        """
+        if self._tape is None:
+            raise RuntimeError("backward was called without forward(training=True) before it")
+        (features, state), self._tape = self._tape, None
+        dfeatures = _dense_backward(
+            draw.reshape(-1, draw.shape[-1]), features, self._head[0], *self._dhead
+        )
+        if self.return_sequences:
+            doutput = dfeatures.reshape(*draw.shape[:2], -1)
+            self.recurrent.backward(doutput, input_gradient=False)
+        else:
+            self.recurrent.backward(None, self._dstate(dfeatures, state), input_gradient=False)
+
+    def _last(self, state):
+        """Final h of the top layer, direction beside direction: [D, n, H] -> [n, D * H]."""
+        h = state[0] if isinstance(state, tuple) else state
+        top = h[-self._directions :]
+        return top[0] if self._directions == 1 else np.concatenate(list(top), axis=1)
+
+    def _dstate(self, dfeatures, state):
+        """Gradient of the final states: zero but for h of the top layer."""
+        states = state if isinstance(state, tuple) else (state,)
+        dstates = tuple(np.zeros_like(s) for s in states)
+        for direction, part in enumerate(np.split(dfeatures, self._directions, axis=1)):
+            dstates[0][direction - self._directions] = part
+        return dstates if isinstance(state, tuple) else dstates[0]
+
+    def __getstate__(self) -> dict:
+        """Only what the network is: buffers and compiled code are made anew."""
+        return {"config": self.config, "n_jobs": self.recurrent.n_jobs, "parameters": self.parameters}
+
+    def __setstate__(self, state: dict) -> None:
+        """Build the network again."""
+        self.__init__(**state["config"], n_jobs=state["n_jobs"])
+        self.parameters[...] = state["parameters"]
+
+
+def _head_views(vector, n_outputs, n_features):
+    """Cut the head's part of a flat vector into weight [K, D * H] and bias [K]."""
+    split = n_outputs * n_features
+    return vector[:split].reshape(n_outputs, n_features), vector[split:]
