@@ -18,7 +18,7 @@ from .measure import Effort, Local, Remote, can_isolate, compare
 from .peers import PEERS, installed_peers
 from .report import HEADER, format_row, write_json, write_picture
 
-__all__ = ["main", "measure"]
+__all__ = ["main", "run_cases"]
 
 METHOD = (
     "float32, batch-first, same weights and threads on both sides, results compared to 1e-4 before timing; "
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = list(make_cases(arguments.cells, arguments.only, arguments.quick))
     print(HEADER)
     rows = []
-    for row in measure(cases, arguments.threads, peers, effort):
+    for row in run_cases(cases, arguments.threads, peers, effort):
         print(format_row(row), flush=True)
         rows.append(row)
         write_json(rows, {"text": METHOD, **effort._asdict()}, folder)  # an interrupted run keeps its figures
@@ -85,7 +85,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(
+def run_cases(
     cases: Iterable[Case], threads: Sequence[int], peers: Sequence[str], effort: Effort
 ) -> Iterator[dict[str, Any]]:
     """Measure every case against every peer that can do it; yields the rows of `compare`.
