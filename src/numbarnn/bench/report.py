@@ -96,19 +96,22 @@ def write_json(rows: Sequence[dict[str, Any]], method: dict[str, Any], folder: P
 
 
 def write_picture(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
-    """Draw the ratios as bars, a panel for each kind of case and number of threads, to ``bench.png``."""
+    """Draw the ratios as bars to ``bench.png``: a row for each kind, a column for each number of threads."""
     from matplotlib.figure import Figure
 
-    panels = list(dict.fromkeys((row["kind"], row["input_gradient"], row["threads"]) for row in rows))
-    figure = Figure(figsize=(9, 2.6 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
-    for axis, panel in zip(axes, panels, strict=True):
-        chosen = [row for row in rows if (row["kind"], row["input_gradient"], row["threads"]) == panel]
-        _draw_panel(axis, chosen)
-        kind, input_gradient, threads = panel
-        axis.set_title(
-            f"{kind}{' with input gradient' if input_gradient else ''}, {threads} thread(s)", loc="left"
-        )
+    kinds = list(dict.fromkeys((row["kind"], row["input_gradient"]) for row in rows))
+    threads = sorted({row["threads"] for row in rows})
+    figure = Figure(figsize=(7 * len(threads), 2.6 * len(kinds)), layout="constrained")
+    grid = figure.subplots(len(kinds), len(threads), squeeze=False)
+    for (kind, input_gradient), line in zip(kinds, grid, strict=True):
+        for count, axis in zip(threads, line, strict=True):
+            panel = (kind, input_gradient, count)
+            chosen = [row for row in rows if (row["kind"], row["input_gradient"], row["threads"]) == panel]
+            if not chosen:
+                axis.set_visible(False)
+                continue
+            _draw_panel(axis, chosen)
+            axis.set_title(f"{kind}{' with dX' if input_gradient else ''}, threads: {count}", loc="left")
     figure.supylabel("time of the other / time of numbarnn")
     path = folder / "bench.png"
     figure.savefig(path, dpi=110)
@@ -116,6 +119,8 @@ def write_picture(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
 
 
 def _draw_panel(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     cases = list(dict.fromkeys((row["cell"], row["hidden"]) for row in rows))
     peers = list(dict.fromkeys(row["peer"] for row in rows))
     width = 0.8 / len(peers)
@@ -135,5 +140,8 @@ def _draw_panel(axis: Any, rows: Sequence[dict[str, Any]]) -> None:
         )
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_locator(NullLocator())
     axis.set_xticks(range(len(cases)), [f"{cell}\n{hidden}" for cell, hidden in cases], fontsize=8)
     axis.legend(fontsize=8)
