@@ -18,7 +18,7 @@ __all__ = ["Network"]
 
 
 def _dense_forward(x, weight, bias):
-    """x [n, I] times weight [K, I] transposed, plus bias [K]."""
+    """Return x [n, I] times weight [K, I] transposed, plus bias [K]."""
     # einsum's loops give the same bits for one row as for many, and whatever BLAS's threads do
     return np.einsum("ni,ki->nk", x, weight) + bias
 
@@ -171,7 +171,7 @@ class Network:
             self.recurrent.backward(None, self._dstate(dfeatures, state), input_gradient=False)
 
     def _last(self, state):
-        """Final h of the top layer, direction beside direction: [D, n, H] -> [n, D * H]."""
+        """Return the final h of the top layer, direction beside direction: [D, n, H] -> [n, D * H]."""
         h = state[0] if isinstance(state, tuple) else state
         top = h[-self._directions :]
         return top[0] if self._directions == 1 else np.concatenate(list(top), axis=1)

@@ -1,0 +1,427 @@
+"""Training: minibatches, epochs, early stopping, interruption, callbacks, progress.
+
+What is trained, on what, and towards what are given: a `Network`, a source of batches, a `Loss`. A source has
+``n_samples`` and ``gather(indices)``, so that a forecaster can hand out windows of one long series without
+ever holding them all.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from scipy.optimize import minimize
+from sklearn.exceptions import ConvergenceWarning
+
+from numbarnn.losses import Loss
+from numbarnn.network import Network
+from numbarnn.optimizers import Optimizer
+from numbarnn.schedules import ConstantSchedule, Schedule
+
+__all__ = ["History", "Source", "Trainer", "evaluate"]
+
+Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
+Callback = Callable[[Mapping[str, Any]], Any]
+
+_WHAT_TO_TRY = "try a lower learning_rate_init, a (lower) max_grad_norm, or scale the inputs and targets"
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    n_samples: int
+
+    def gather(self, indices: np.ndarray) -> Batch:
+        """Return ``(x, y, sample_weight, lengths)`` of some samples.
+
+        Parameters
+        ----------
+        indices : ndarray of int of shape (n_batch,)
+
+        Returns
+        -------
+        x : ndarray of shape (n_batch, n_timesteps, n_features)
+            C-contiguous, in the network's dtype. It may be a buffer that the next call overwrites.
+        y : ndarray of shape (n_batch, n_targets) or (n_batch, n_timesteps, n_targets)
+        sample_weight : ndarray of shape (n_batch,) or None
+            Scaled so that the mean over all samples is 1; None for ones.
+        lengths : ndarray of int of shape (n_batch,) or None
+            Valid steps of each sample; None for all.
+        """
+
+
+@dataclass
+class History:
+    """What happened in training.
+
+    Attributes
+    ----------
+    loss_curve : list of float
+        Mean training loss of each epoch.
+    validation_curve : list of float
+        Loss of the validation part after each epoch; empty if there is none.
+    stopped : {"max_iter", "converged", "callback", "interrupted"}
+        Why training ended.
+    """
+
+    loss_curve: list[float] = field(default_factory=list)
+    validation_curve: list[float] = field(default_factory=list)
+    stopped: str = "max_iter"
+
+
+class _Stop(Exception):
+    """Training is to end after this batch; the argument says why."""
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    loss : Loss
+    rng : numpy.random.Generator
+        Draws the order of the samples.
+    learning_rate : float, default=1e-3
+        The rate to start from.
+    schedule : Schedule, default=ConstantSchedule()
+    batch_size : int, default=32
+    max_iter : int, default=100
+        Most epochs.
+    shuffle : bool, default=True
+    alpha : float, default=0.0
+        Strength of the L2 penalty on the weights (not the biases): alpha / 2 times their squared norm,
+        over the number of samples in the batch, is added to the loss.
+    max_grad_norm : float or None, default=None
+        Gradients whose Euclidean norm over all parameters is larger are scaled down to it.
+    tol : float, default=1e-4
+    n_iter_no_change : int or inf, default=10
+        Training ends when this many epochs in a row did not lower the loss by `tol`: the validation part's
+        loss if there is one, else the training loss.
+    callbacks : sequence of callable, default=()
+        Each is called with a mapping after every batch and after every epoch (``info["event"]`` is "batch" or
+        "epoch"; further keys: epoch, batch, n_batches, loss, learning_rate, network, and after an epoch
+        validation_loss). A true return value ends training.
+    verbose : int, default=0
+        If not 0, a bar on a terminal and a line for each epoch elsewhere.
+    name : str, default="training"
+        What progress and warnings are headed with.
+    """
+
+    loss: Loss
+    rng: np.random.Generator
+    learning_rate: float = 1e-3
+    schedule: Schedule = field(default_factory=ConstantSchedule)
+    batch_size: int = 32
+    max_iter: int = 100
+    shuffle: bool = True
+    alpha: float = 0.0
+    max_grad_norm: float | None = None
+    tol: float = 1e-4
+    n_iter_no_change: float = 10
+    callbacks: Sequence[Callback] = ()
+    verbose: int = 0
+    name: str = "training"
+
+    def fit(
+        self, network: Network, optimizer: Optimizer, data: Source, validation: Source | None = None
+    ) -> History:
+        """Train for up to `max_iter` epochs.
+
+        With a validation part the parameters of its lowest loss are put back at the end. Ctrl-C ends training
+        after the batch at work; a second one at once.
+
+        Parameters
+        ----------
+        network : Network
+            Its parameters are changed in place.
+        optimizer : Optimizer
+        data, validation : Source
+
+        Returns
+        -------
+        history : History
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss or the gradient is no longer finite. The network is then as after the last update.
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If training was interrupted, or `max_iter` came before convergence.
+        """
+        history = History()
+        lowest, waited, best = math.inf, 0, None
+        with _interruptible() as interrupted, _progress(self) as report:
+            for epoch in range(self.max_iter):
+                watched = history.loss_curve if validation is None else history.validation_curve
+                rate = self.schedule(self.learning_rate, epoch, self.max_iter, watched)
+                try:
+                    loss = self.epoch(network, optimizer, data, rate, epoch, interrupted)
+                except _Stop as stop:
+                    history.stopped, loss = stop.args
+                history.loss_curve.append(loss)
+                info = {"epoch": epoch, "loss": loss, "learning_rate": rate, "network": network}
+                if validation is not None:
+                    info["validation_loss"] = evaluate(network, self.loss, validation, self.batch_size)
+                    history.validation_curve.append(info["validation_loss"])
+                waited = 0 if watched[-1] <= lowest - self.tol else waited + 1
+                if watched[-1] < lowest:
+                    lowest = watched[-1]
+                    best = None if validation is None else network.parameters.copy()
+                report(info)
+                if history.stopped == "max_iter" and self._call("epoch", info):
+                    history.stopped = "callback"
+                if history.stopped == "max_iter" and waited >= self.n_iter_no_change:
+                    history.stopped = "converged"
+                if history.stopped != "max_iter":
+                    break
+        if best is not None:
+            network.parameters[...] = best
+        return self._finish(history, network)
+
+    def epoch(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        data: Source,
+        rate: float,
+        epoch: int = 0,
+        interrupted: Callable[[], bool] = bool,
+    ) -> float:
+        """Show every sample to the network once.
+
+        Parameters
+        ----------
+        network, optimizer, data
+            See `fit`.
+        rate : float
+            Learning rate.
+        epoch : int, default=0
+            Its number, for callbacks.
+        interrupted : callable, default=bool
+            Asked after every batch whether to stop.
+
+        Returns
+        -------
+        loss : float
+            Mean over the samples.
+        """
+        n = data.n_samples
+        # one batch is the same in any order
+        shuffled = self.shuffle and n > self.batch_size
+        order = self.rng.permutation(n) if shuffled else np.arange(n)
+        decay = self.alpha * network.penalized.astype(network.dtype) if self.alpha else None
+        squares = np.empty_like(network.gradients)
+        starts = range(0, n, self.batch_size)
+        total = 0.0
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for
+            for batch, start in enumerate(starts):
+                indices = order[start : start + self.batch_size]
+                loss = self._gradient(network, data, indices, decay)
+                optimizer.update(network.parameters, network.gradients, rate, self._clip(network, squares))
+                total += loss * len(indices)
+                info = {
+                    "epoch": epoch, "batch": batch, "n_batches": len(starts), "loss": loss,
+                    "learning_rate": rate, "network": network,
+                }  # fmt: skip
+                stop = "callback" if self._call("batch", info) else "interrupted" if interrupted() else ""
+                if stop:
+                    raise _Stop(stop, total / (start + len(indices)))
+        return total / n
+
+    def _gradient(self, network, data, indices, decay):
+        """Loss of a batch; its gradient goes to ``network.gradients``."""
+        x, y, sample_weight, lengths = data.gather(indices)
+        raw = network.forward(x, lengths, training=True)
+        loss, draw = self.loss(y, raw, _shares(raw, sample_weight, lengths)[0])
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the training loss became {loss}: {_WHAT_TO_TRY}")
+        network.backward(draw)
+        if decay is not None:
+            penalty = decay * network.parameters / len(indices)
+            network.gradients += penalty
+            loss += 0.5 * float(penalty @ network.parameters)
+        return loss
+
+    def _clip(self, network, squares):
+        """Return the factor that brings the gradient's norm down to `max_grad_norm`."""
+        if self.max_grad_norm is None:
+            return 1.0
+        np.square(network.gradients, out=squares)
+        norm = math.sqrt(squares.sum())
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the norm of the gradient became {norm}: {_WHAT_TO_TRY}")
+        return min(1.0, self.max_grad_norm / (norm + 1e-6))
+
+    def fit_lbfgs(self, network: Network, data: Source) -> History:
+        """Train by L-BFGS-B (`scipy.optimize.minimize`) on all samples at once; see `fit`.
+
+        `max_iter` counts its iterations and `tol` bounds the largest element of the gradient. There is
+        neither schedule nor clipping nor validation.
+        """
+        history = History()
+        decay = self.alpha / data.n_samples * network.penalized
+
+        def loss_and_gradient(parameters):
+            network.parameters[...] = parameters
+            gradient = np.zeros(parameters.shape)
+            with np.errstate(over="ignore", invalid="ignore"):
+                loss = evaluate(network, self.loss, data, self.batch_size, gradient)
+            penalty = decay * parameters
+            return loss + 0.5 * float(penalty @ parameters), gradient + penalty
+
+        with _interruptible() as interrupted, _progress(self) as report:
+
+            def after_iteration(intermediate_result):
+                loss = float(intermediate_result.fun)
+                history.loss_curve.append(loss)
+                info = {"epoch": len(history.loss_curve) - 1, "loss": loss, "network": network}
+                report(info)
+                if self._call("epoch", info):
+                    history.stopped = "callback"
+                elif interrupted():
+                    history.stopped = "interrupted"
+                if history.stopped != "max_iter":
+                    raise StopIteration
+
+            result = minimize(
+                loss_and_gradient, network.parameters.astype(float), jac=True, method="L-BFGS-B",
+                callback=after_iteration, options={"maxiter": self.max_iter, "gtol": self.tol},
+            )  # fmt: skip
+        if not math.isfinite(result.fun):
+            raise FloatingPointError(f"the training loss became {result.fun}: {_WHAT_TO_TRY}")
+        network.parameters[...] = result.x
+        # status 2: the line search finds nothing lower at this precision
+        if history.stopped == "max_iter" and result.status != 1:
+            history.stopped = "converged"
+        if not history.loss_curve:
+            history.loss_curve.append(float(result.fun))
+        return self._finish(history, network)
+
+    def _call(self, event, info):
+        """Tell the callbacks; whether one of them asks to stop."""
+        stop = False
+        for callback in self.callbacks:
+            stop = bool(callback({"event": event, **info})) or stop
+        return stop
+
+    def _finish(self, history, network):
+        """Warn of an end that came too early."""
+        if not np.isfinite(network.parameters).all():
+            raise FloatingPointError(f"the network's parameters are no longer finite: {_WHAT_TO_TRY}")
+        if history.stopped == "interrupted":
+            message = "training was interrupted; the estimator holds what was learned until then"
+            warnings.warn(f"{self.name}: {message}", ConvergenceWarning, stacklevel=5)
+        elif history.stopped == "max_iter":
+            message = f"max_iter={self.max_iter} was reached and training has not converged yet"
+            warnings.warn(f"{self.name}: {message}", ConvergenceWarning, stacklevel=5)
+        return history
+
+
+def evaluate(
+    network: Network, loss: Loss, data: Source, batch_size: int, gradient: np.ndarray | None = None
+) -> float:
+    """Mean loss over a source, batch by batch.
+
+    Parameters
+    ----------
+    network : Network
+    loss : Loss
+    data : Source
+    batch_size : int
+        Has no influence on the result but for rounding.
+    gradient : ndarray of shape (n_parameters,), default=None
+        If given, zeros to which the gradient is added.
+
+    Returns
+    -------
+    loss : float
+    """
+    total, count = 0.0, 0
+    for start in range(0, data.n_samples, batch_size):
+        indices = np.arange(start, min(start + batch_size, data.n_samples))
+        x, y, sample_weight, lengths = data.gather(indices)
+        raw = network.forward(x, lengths, training=gradient is not None)
+        shares, n = _shares(raw, sample_weight, lengths)
+        value, draw = loss(y, raw, shares)
+        total += value * n
+        count += n
+        if gradient is not None:
+            network.backward(draw)
+            gradient += n * network.gradients
+    if gradient is not None:
+        gradient /= count
+    return total / count
+
+
+def _shares(raw, sample_weight, lengths):
+    """Factor of each sample or valid step in a batch's mean (None: all the same), and how many there are."""
+    n = len(raw)
+    if raw.ndim == 2:
+        return None if sample_weight is None else sample_weight / n, n
+    steps = raw.shape[1]
+    if lengths is None:
+        n *= steps
+        return None if sample_weight is None else sample_weight[:, np.newaxis] / n, n
+    n = int(lengths.sum())
+    weight = 1 if sample_weight is None else sample_weight[:, np.newaxis]
+    valid = np.arange(steps) < lengths[:, np.newaxis]
+    return (valid * weight / n).astype(raw.dtype), n
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Hold back the first Ctrl-C; what is yielded tells whether there was one."""
+    asked = []
+
+    def note(signum, frame):
+        asked.append(signum)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    ours = threading.current_thread() is threading.main_thread()
+    # a handler of somebody else's is left alone
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _progress(trainer: Trainer) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield what shows an epoch: on a bar if there is a terminal, else on a line."""
+    if not trainer.verbose:
+        yield lambda info: None
+    elif sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(total=trainer.max_iter, desc=trainer.name, unit="epoch") as bar:
+
+            def advance(info):
+                bar.set_postfix_str(_losses(info), refresh=False)
+                bar.update()
+
+            yield advance
+    else:
+        yield lambda info: print(
+            f"{trainer.name}: epoch {info['epoch'] + 1}/{trainer.max_iter}, {_losses(info)}", flush=True
+        )
+
+
+def _losses(info):
+    names = (("loss", "loss"), ("validation_loss", "validation loss"))
+    return ", ".join(f"{name} {info[key]:.5g}" for key, name in names if key in info)

@@ -1,0 +1,276 @@
+"""Validation: from what people pass as X, y and weights to arrays, and from arrays to batches.
+
+Every check is done before any training; each error names the argument, what it was and what was expected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+from sklearn.utils.validation import _check_sample_weight, check_array, check_consistent_length
+
+__all__ = ["ArraySource", "Subset"]
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put the argument's name into errors of scikit-learn and NumPy that do not say it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if re.search(rf"\b{re.escape(name)}", str(error)):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{name}: {error}") from error
+
+
+def is_listed(values: Any) -> bool:
+    """Whether these are single objects in a list, or in an array, rather than one array."""
+    as_objects = isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim == 1
+    return isinstance(values, list | tuple) or as_objects
+
+
+def input_ndim(values: Any) -> int:
+    """Return the number of dimensions, of a list one more than its first element has."""
+    if is_listed(values) and len(values):
+        return 1 + np.ndim(values[0])
+    ndim = getattr(values, "ndim", None)
+    return np.asarray(values).ndim if ndim is None else ndim
+
+
+def check_sequences(X: Any, lengths: Any, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray | None]:
+    """Turn three-dimensional input, or a list of sequences, into an array and lengths.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_timesteps, n_features) or list of (T_i, n_features)
+    lengths : array-like of int of shape (n_samples,) or None
+    dtype : dtype
+        The network's.
+
+    Returns
+    -------
+    x : ndarray of shape (n_samples, n_timesteps, n_features)
+        C-contiguous, zero past the end of a sequence. Floats stay of their type.
+    lengths : ndarray of int of shape (n_samples,) or None
+        None where all sequences are equally long.
+    """
+    if is_listed(X):
+        if lengths is not None:
+            raise ValueError("lengths was given, but X is a list: its sequences have their own lengths")
+        x, lengths = pad(X, "X", 2)
+    else:
+        x = check_array(X, allow_nd=True, ensure_2d=False, dtype=[np.float64, np.float32], order="C",
+                        input_name="X")  # fmt: skip
+    if 0 in x.shape:
+        raise ValueError(f"X had the shape {x.shape}; expected at least one sample, one step and one feature")
+    check_range(x, "X", dtype)
+    return x, check_lengths(lengths, *x.shape[:2])
+
+
+def check_range(array: np.ndarray, name: str, dtype: DTypeLike) -> None:
+    """Raise ValueError for numbers that the network's dtype cannot hold."""
+    limit = np.finfo(dtype).max
+    if array.dtype != dtype and array.size and max(array.max(), -array.min()) > limit:
+        raise ValueError(f"{name} contains infinity or a value too large for dtype={np.dtype(dtype).name!r}")
+
+
+def check_lengths(lengths: Any, n_samples: int, n_timesteps: int) -> np.ndarray | None:
+    """Return `lengths` as an array of int, or None if all are `n_timesteps`."""
+    if lengths is None:
+        return None
+    found = np.asarray(lengths)
+    if found.dtype.kind not in "iu" or found.shape != (n_samples,):
+        raise ValueError(
+            f"lengths had the shape {found.shape} and dtype {found.dtype}; expected one integer for each of "
+            f"the {n_samples} samples"
+        )
+    if found.min() < 1 or found.max() > n_timesteps:
+        raise ValueError(
+            f"lengths were from {found.min()} to {found.max()}; expected from 1 to {n_timesteps} (steps of X)"
+        )
+    return None if found.min() == n_timesteps else found.astype(np.intp)
+
+
+def pad(sequences: Any, name: str, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Put sequences of unequal length into one array, zero past their ends.
+
+    Parameters
+    ----------
+    sequences : sequence of array-like of shape (T_i, ...)
+    name : str
+        For errors.
+    ndim : int
+        Dimensions that each of them must have.
+
+    Returns
+    -------
+    padded : ndarray of shape (n_sequences, max(T_i), ...)
+        float32 if all sequences are, else float64.
+    lengths : ndarray of int of shape (n_sequences,)
+    """
+    arrays = []
+    for i, sequence in enumerate(sequences):
+        with naming(f"{name}[{i}]"):
+            array = check_array(sequence, ensure_2d=False, allow_nd=True, dtype=[np.float64, np.float32],
+                                ensure_min_samples=0, ensure_min_features=0)  # fmt: skip
+        if array.ndim != ndim or array.shape[1:] != (arrays[0] if arrays else array).shape[1:]:
+            raise ValueError(
+                f"{name}[{i}] had the shape {array.shape}; expected {ndim} dimensions, all but the first "
+                "the same in every sequence"
+            )
+        if not len(array):
+            raise ValueError(f"{name}[{i}] had no step; expected at least one")
+        arrays.append(array)
+    lengths = np.array([len(array) for array in arrays])
+    dtype = np.result_type(*{array.dtype for array in arrays})
+    padded = np.zeros((len(arrays), lengths.max(), *arrays[0].shape[1:]), dtype)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: len(array)] = array
+    return padded, lengths
+
+
+def check_targets(
+    y: Any, x: np.ndarray, lengths: np.ndarray | None, return_sequences: bool, dtype: DTypeLike
+) -> tuple[np.ndarray, bool]:
+    """Turn numeric targets into an array with a dimension for the outputs.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples[, n_targets]) or (n_samples, n_timesteps[, n_targets]), or list
+    x : ndarray of shape (n_samples, n_timesteps, n_features)
+    lengths : ndarray of int of shape (n_samples,) or None
+    return_sequences : bool
+    dtype : dtype
+
+    Returns
+    -------
+    y : ndarray of shape (n_samples, n_targets) or (n_samples, n_timesteps, n_targets)
+    flat : bool
+        Whether there was no dimension for the outputs.
+    """
+    if return_sequences and is_listed(y) and input_ndim(y) > 1:
+        found, y_lengths = pad(y, "y", input_ndim(y) - 1)
+        check_consistent_length(x, found)
+        expected = np.full(len(x), x.shape[1]) if lengths is None else lengths
+        if (y_lengths != expected).any():
+            i = int(np.argmax(y_lengths != expected))
+            raise ValueError(f"y[{i}] had {y_lengths[i]} steps; expected the {expected[i]} of X[{i}]")
+    else:
+        found = check_array(y, ensure_2d=False, allow_nd=True, dtype=[np.float64, np.float32], input_name="y")
+        check_consistent_length(x, found)
+    first = 2 if return_sequences else 1
+    if found.ndim not in (first, first + 1) or (return_sequences and found.shape[1] != x.shape[1]):
+        expected = f"({len(x)}, {x.shape[1]})" if return_sequences else f"({len(x)},)"
+        raise ValueError(
+            f"y had the shape {found.shape}; expected {expected} with or without a dimension for the outputs "
+            f"behind it, since return_sequences={return_sequences}"
+        )
+    check_range(found, "y", dtype)
+    flat = found.ndim == first
+    found = found.astype(dtype, copy=False)
+    return (found[..., np.newaxis] if flat else found), flat
+
+
+def check_weights(sample_weight: Any, x: np.ndarray) -> np.ndarray | None:
+    """Return the weights as float64, not negative and not all zero."""
+    if sample_weight is None:
+        return None
+    weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+    if not weight.any():
+        raise ValueError("sample_weight was zero for all samples; expected at least one non-zero number")
+    return weight
+
+
+def merge_equal(x, y, weight, lengths):
+    """Make one sample of equal ones, with the sum of their weights, and sort the samples.
+
+    Where one batch holds all samples, neither their order nor writing one twice means anything; done so, it
+    does not change a bit either.
+
+    Returns
+    -------
+    x, y, weight, lengths
+        The weights are never None.
+    """
+    parts = [x.reshape(len(x), -1), y.reshape(len(x), -1)]
+    if lengths is not None:
+        parts.append(lengths[:, np.newaxis])
+    rows = np.concatenate(parts, axis=1, dtype=np.float64)
+    _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    # ravel: NumPy 2.0.0 gave the groups a second dimension
+    total = np.bincount(group.ravel(), weights=weight).astype(np.float64)
+    return x[first], y[first], total, None if lengths is None else lengths[first]
+
+
+class ArraySource:
+    """Batches of arrays, gathered into buffers that are used again; the arrays are never copied as a whole.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_timesteps, n_features)
+        C-contiguous, of any number type.
+    y : ndarray of shape (n_samples, ...)
+    sample_weight, lengths : ndarray of shape (n_samples,), default=None
+    dtype : dtype, default="float32"
+        What `x` and the weights are turned into, batch by batch.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.validation import ArraySource
+    >>> source = ArraySource(np.zeros((10, 7, 2)), np.arange(10.0)[:, np.newaxis])
+    >>> x, y, sample_weight, lengths = source.gather(np.array([3, 1]))
+    >>> x.shape, x.dtype, y.ravel().tolist()
+    ((2, 7, 2), dtype('float32'), [3.0, 1.0])
+    """
+
+    def __init__(self, x, y, sample_weight=None, lengths=None, dtype="float32") -> None:
+        self.n_samples = len(x)
+        self._x, self._y, self._lengths = x, y, lengths
+        self._dtype = np.dtype(dtype)
+        self._weight = None if sample_weight is None else sample_weight.astype(dtype)
+        self._taken = self._batch = np.empty((0, *x.shape[1:]), dtype)
+
+    def gather(self, indices: np.ndarray) -> tuple:
+        """See `numbarnn.training.Source.gather`."""
+        n = len(indices)
+        weight = None if self._weight is None else self._weight[indices]
+        if self._lengths is not None:
+            # no step beyond the longest sample of the batch is worth computing
+            lengths = self._lengths[indices]
+            steps = int(lengths.max())
+            y = self._y[indices, :steps] if self._y.ndim == 3 else self._y[indices]
+            return self._x[indices, :steps].astype(self._dtype, copy=False), y, weight, lengths
+        if len(self._batch) < n:
+            self._batch = np.empty((n, *self._x.shape[1:]), self._dtype)
+            same = self._x.dtype == self._dtype
+            self._taken = self._batch if same else np.empty(self._batch.shape, self._x.dtype)
+        # the indices are known to be good; mode="raise" would gather into a buffer of its own first
+        np.take(self._x, indices, axis=0, out=self._taken[:n], mode="clip")
+        if self._taken is not self._batch:
+            self._batch[:n] = self._taken[:n]
+        return self._batch[:n], self._y[indices], weight, None
+
+
+class Subset:
+    """Some samples of another source, as a source.
+
+    Parameters
+    ----------
+    source : numbarnn.training.Source
+    indices : ndarray of int of shape (n_samples,)
+    """
+
+    def __init__(self, source, indices: np.ndarray) -> None:
+        self.n_samples = len(indices)
+        self._source, self._indices = source, indices
+
+    def gather(self, indices: np.ndarray) -> tuple:
+        """See `numbarnn.training.Source.gather`."""
+        return self._source.gather(self._indices[indices])
