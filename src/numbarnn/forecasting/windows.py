@@ -1,5 +1,7 @@
 """Windows of a long series: pairs of a context and what follows it, cut out when they are asked for.
 
+`WindowSource` is a `numbarnn.training.Source`.
+
 Shapes: B windows in a batch, L context length, C channels, H horizon, S segment length.
 """
 
@@ -96,7 +98,7 @@ class WindowSource:
     >>> source = WindowSource(np.arange(8.0)[:, None], 4, 2, 2, Normalizer("last"), joint=False)
     >>> source.n_samples
     3
-    >>> x, y = source.gather(np.array([1]))
+    >>> x, y, _, _ = source.gather(np.array([1]))
     >>> x.tolist(), y.tolist()
     ([[[-3.0, -2.0], [-1.0, 0.0]]], [[1.0, 2.0]])
     """
@@ -115,7 +117,7 @@ class WindowSource:
         self._windows = sliding_window_view(self.series, self.context_length + self.horizon, axis=0)
         self.n_samples = len(self._windows) * (1 if self.joint else self.series.shape[1])
 
-    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gather(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray, None, None]:
         """Copy out the samples of one batch.
 
         Parameters
@@ -129,6 +131,8 @@ class WindowSource:
             Normalised contexts in segments.
         y : ndarray of shape (n, n_outputs)
             What followed them, on the same scale; n_outputs is horizon, times n_channels when `joint`.
+        sample_weight, lengths : None
+            All windows count the same and are equally long.
         """
         if self.joint:
             window = self._windows[indices].transpose(0, 2, 1)  # [B, L + H, C]
@@ -139,4 +143,4 @@ class WindowSource:
         center, scale = self.normalizer(context)
         x = to_segments((context - center) / scale, self.segment_length)
         y = (future - center) / scale
-        return x, np.ascontiguousarray(y).reshape(len(y), -1)
+        return x, np.ascontiguousarray(y).reshape(len(y), -1), None, None

@@ -1,0 +1,94 @@
+"""The command ``numbarnn``: a demonstration and a benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from . import __version__
+
+__all__ = ["main"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and say where help is to be had."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message without the usage, and leave with status 2."""
+        self.exit(2, f"numbarnn: error: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, default=None
+        Arguments; None takes those of the process.
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 1 where something failed. Wrong arguments leave with status 2, as argparse does.
+
+    Examples
+    --------
+    >>> from numbarnn.cli import main
+    >>> main([])  # doctest: +ELLIPSIS
+    usage: numbarnn ...
+    ...
+    0
+    """
+    parser = _build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "bench":
+        parser.error(f"unknown argument {rest[0]!r}")
+    try:
+        if arguments.command == "demo":
+            from .demo import run
+
+            run(arguments.dataset, output=None if arguments.no_plot else arguments.output)
+        elif arguments.command == "bench":
+            from .bench import main as bench
+
+            return bench(rest) or 0
+        else:
+            parser.print_help()
+    except KeyboardInterrupt:
+        print("\nnumbarnn: interrupted", file=sys.stderr)
+        return 130
+    except (ImportError, OSError, TypeError, ValueError) as error:
+        print(f"numbarnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    """Describe the subcommands."""
+    parser = _Parser(
+        prog="numbarnn", description="Recurrent networks on a CPU, without a deep-learning framework."
+    )
+    parser.add_argument("--version", action="version", version=f"numbarnn {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    demo = commands.add_parser(
+        "demo",
+        help="train a forecaster on real data, compare it with simple methods, save a picture",
+        description="Train a forecaster on data that comes with the package (under a minute on two cores), compare "
+        "it on held-out data with naive, seasonal naive and linear forecasts, and save a picture.",
+    )
+    demo.add_argument(
+        "--dataset",
+        choices=["electricity", "co2", "weather"],
+        default="electricity",
+        help="hourly electricity demand of the USA, weekly CO2 at Mauna Loa, or daily weather of Seattle "
+        "(default: %(default)s)",
+    )
+    demo.add_argument(
+        "--output", metavar="FILE", default="demo.png", help="the picture (default: %(default)s)"
+    )
+    demo.add_argument("--no-plot", action="store_true", help="print the table only")
+    # everything after "bench" belongs to the benchmark's own parser, --help included
+    commands.add_parser("bench", add_help=False, help="time training and prediction beside other libraries")
+    return parser
