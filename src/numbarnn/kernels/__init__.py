@@ -1,0 +1,1 @@
+"""njit loops that know shapes and no cell."""

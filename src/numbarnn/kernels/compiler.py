@@ -1,0 +1,131 @@
+"""`kernel`: njit with the project's settings and a cache that is never stale.
+
+Numba keys its cache on the time stamp of the one file a function stands in. Here a function contains code of other
+files (the register tile, a cell's equations) and code for one vector width, so the cache folder carries a digest of
+all kernel sources and of the width: after an edit, or on another machine that shares the folder, another folder is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numba
+from numba import config, njit
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.misc.appdirs import AppDirs
+
+from numbarnn.simd import REGISTERS, VECTOR_BYTES
+
+logger = logging.getLogger("numbarnn")
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@cache
+def source_digest() -> str:
+    """Digest of what compiled code depends on beyond Numba's own key: kernel sources, vector width, versions."""
+    digest = hashlib.sha256(f"{numba.__version__} {VECTOR_BYTES} {REGISTERS}".encode())
+    for path in [_PACKAGE / "simd.py", *sorted((_PACKAGE / "kernels").glob("*.py")), *sorted((_PACKAGE / "cells").glob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def cache_folder() -> Path | None:
+    """The first of NUMBA_CACHE_DIR, the package's __pycache__ and the user's cache folder that can be written."""
+    user = AppDirs(appname="numbarnn", appauthor=False).user_cache_dir
+    roots = [config.CACHE_DIR] if config.CACHE_DIR else [_PACKAGE / "__pycache__", user]
+    for root in roots:
+        folder = Path(root) / f"numbarnn-{source_digest()}"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            return folder
+    logger.info("no folder for compiled code can be written; set NUMBA_CACHE_DIR to one, or every process compiles")
+    return None
+
+
+class _Locator:
+    """Where a kernel's code is kept: the interface of numba.core.caching's locators."""
+
+    def __init__(self, folder: Path, name: str, file: str) -> None:
+        self._folder, self._name, self._py_file = folder, name, file
+
+    @classmethod
+    def from_function(cls, py_func, py_file):
+        folder = cache_folder()
+        return None if folder is None else cls(folder, f"{py_func.__module__}.{py_func.__qualname__}", py_file)
+
+    def ensure_cache_path(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        return str(self._folder)
+
+    def get_source_stamp(self) -> tuple:
+        status = os.stat(self._py_file)
+        return source_digest(), status.st_mtime, status.st_size
+
+    def get_disambiguator(self) -> str:
+        return hashlib.sha256(self._name.encode()).hexdigest()[:10]
+
+
+class _CacheImpl(CompileResultCacheImpl):
+    def __init__(self, py_func):
+        locators, config.CACHE_LOCATOR_CLASSES = config.CACHE_LOCATOR_CLASSES, ""
+        try:
+            super().__init__(py_func)
+        finally:
+            config.CACHE_LOCATOR_CLASSES = locators
+
+    _locator_classes = [_Locator]
+
+
+class _Cache(FunctionCache):
+    """Numba's function cache in our folder; a full disk or a folder that vanished costs the saving, not the result."""
+
+    _impl_class = _CacheImpl
+
+    def load_overload(self, sig, target_context):
+        found = None
+        with contextlib.suppress(OSError, EOFError):
+            found = super().load_overload(sig, target_context)
+        if found is None:
+            _announce()
+        return found
+
+    def save_overload(self, sig, data):
+        with contextlib.suppress(OSError):
+            super().save_overload(sig, data)
+
+
+@cache
+def _announce() -> None:
+    """Say once, to a person at a terminal, why the next seconds pass."""
+    message = "numbarnn: compiling kernels for this machine; this takes some seconds, once"
+    logger.info(message)
+    if sys.stderr.isatty():
+        print(message, file=sys.stderr)
+
+
+def kernel(function):
+    """Compile `function` on its first call: no exceptions inside, the GIL released, kept in the cache of this version.
+
+    >>> from numbarnn.kernels.compiler import kernel
+    >>> @kernel
+    ... def double(x):
+    ...     return 2 * x
+    >>> double(21)
+    42
+    """
+    dispatcher = njit(function, error_model="numpy", nogil=True)
+    if cache_folder() is not None and os.path.exists(function.__code__.co_filename):
+        # `enable_caching` would install Numba's own locators; everything else about the cache is Numba's
+        dispatcher._cache = _Cache(function)
+    return dispatcher

@@ -1,0 +1,46 @@
+"""The one matrix product: C (rows x vectors) (+)= A W, cut into register tiles.
+
+Everything a recurrent layer multiplies is brought into this form by strides: the input and recurrent products of a
+step, the gradient through them, the gradient of the weights (A transposed), a dense layer. Every row of C is summed in
+the same order whatever tile it falls in, so a result does not depend on how rows are shared out.
+"""
+
+from __future__ import annotations
+
+from numbarnn.kernels.compiler import kernel
+from numbarnn.simd import REGISTERS, TILE_VECTORS, VECTOR_BYTES, lanes_of, tile
+
+ALONE = 2  # partial sums of a single row, see simd.TILE_SHAPES
+PANEL_BYTES = 16 << 10 if VECTOR_BYTES <= 32 else 32 << 10  # of W: stays in the first-level cache while rows pass
+
+
+def panel_vectors(vectors: int) -> int:
+    """Width, in registers, of the fullest tiles that `vectors` can be cut into."""
+    widths = (4, 3, 2, 1) if TILE_VECTORS == 4 else (2, 3, 1)
+    return next(v for v in widths if vectors % v == 0)
+
+
+def panel_depth(columns: int, itemsize: int) -> int:
+    """Number of rows of a panel of W of so many columns that stay in the first-level cache."""
+    return max(16, PANEL_BYTES // (columns * itemsize))
+
+
+@kernel
+def gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
+    """C (rows x vectors) = (C if add else 0) + A W; the arguments are those of `simd.tile`, for any rows and vectors."""
+    lanes = lanes_of(c)
+    width = TILE_VECTORS
+    if sums == ALONE:
+        width = 4
+    elif vectors % 3 == 0 and vectors % TILE_VECTORS != 0:
+        width = 3
+    for v in range(0, vectors, width):
+        n_vectors = min(width, vectors - v)
+        most = 4 if REGISTERS == 16 and n_vectors == 3 else 6
+        r = 0
+        while r < rows:
+            left = rows - r
+            n_rows = 6 if most == 6 and left >= 6 and left != 8 else 4 if left >= 4 else 2 if left >= 2 else 1
+            tile(n_rows, n_vectors, sums, add, a, a_at + r * a_row, a_row, a_block, a_k,
+                 w, w_at + v * lanes, w_k, blocks, depth, c, c_at + r * c_row + v * lanes, c_row)  # fmt: skip
+            r += n_rows

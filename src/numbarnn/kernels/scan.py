@@ -1,0 +1,321 @@
+"""The time loop of one layer in one direction, forward and backward; knows shapes and no cell.
+
+Letters: T time steps, B batch, I inputs, H hidden units, V lanes of a register. Hidden units are cut into J blocks of
+U units (a multiple of V); Hp = J U. The arrays are flat; their shapes:
+
+    z   (T, B, LZ)             input rows [x | 1]: the one makes the bias the last row of the weights
+    x   (slots, B, LX)         state rows [h (Hp) | 1]; slot t holds the state before step t, slot t + 1 after it
+                               (in the reverse direction the other way round)
+    c   (slots, B, E Hp)       the E further states, side by side
+    g   (J, slots, B, S)       a block's S columns: its U units for each of the cell's slots. Sums, then what the
+                               cell keeps of its gates, then, in place, their gradient: already packed for dW
+    wx  (J, I + 1, Sx)         weights of the slots that see the input, the last Sx columns of a block
+    wh  (J, Hp + 1, Sh)        weights of the slots that see the state, the first Sh columns of a block
+    wht (Hp / P, J, Sh, P)     the same transposed, in panels of P columns
+    d, e (B, Hp), (B, E Hp)    gradient of h and of the further states
+
+Training keeps every time slot; otherwise x and c have two slots and g has `g_slots`, used in turn. A row past its length
+keeps its state, puts out zeros and has no gradient. Every row is summed in one order, so the bits of a result
+depend neither on the number of threads nor on the rows that share its batch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from numbarnn.kernels.compiler import kernel
+from numbarnn.kernels.equations import cell_backward, cell_forward, load_slots, load_states
+from numbarnn.kernels.gemm import ALONE, PANEL_BYTES, gemm, panel_depth, panel_vectors
+from numbarnn.kernels.threads import post
+from numbarnn.simd import VECTOR_BYTES, flush_subnormals, lanes_of, load, restore_mode, store, store_many
+
+LINE_BYTES = 64
+L2_BYTES = 256 << 10  # of a second-level cache of 512 KiB or more, what one operand may take
+
+
+class Sizes(NamedTuple):
+    """Sizes and strides, counted in elements, that a kernel is told."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+    U: int  # units of a block
+    J: int  # blocks
+    S: int  # columns of a block of g
+    Sh: int
+    Sx: int
+    E: int  # states beside h
+    LZ: int
+    LX: int
+    g_slots: int
+    x_slots: int
+    steps: int  # whose input product is done at once
+    reverse: int
+    sums: int  # of a tile, see gemm.ALONE
+    kx: int  # rows of a panel of wx, of wh: what stays in the first-level cache
+    kh: int
+    P: int  # columns of a panel of wht
+
+
+def row_stride(elements: int, itemsize: int) -> int:
+    """Elements from row to row: an odd number of cache lines, so that rows fall into different cache sets."""
+    line = LINE_BYTES // itemsize
+    return elements if elements <= line else -(-elements // line) // 2 * 2 * line + line
+
+
+def layer_sizes(cell, n_inputs: int, hidden_size: int, itemsize: int, reverse: bool) -> Sizes:
+    """The sizes of a layer before it knows a batch: T, B and what depends on them are 0."""
+    lanes = VECTOR_BYTES // itemsize
+    n_slots = len(cell.slots)
+    vectors = -(-hidden_size // lanes)
+    # cells with few slots take several registers of each, so that a tile is full
+    each = 1 if n_slots > 2 else max(1, panel_vectors(vectors) // n_slots)
+    units = each * lanes
+    blocks = -(-vectors // each)
+    padded = blocks * units
+    h_columns, x_columns = len(cell.h_gates) * units, len(cell.x_gates) * units
+    return Sizes(
+        T=0, B=0, I=n_inputs, H=hidden_size, U=units, J=blocks, S=n_slots * units, Sh=h_columns, Sx=x_columns,
+        E=cell.n_states - 1, LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(padded + 1, itemsize),
+        g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
+        kx=panel_depth(x_columns, itemsize), kh=panel_depth(h_columns, itemsize),
+        P=panel_vectors(padded // lanes) * lanes,
+    )  # fmt: skip
+
+
+def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) -> Sizes:
+    """`sizes` for a batch."""
+    steps = min(n_timesteps, 1 if sizes.I < 48 else max(1, 256 // n_samples))
+    return sizes._replace(
+        T=n_timesteps,
+        B=n_samples,
+        steps=steps,
+        g_slots=n_timesteps if training else steps,
+        x_slots=n_timesteps + 1 if training else 2,
+        sums=ALONE if n_samples == 1 else 1,
+    )
+
+
+@kernel
+def _input_product(sizes, r0, r1, s0, s1, z, wx, g):
+    """Sums of steps s0 to s1 of g = [x | 1] wx, zeros in the slots that do not see the input."""
+    T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
+    lanes = lanes_of(g)
+    depth = sizes.I + 1
+    for j in range(sizes.J):
+        for k in range(0, depth, sizes.kx):
+            for s in range(s0, s1):
+                t = T - 1 - s if sizes.reverse else s
+                to = ((j * sizes.g_slots + t % sizes.g_slots) * B + r0) * S
+                gemm(Sx // lanes, r1 - r0, sizes.sums, k > 0, z, (t * B + r0) * sizes.LZ + k, sizes.LZ, 0, 1,
+                     wx, (j * depth + k) * Sx, Sx, 1, min(sizes.kx, depth - k), g, to + S - Sx, S)  # fmt: skip
+        if Sx < S:
+            for s in range(s0, s1):
+                t = T - 1 - s if sizes.reverse else s
+                to = ((j * sizes.g_slots + t % sizes.g_slots) * B + r0) * S
+                for r in range(r1 - r0):
+                    for i in range(S - Sx):
+                        g[to + r * S + i] = 0
+
+
+@kernel
+def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
+    """One step of rows r0 to r1: the recurrent product onto the sums in g, then the cell."""
+    B, U, S, Sh, LX = sizes.B, sizes.U, sizes.S, sizes.Sh, sizes.LX
+    lanes = lanes_of(g)
+    padded = sizes.J * U
+    depth = padded + 1
+    LC = sizes.E * padded
+    before = (t + sizes.reverse) % sizes.x_slots * B
+    after = (t + 1 - sizes.reverse) % sizes.x_slots * B
+    for j in range(sizes.J):
+        block = (j * sizes.g_slots + t % sizes.g_slots) * B
+        if active:
+            for k in range(0, depth, sizes.kh):
+                gemm(Sh // lanes, r1 - r0, sizes.sums, True, x, (before + r0) * LX + k, LX, 0, 1,
+                     wh, (j * depth + k) * Sh, Sh, 1, min(sizes.kh, depth - k), g, (block + r0) * S, S)  # fmt: skip
+        for r in range(r0, r1):
+            for i in range(0, U, lanes):
+                u = j * U + i
+                at, c_at = (before + r) * LX + u, (before + r) * LC + u
+                to, c_to = (after + r) * LX + u, (after + r) * LC + u
+                states = load_states(cell, load(x, at), c, c_at, padded)
+                if t < lengths[r]:
+                    gates = load_slots(cell, g, (block + r) * S + i, U)
+                    states, kept = cell_forward(cell, gates, states)
+                    store_many(g, (block + r) * S + i, U, kept)
+                store(x, to, states[0])
+                store_many(c, c_to, padded, states[1:])
+
+
+@kernel
+def scan_forward(signal, cell, sizes, r0, r1, lengths, z, wx, wh, x, g, c, out, out_t, out_r):
+    """Rows r0 to r1 through all time steps; out[t out_t + r out_r + unit] = h, where out is not empty."""
+    post(signal)
+    last = 0
+    for r in range(r0, r1):
+        last = max(last, lengths[r])
+    for s0 in range(0, sizes.T, sizes.steps):
+        s1 = min(sizes.T, s0 + sizes.steps)
+        _input_product(sizes, r0, r1, s0, s1, z, wx, g)
+        for s in range(s0, s1):
+            t = sizes.T - 1 - s if sizes.reverse else s
+            _step_forward(cell, sizes, r0, r1, t, lengths, t < last, wh, x, g, c)
+            if out.size > 0:
+                after = (t + 1 - sizes.reverse) % sizes.x_slots * sizes.B
+                for r in range(r0, r1):
+                    at, to = (after + r) * sizes.LX, t * out_t + r * out_r
+                    if t < lengths[r]:
+                        for u in range(sizes.H):
+                            out[to + u] = x[at + u]
+                    else:
+                        for u in range(sizes.H):
+                            out[to + u] = 0
+
+
+@kernel
+def _cell_backward(cell, sizes, r0, r1, t, lengths, x, g, c, d, e):
+    """The cell of one step: gates in g become their gradient, d and e the gradient of the states before the step."""
+    B, U, S, LX = sizes.B, sizes.U, sizes.S, sizes.LX
+    lanes = lanes_of(g)
+    padded = sizes.J * U
+    LC = sizes.E * padded
+    before = (t + sizes.reverse) * B
+    after = (t + 1 - sizes.reverse) * B
+    for j in range(sizes.J):
+        block = (j * sizes.T + t) * B
+        for r in range(r0, r1):
+            if t < lengths[r]:
+                for i in range(0, U, lanes):
+                    u = j * U + i
+                    states = load_states(cell, load(x, (before + r) * LX + u), c, (before + r) * LC + u, padded)
+                    new_states = load_states(cell, load(x, (after + r) * LX + u), c, (after + r) * LC + u, padded)
+                    dstates = load_states(cell, load(d, r * padded + u), e, r * LC + u, padded)
+                    gates = load_slots(cell, g, (block + r) * S + i, U)
+                    dgates, dstates = cell_backward(cell, gates, states, new_states, dstates)
+                    store_many(g, (block + r) * S + i, U, dgates)
+                    store(d, r * padded + u, dstates[0])
+                    store_many(e, r * LC + u, padded, dstates[1:])
+            else:
+                for i in range(S):
+                    g[(block + r) * S + i] = 0
+
+
+@kernel
+def scan_backward(signal, cell, sizes, r0, r1, lengths, dout, dout_t, dout_r, wht, x, g, c, d, e):
+    """Rows r0 to r1 back through all time steps; dout is strided as `out` in `scan_forward` and may be empty.
+
+    d and e hold the gradient of the final states at first and of the initial states in the end.
+    """
+    post(signal)
+    mode = flush_subnormals()
+    T, B, S, Sh, P = sizes.T, sizes.B, sizes.S, sizes.Sh, sizes.P
+    padded = sizes.J * sizes.U
+    group = max(1, panel_depth_of(g, P) // Sh)
+    last = 0
+    for r in range(r0, r1):
+        last = max(last, lengths[r])
+    for s in range(T - 1, -1, -1):
+        t = T - 1 - s if sizes.reverse else s
+        if dout.size > 0:
+            for r in range(r0, r1):
+                if t < lengths[r]:
+                    for u in range(sizes.H):
+                        d[r * padded + u] += dout[t * dout_t + r * dout_r + u]
+        _cell_backward(cell, sizes, r0, r1, t, lengths, x, g, c, d, e)
+        if t < last:
+            for p in range(padded // P):
+                for j in range(0, sizes.J, group):
+                    gemm(P // lanes_of(g), r1 - r0, sizes.sums, True, g, ((j * T + t) * B + r0) * S, S, T * B * S, 1,
+                         wht, (p * sizes.J + j) * Sh * P, P, min(group, sizes.J - j), Sh,
+                         d, r0 * padded + p * P, padded)  # fmt: skip
+    restore_mode(mode)
+
+
+@kernel
+def panel_depth_of(array, columns):
+    """`gemm.panel_depth` for the element type of `array`."""
+    return max(16, PANEL_BYTES // (columns * array.itemsize))
+
+
+@kernel
+def input_gradient(signal, sizes, r0, r1, add, wxt, g, dz, LD, P):
+    """dz (T, B, LD) = (dz if add else 0) + dgates wx', for rows r0 to r1, from the gradients that `scan_backward` left in g."""
+    post(signal)
+    mode = flush_subnormals()
+    T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
+    group = max(1, panel_depth_of(g, P) // Sx)
+    for p in range(LD // P):
+        for j in range(0, sizes.J, group):
+            for t in range(T):
+                gemm(P // lanes_of(g), r1 - r0, sizes.sums, add or j > 0, g, ((j * T + t) * B + r0) * S + S - Sx, S, T * B * S, 1,
+                     wxt, (p * sizes.J + j) * Sx * P, P, min(group, sizes.J - j), Sx,
+                     dz, (t * B + r0) * LD + p * P, LD)  # fmt: skip
+    restore_mode(mode)
+
+
+@kernel
+def weight_gradient(signal, sizes, j0, j1, m0, m1, a, a_at, a_stride, depth, g, first, columns, dw):
+    """Rows m0 to m1 of blocks j0 to j1 of dw (J, depth, columns) = sum over t and b of [a | 1]' dgates."""
+    post(signal)
+    mode = flush_subnormals()
+    lanes = lanes_of(g)
+    N = sizes.T * sizes.B
+    for n in range(0, N, sizes.kh):
+        for j in range(j0, j1):
+            gemm(columns // lanes, m1 - m0, 1, n > 0, a, a_at + n * a_stride + m0, 1, 0, a_stride,
+                 g, (j * N + n) * sizes.S + first, sizes.S, 1, min(sizes.kh, N - n),
+                 dw, (j * depth + m0) * columns, columns)  # fmt: skip
+    restore_mode(mode)
+
+
+def weight_gradient_blocks(sizes: Sizes, depth: int, columns: int, itemsize: int, threads: int) -> list[tuple]:
+    """(j0, j1, m0, m1) of pieces of dw that stay in the second-level cache, enough of them for every thread."""
+    rows = min(depth, 264)
+    parts = -(-depth // rows)
+    rows = -(-depth // parts)
+    group = max(1, min(L2_BYTES // (rows * columns * itemsize), -(-sizes.J * parts // threads)))
+    return [
+        (j, min(sizes.J, j + group), m, min(depth, m + rows))
+        for m in range(0, depth, rows)
+        for j in range(0, sizes.J, group)
+    ]
+
+
+@kernel
+def copy_input(signal, sizes, r0, r1, x, z):
+    """Rows r0 to r1 of x (B, T, I) into z (T, B, LZ)."""
+    post(signal)
+    for t in range(sizes.T):
+        for r in range(r0, r1):
+            to = (t * sizes.B + r) * sizes.LZ
+            for i in range(sizes.I):
+                z[to + i] = x[r, t, i]
+
+
+@kernel
+def scan_step(cell, sizes, layer, x_t, h, c_states, lengths, z, wx, wh, x, g, c, new_h, new_c):
+    """One step of one layer: x_t (B, I); h, new_h (layers, B, H); c_states, new_c (layers, E, B, H)."""
+    B, H, padded = sizes.B, sizes.H, sizes.J * sizes.U
+    for r in range(B):
+        for i in range(sizes.I):
+            z[r * sizes.LZ + i] = x_t[r, i]
+        for u in range(H):
+            x[r * sizes.LX + u] = h[layer, r, u]
+        for s in range(sizes.E):
+            for u in range(H):
+                c[(r * sizes.E + s) * padded + u] = c_states[layer, s, r, u]
+    _input_product(sizes, 0, B, 0, 1, z, wx, g)
+    _step_forward(cell, sizes, 0, B, 0, lengths, True, wh, x, g, c)
+    for r in range(B):
+        for u in range(H):
+            new_h[layer, r, u] = x[(B + r) * sizes.LX + u]
+        for s in range(sizes.E):
+            for u in range(H):
+                new_c[layer, s, r, u] = c[((B + r) * sizes.E + s) * padded + u]
+
+
+EMPTY = {np.dtype(d): np.zeros(0, d) for d in (np.float32, np.float64)}

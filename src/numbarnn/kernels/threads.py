@@ -1,0 +1,227 @@
+"""Threads for the kernels: Python's own, since a kernel releases the GIL.
+
+No Numba thread layer takes part. That is one answer for tbb, omp and workqueue alike: several Python threads may
+call at once (workqueue would abort the process), a forked child may go on (GNU OpenMP would not), and no parallel
+wrapper has to be compiled beside each kernel.
+
+Waking a sleeping thread costs 50 to 100 microseconds, as much as a small network's whole forward pass, so a worker
+spins for a moment after each task before it sleeps. Two rules keep the GIL out of the way while they last: a worker
+is told of new work from inside the caller's kernel (`post`), when the GIL is free for it to take; and it says that it is
+done from inside `_serve`, when it has given the GIL back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import joblib
+import numpy as np
+from numba import types
+from numba.extending import register_jitable
+
+from numbarnn.kernels.compiler import kernel
+from numbarnn.simd import atomic_load, atomic_store, pause
+
+TICKET, NEXT_TICKET = 0, 1  # words of the mailbox; worker i has two more on a cache line of its own
+LINE = 8
+DONE, ASLEEP = 0, 1
+SPINS = 20_000  # about a millisecond
+YIELD_EVERY = 1024  # looks after which another thread may have the core, should there be more threads than cores
+
+_yield_core = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
+
+
+@register_jitable
+def post(signal):
+    """Let the workers start: the first statement of every kernel that `run_tasks` runs."""
+    atomic_store(signal, TICKET, atomic_load(signal, NEXT_TICKET))
+
+
+@register_jitable
+def _relax(look):
+    if look % YIELD_EVERY == YIELD_EVERY - 1:
+        _yield_core()
+    else:
+        pause()
+
+
+@kernel
+def _serve(mailbox, worker, ticket, spins):
+    """A worker's wait: the work of `ticket` is done; True when a new ticket is posted, False after `spins` looks."""
+    line = (worker + 1) * LINE
+    atomic_store(mailbox, line + DONE, ticket)
+    for look in range(spins):
+        if atomic_load(mailbox, TICKET) != ticket:
+            return True
+        _relax(look)
+    atomic_store(mailbox, line + ASLEEP, 1)
+    return atomic_load(mailbox, TICKET) != ticket
+
+
+@kernel
+def _all_done(mailbox, workers, spins):
+    """The caller's wait: True when the first `workers` workers have done the posted ticket, False after `spins` looks."""
+    ticket = atomic_load(mailbox, TICKET)
+    look = 0
+    for worker in range(workers):
+        while atomic_load(mailbox, (worker + 1) * LINE + DONE) != ticket:
+            look += 1
+            if look == spins:
+                return False
+            _relax(look)
+    return True
+
+
+class _Pool:
+    """Worker threads that live as long as the process; one caller at a time uses them."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.mailbox = np.zeros(LINE, np.int64)
+        self.wakes: list[threading.Lock] = []
+        self.jobs: list[Callable[[], None] | None] = []
+        self.error: BaseException | None = None
+
+    def grow(self, workers: int) -> None:
+        """Have at least this many workers. A larger mailbox means new threads: the old ones are sent home."""
+        if workers <= len(self.wakes):
+            return
+        self.jobs = [None] * len(self.jobs)
+        self.mailbox[NEXT_TICKET] = -1
+        self.mailbox[TICKET] = -1
+        for wake in self.wakes:
+            wake.release()
+        self.mailbox = np.zeros(LINE * (workers + 1), np.int64)
+        self.wakes = [threading.Semaphore(0) for _ in range(workers)]
+        self.jobs = [None] * workers
+        for i in range(workers):
+            arguments = (i, self.mailbox, self.wakes[i], self.jobs)
+            threading.Thread(target=self._work, args=arguments, name=f"numbarnn-{i + 1}", daemon=True).start()
+
+    def _work(self, i: int, mailbox: np.ndarray, wake: threading.Semaphore, jobs: list) -> None:
+        ticket, line = 0, (i + 1) * LINE
+        while True:
+            if not _serve(mailbox, i, ticket, SPINS):
+                wake.acquire()
+            mailbox[line + ASLEEP] = 0
+            if mailbox[TICKET] == ticket:
+                continue
+            ticket = int(mailbox[TICKET])
+            if ticket < 0:
+                return
+            job = jobs[i]
+            if job is not None:
+                try:
+                    job()
+                except BaseException as error:  # carried to the caller, who raises it
+                    self.error = error
+
+    def wait(self) -> None:
+        """Until every worker has done what was posted, waking those that fell asleep before they saw it."""
+        while not _all_done(self.mailbox, len(self.wakes), SPINS):
+            ticket = self.mailbox[TICKET]
+            for i, wake in enumerate(self.wakes):
+                line = (i + 1) * LINE
+                if self.mailbox[line + ASLEEP] and self.mailbox[line + DONE] != ticket:
+                    wake.release()
+
+    def run(self, function: Callable, tasks: Sequence[tuple], threads: int) -> None:
+        self.grow(threads - 1)
+        mailbox, jobs = self.mailbox, self.jobs
+        self.wait()  # a caller that was interrupted while it waited may have left workers busy
+        self.error = None
+        for i, wake in enumerate(self.wakes):
+            share = tasks[i + 1 :: threads] if i + 1 < threads else ()
+            jobs[i] = (lambda share=share: _run_serially(function, share)) if share else None
+            if share and mailbox[(i + 1) * LINE + ASLEEP]:
+                wake.release()
+        mailbox[NEXT_TICKET] = mailbox[TICKET] + 1
+        try:
+            for task in tasks[::threads]:
+                function(mailbox, *task)
+        finally:
+            if mailbox[TICKET] != mailbox[NEXT_TICKET]:  # the kernel never began: it could not be compiled
+                mailbox[NEXT_TICKET] = mailbox[TICKET]
+            self.wait()
+            jobs[:] = [None] * len(jobs)  # let go of the arrays
+        if self.error is not None:
+            raise self.error
+
+
+def _run_serially(function: Callable, tasks: Sequence[tuple]) -> None:
+    signal = np.zeros(2, np.int64)
+    for task in tasks:
+        function(signal, *task)
+
+
+_pool = _Pool()
+
+
+def _forget_pool() -> None:
+    """A forked child has none of its parent's threads."""
+    global _pool
+    _pool = _Pool()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def run_tasks(function: Callable, tasks: Sequence[tuple[Any, ...]], threads: int) -> None:
+    """Call the kernel as function(signal, *task) for each task, on up to `threads` threads; return when all are done.
+
+    The tasks must write to different memory. When another Python thread is using the workers, all tasks run in the
+    caller's thread: the machine is busy then, and results do not depend on who computed them.
+    """
+    threads = min(threads, len(tasks))
+    if threads > 1 and _pool.lock.acquire(blocking=False):
+        pool = _pool
+        try:
+            pool.run(function, tasks, threads)
+        finally:
+            pool.lock.release()
+    else:
+        _run_serially(function, tasks)
+
+
+def ranges(total: int, parts: int, multiple: int = 1) -> list[tuple[int, int]]:
+    """Cut range(total) into at most `parts` pieces of nearly equal length, cut at multiples of `multiple`.
+
+    >>> from numbarnn.kernels.threads import ranges
+    >>> ranges(10, 3, multiple=2)
+    [(0, 4), (4, 8), (8, 10)]
+    """
+    units = -(-total // multiple)
+    parts = max(1, min(parts, units))
+    cuts = [min(total, -(-units * p // parts) * multiple) for p in range(parts + 1)]
+    return list(zip(cuts[:-1], cuts[1:]))
+
+
+def thread_count(n_jobs: int | None = None) -> int:
+    """Number of threads that `n_jobs` means: None and -1 are all the cores this process may use, as in joblib -k from there.
+
+    Inside a joblib worker that has been given its share of the cores, that share.
+
+    Raises
+    ------
+    ValueError
+        If `n_jobs` is 0.
+
+    Examples
+    --------
+    >>> from numbarnn.kernels.threads import thread_count
+    >>> thread_count(2)
+    2
+    """
+    if n_jobs == 0:
+        raise ValueError("n_jobs was 0; expected None, a number of threads from 1, or a negative number counted from all cores")
+    if n_jobs is not None and n_jobs > 0:
+        return n_jobs
+    cores = joblib.cpu_count()
+    with contextlib.suppress(KeyError, ValueError):  # set by joblib in its workers, by others as a wish of the user
+        cores = min(cores, max(1, int(os.environ["OMP_NUM_THREADS"])))
+    return cores if n_jobs is None else max(1, cores + 1 + n_jobs)

@@ -1,0 +1,705 @@
+"""`Recurrent`: layers, directions, lengths, states and dropout around the kernels' time loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from numbarnn.cells import Cell, find_cell
+from numbarnn.kernels import pack, scan
+from numbarnn.kernels.threads import ranges, run_tasks, thread_count
+
+State = NDArray | tuple[NDArray, ...]
+PARALLEL_FLOPS = 4_000_000  # below this, waking a second thread costs more than it saves
+INITIALIZATIONS = ("uniform", "orthogonal")
+
+
+class _Buffers:
+    """Arrays that are used from call to call and only ever grow."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self._dtype = dtype
+        self._arrays: dict[str, NDArray] = {}
+
+    def get(self, name: str, *shape: int) -> NDArray:
+        """A flat array of that many elements; its content is whatever it was."""
+        size = int(np.prod(shape))
+        array = self._arrays.get(name)
+        if array is None or array.size < size:
+            array = self._arrays[name] = np.zeros(size, self._dtype)
+        return array[:size]
+
+
+class _Direction:
+    """One layer in one direction: its parameters, their packed form, and what the time loop works on."""
+
+    def __init__(self, cell: Cell, n_inputs: int, hidden_size: int, dtype: np.dtype, reverse: bool) -> None:
+        self.cell = cell
+        self.layer_sizes = sizes = scan.layer_sizes(cell, n_inputs, hidden_size, dtype.itemsize, reverse)
+        self.sizes = sizes
+        self.padded = sizes.J * sizes.U
+        self.h_gates, self.x_gates = np.array(cell.h_gates), np.array(cell.x_gates)
+        lanes = scan.VECTOR_BYTES // dtype.itemsize
+        vectors = -(-n_inputs // lanes)
+        self.input_panel = scan.panel_vectors(vectors) * lanes
+        self.padded_inputs = vectors * lanes
+        self.wx, self.dwx = (np.zeros(sizes.J * (n_inputs + 1) * sizes.Sx, dtype) for _ in range(2))
+        self.wh, self.dwh = (np.zeros(sizes.J * (self.padded + 1) * sizes.Sh, dtype) for _ in range(2))
+        self.wht = np.zeros(self.padded * sizes.J * sizes.Sh, dtype)
+        self.wxt: NDArray | None = None
+        self.buffers = _Buffers(dtype)
+        self.parameters: tuple[NDArray, ...] = ()  # weight_ih, weight_hh, bias_ih, bias_hh
+        self.gradients: tuple[NDArray, ...] = ()
+
+    def prepare(self, n_timesteps: int, n_samples: int, training: bool, state: tuple[NDArray, ...] | None) -> None:
+        """Make room for a batch, the initial state in its slot."""
+        self.sizes = sizes = scan.batch_sizes(self.layer_sizes, n_timesteps, n_samples, training)
+        get, B = self.buffers.get, n_samples
+        self.x = get("x", sizes.x_slots, B, sizes.LX)
+        self.c = get("c", sizes.x_slots, B, sizes.E * self.padded)
+        self.g = get("g", sizes.J, sizes.g_slots, B, sizes.S)
+        rows = self.x.reshape(sizes.x_slots, B, sizes.LX)
+        rows[:, :, self.padded] = 1
+        first = n_timesteps * sizes.reverse % sizes.x_slots
+        h, further = rows[first], self.c.reshape(sizes.x_slots, B, sizes.E, self.padded)[first]
+        h[:, : self.padded] = 0
+        further[...] = 0
+        if state is not None:
+            h[:, : sizes.H] = state[0]
+            for e, values in enumerate(state[1:]):
+                further[:, e, : sizes.H] = values
+
+    def final_state(self) -> list[NDArray]:
+        """Views of the states after the last step of the direction."""
+        sizes = self.sizes
+        last = (0 if sizes.reverse else sizes.T) % sizes.x_slots
+        h = self.x.reshape(sizes.x_slots, sizes.B, sizes.LX)[last, :, : sizes.H]
+        further = self.c.reshape(sizes.x_slots, sizes.B, sizes.E, self.padded)[last]
+        return [h, *(further[:, e, : sizes.H] for e in range(sizes.E))]
+
+    def pack(self, threads: int, transposed: bool) -> None:
+        sizes = self.sizes
+        weight_ih, weight_hh, bias_ih, bias_hh = self.parameters
+        blocks = ranges(sizes.J, threads if weight_hh.size > 100_000 else 1)
+        H, U, J, padded = sizes.H, sizes.U, sizes.J, self.padded
+        forms = [
+            (weight_ih, bias_ih, self.x_gates, H, U, self.wx, sizes.I + 1),
+            (weight_hh, bias_hh, self.h_gates, H, U, self.wh, padded + 1),
+        ]
+        run_tasks(pack.pack, [(*block, *form) for form in forms for block in blocks], threads)
+        if transposed:
+            form = (weight_hh, self.h_gates, H, U, J, self.wht, sizes.P, padded // sizes.P)
+            run_tasks(pack.pack_transposed, [(*block, *form) for block in blocks], threads)
+
+    def pack_inputs_transposed(self, threads: int) -> None:
+        sizes = self.sizes
+        if self.wxt is None:
+            self.wxt = np.zeros(sizes.J * sizes.Sx * self.padded_inputs, self.wx.dtype)
+        panels = self.padded_inputs // self.input_panel
+        form = (self.parameters[0], self.x_gates, sizes.H, sizes.U, sizes.J, self.wxt, self.input_panel, panels)
+        run_tasks(pack.pack_transposed, [(*block, *form) for block in ranges(sizes.J, threads)], threads)
+
+    def prepare_gradient(self, dstate: tuple[NDArray, ...] | None) -> None:
+        """Make room for the gradient of the states, that of the final one in it."""
+        sizes = self.sizes
+        self.d = self.buffers.get("d", sizes.B, self.padded)
+        self.e = self.buffers.get("e", sizes.B, sizes.E * self.padded)
+        self.d[:] = 0
+        self.e[:] = 0
+        if dstate is not None:
+            for view, values in zip(self.state_gradient(), dstate):
+                view[...] = values
+
+    def state_gradient(self) -> list[NDArray]:
+        """Views of the gradient of the states."""
+        sizes = self.sizes
+        further = self.e.reshape(sizes.B, sizes.E, self.padded)
+        return [self.d.reshape(sizes.B, self.padded)[:, : sizes.H], *(further[:, e, : sizes.H] for e in range(sizes.E))]
+
+    def weight_gradient_tasks(self, z: NDArray, threads: int) -> list[tuple]:
+        sizes, itemsize = self.sizes, z.itemsize
+        tasks = []
+        for a, a_at, stride, depth, first, columns, dw in (
+            (self.x, sizes.reverse * sizes.B * sizes.LX, sizes.LX, self.padded + 1, 0, sizes.Sh, self.dwh),
+            (z, 0, sizes.LZ, sizes.I + 1, sizes.S - sizes.Sx, sizes.Sx, self.dwx),
+        ):
+            for block in scan.weight_gradient_blocks(sizes, depth, columns, itemsize, threads):
+                tasks.append((sizes, *block, a, a_at, stride, depth, self.g, first, columns, dw))
+        return tasks
+
+    def unpack(self, threads: int) -> None:
+        sizes = self.sizes
+        weight_ih, weight_hh, bias_ih, bias_hh = self.gradients
+        blocks = ranges(sizes.J, threads if weight_hh.size > 100_000 else 1)
+        forms = [
+            (self.dwx, sizes.I + 1, self.x_gates, sizes.H, sizes.U, weight_ih, bias_ih),
+            (self.dwh, self.padded + 1, self.h_gates, sizes.H, sizes.U, weight_hh, bias_hh),
+        ]
+        run_tasks(pack.unpack, [(*block, *form) for form in forms for block in blocks], threads)
+
+
+class Recurrent:
+    """Recurrent layers with `torch.nn`'s options under their names there, and its parameter layout and gate order.
+
+    Parameters
+    ----------
+    cell : str, default="lstm"
+        ``"lstm"``, ``"gru"`` (reset after the product), ``"rnn"`` (tanh) or ``"rnn_relu"``; a key of
+        `numbarnn.cells.CELLS`.
+    input_size : int
+        Number of features of a time step.
+    hidden_size : int
+        Number of hidden units of each layer and direction.
+    num_layers : int, default=1
+        Number of layers, each reading the output of the one below.
+    bias : bool, default=True
+        Whether there are ``bias_ih`` and ``bias_hh``.
+    dropout : float, default=0.0
+        Probability that an output of a layer but the last is set to zero in training, the rest scaled up.
+    bidirectional : bool, default=False
+        Whether each layer also runs backward in time; outputs of both directions stand side by side.
+    dtype : {"float32", "float64"}, default="float32"
+        Type of parameters and results.
+    random_state : int, numpy.random.Generator or None, default=None
+        Seed of initial parameters and dropout.
+    init : {"uniform", "orthogonal"}, default="uniform"
+        ``"uniform"``: all parameters from U(-k, k), k = 1 / sqrt(hidden_size), as PyTorch; ``"orthogonal"``: recurrent
+        weights orthogonal, input weights Glorot uniform, biases zero, as Keras.
+    forget_bias : float or None, default=None
+        Initial bias of the forget gate, where the cell has one; None leaves it to `init`.
+    n_jobs : int or None, default=None
+        Number of threads; None is all cores. Results are the same bits for every number.
+
+    Attributes
+    ----------
+    parameters, gradients : dict of str to ndarray
+        By PyTorch's names: ``weight_ih_l0`` (gates * hidden_size, input_size), ``weight_hh_l0``, ``bias_ih_l0``, ``bias_hh_l0``,
+        with ``_reverse`` for the other direction. Parameters may be changed in place. `backward` overwrites the gradients.
+    n_parameters : int
+        Number of parameters.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is not as described; the message begins with its name.
+
+    Notes
+    -----
+    An object serves one caller at a time; different objects may be used from different threads at once.
+
+    References
+    ----------
+    Equations, parameter names and gate order: the documentation of torch.nn.LSTM, torch.nn.GRU and torch.nn.RNN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn import Recurrent
+    >>> layer = Recurrent("gru", input_size=3, hidden_size=8, random_state=0)
+    >>> output, state = layer.forward(np.ones((2, 5, 3)), training=True)
+    >>> output.shape, state.shape
+    ((2, 5, 8), (1, 2, 8))
+    >>> dx, dstate = layer.backward(np.ones_like(output))
+    >>> dx.shape, layer.gradients["weight_ih_l0"].shape
+    ((2, 5, 3), (24, 3))
+    """
+
+    def __init__(
+        self,
+        cell: str = "lstm",
+        input_size: int | None = None,
+        hidden_size: int | None = None,
+        num_layers: int = 1,
+        bias: bool = True,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        dtype: DTypeLike = "float32",
+        random_state: int | np.random.Generator | None = None,
+        *,
+        init: str = "uniform",
+        forget_bias: float | None = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.cell = find_cell(cell)
+        self.input_size = _positive_int("input_size", input_size)
+        self.hidden_size = _positive_int("hidden_size", hidden_size)
+        self.num_layers = _positive_int("num_layers", num_layers)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout was {dropout!r}; expected a probability from 0 up to, not including, 1")
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise ValueError(f"dtype was {dtype!r}; expected float32 or float64")
+        if init not in INITIALIZATIONS:
+            raise ValueError(f"init was {init!r}; expected one of {', '.join(INITIALIZATIONS)}")
+        self.bias, self.dropout, self.bidirectional = bool(bias), float(dropout), bool(bidirectional)
+        self.dtype = np.dtype(dtype)
+        self.n_jobs = n_jobs
+        self.init, self.forget_bias = init, forget_bias
+        thread_count(n_jobs)  # says at once what is wrong with it
+        self._random = np.random.default_rng(random_state)
+        directions = 1 + self.bidirectional
+        widths = [self.input_size] + [self.hidden_size * directions] * (self.num_layers - 1)
+        self._layers = [
+            [_Direction(self.cell, n, self.hidden_size, self.dtype, reverse) for reverse in (False, True)[:directions]]
+            for n in widths
+        ]
+        self._buffers = _Buffers(self.dtype)
+        self._kept: dict[str, Any] | None = None  # what backward needs of the last forward
+        self._stepper: dict[str, Any] | None = None  # buffers and packed weights of `step`
+        self._shapes = self._parameter_shapes()
+        self.n_parameters = sum(int(np.prod(shape)) for shape in self._shapes.values())
+        self.bind(np.zeros(self.n_parameters, self.dtype), np.zeros(self.n_parameters, self.dtype))
+        self._initialize()
+
+    # ---- parameters
+
+    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        rows, shapes = len(self.cell.gates) * self.hidden_size, {}
+        for k, layer in enumerate(self._layers):
+            for suffix, direction in zip((f"l{k}", f"l{k}_reverse"), layer):
+                shapes[f"weight_ih_{suffix}"] = (rows, direction.sizes.I)
+                shapes[f"weight_hh_{suffix}"] = (rows, self.hidden_size)
+                if self.bias:
+                    shapes[f"bias_ih_{suffix}"] = shapes[f"bias_hh_{suffix}"] = (rows,)
+        return shapes
+
+    def bind(self, parameters: NDArray, gradients: NDArray) -> None:
+        """Use these flat vectors for parameters and gradients from now on; current values move into them.
+
+        Parameters
+        ----------
+        parameters, gradients : ndarray of shape (n_parameters,)
+            C-contiguous, of the layer's dtype.
+        """
+        for name, vector in (("parameters", parameters), ("gradients", gradients)):
+            if vector.shape != (self.n_parameters,) or vector.dtype != self.dtype or not vector.flags.c_contiguous:
+                raise ValueError(
+                    f"{name} was an array of shape {vector.shape} and dtype {vector.dtype}; "
+                    f"expected a contiguous one of shape ({self.n_parameters},) and dtype {self.dtype}"
+                )
+        old = getattr(self, "_flat", None)
+        if old is not None:
+            parameters[:] = old
+        self._flat = parameters
+        self._parameters, self._gradients = ({}, {})
+        for views, vector in ((self._parameters, parameters), (self._gradients, gradients)):
+            at = 0
+            for name, shape in self._shapes.items():
+                size = int(np.prod(shape))
+                views[name] = vector[at : at + size].reshape(shape)
+                at += size
+        none = np.zeros(0, self.dtype)
+        for k, layer in enumerate(self._layers):
+            for suffix, direction in zip((f"l{k}", f"l{k}_reverse"), layer):
+                names = [f"{part}_{suffix}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+                direction.parameters = tuple(self._parameters.get(name, none) for name in names)
+                direction.gradients = tuple(self._gradients.get(name, none) for name in names)
+        self._stepper = None
+
+    @property
+    def parameters(self) -> dict[str, NDArray]:
+        """Parameters by PyTorch's names; views, which may be changed in place."""
+        self._stepper = None  # its packed weights may be about to be out of date
+        return dict(self._parameters)
+
+    @property
+    def gradients(self) -> dict[str, NDArray]:
+        """Gradients by the same names, as the last `backward` left them; views."""
+        return dict(self._gradients)
+
+    def load_parameters(self, parameters: Mapping[str, ArrayLike]) -> None:
+        """Take over parameters, for example of a PyTorch ``state_dict`` turned to arrays.
+
+        Parameters
+        ----------
+        parameters : mapping of str to array-like
+            All the names of `parameters`, with arrays of the same shapes.
+
+        Raises
+        ------
+        ValueError
+            If a name is missing or unknown, or a shape is another; nothing is changed then.
+
+        Examples
+        --------
+        >>> from numbarnn import Recurrent
+        >>> a, b = (Recurrent("rnn", 2, 4, random_state=seed) for seed in (0, 1))
+        >>> a.load_parameters(b.parameters)
+        >>> bool((a.parameters["weight_hh_l0"] == b.parameters["weight_hh_l0"]).all())
+        True
+        """
+        if set(parameters) != set(self._shapes):
+            missing, unknown = sorted(set(self._shapes) - set(parameters)), sorted(set(parameters) - set(self._shapes))
+            raise ValueError(f"parameters had missing names {missing} and unknown names {unknown}")
+        arrays = {name: np.asarray(value) for name, value in parameters.items()}
+        for name, array in arrays.items():
+            if array.shape != self._shapes[name]:
+                raise ValueError(f'parameters["{name}"] had shape {array.shape}; expected {self._shapes[name]}')
+        for name, array in arrays.items():
+            self._parameters[name][...] = array
+        self._stepper = None
+
+    def _initialize(self) -> None:
+        hidden, gates = self.hidden_size, self.cell.gates
+        bound = 1 / np.sqrt(hidden)
+        for name, array in self._parameters.items():
+            if self.init == "uniform":
+                array[...] = self._random.uniform(-bound, bound, array.shape)
+            elif name.startswith("weight_ih"):
+                limit = np.sqrt(6 / sum(array.shape))
+                array[...] = self._random.uniform(-limit, limit, array.shape)
+            elif name.startswith("weight_hh"):
+                q, r = np.linalg.qr(self._random.standard_normal(array.shape))
+                array[...] = q * np.sign(np.diag(r))
+            if self.forget_bias is not None and self.cell.forget_gate is not None and name.startswith("bias"):
+                at = gates.index(self.cell.forget_gate) * hidden
+                array[at : at + hidden] = self.forget_bias if name.startswith("bias_ih") else 0
+
+    # ---- forward
+
+    def forward(
+        self,
+        x: ArrayLike,
+        state: State | None = None,
+        lengths: ArrayLike | None = None,
+        training: bool = False,
+    ) -> tuple[NDArray, State]:
+        """Run over whole sequences.
+
+        Parameters
+        ----------
+        x : array-like of shape (n_samples, n_timesteps, input_size)
+            The sequences, padded behind to one length.
+        state : ndarray or tuple of ndarray, default=None
+            Initial state: h, or (h, c) for an LSTM, each (num_layers * directions, n_samples, hidden_size), in PyTorch's
+            order; None is zeros.
+        lengths : array-like of int of shape (n_samples,), default=None
+            Number of valid steps of each sequence, from 1; None is all of them.
+        training : bool, default=False
+            Apply dropout and keep what `backward` needs. Otherwise nothing is kept.
+
+        Returns
+        -------
+        output : ndarray of shape (n_samples, n_timesteps, hidden_size * directions)
+            h of the last layer at each step, zero past a sequence's end.
+        state : ndarray or tuple of ndarray
+            Final state, that of the last valid step of each sequence; shaped as the initial one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument has another shape or type.
+        """
+        self._kept = None
+        x = _as_input(x, self.input_size, self.dtype)
+        B, T, _ = x.shape
+        state = self._check_state("state", state, B)
+        lengths = _check_lengths(lengths, B, T)
+        output = np.empty((B, T, self.hidden_size * len(self._layers[0])), self.dtype)
+        final = self._new_state(B)
+        self._run_forward(x, state, lengths, training, output, final)
+        return output, _public_state(final)
+
+    def _run_forward(self, x, state, lengths, training: bool, output: NDArray | None, final: list[NDArray]) -> None:
+        """Forward on checked arguments: `output` (or nobody) and `final` receive the results."""
+        B, T, _ = x.shape
+        hidden, directions = self.hidden_size, len(self._layers[0])
+        inputs, masks = [], []
+        for k, layer in enumerate(self._layers):
+            sizes = layer[0].layer_sizes
+            threads = self._threads(B * T * sizes.J * (sizes.I * sizes.Sx + hidden * sizes.Sh) * directions)
+            for i, direction in enumerate(layer, k * directions):
+                direction.prepare(T, B, training, None if state is None else tuple(s[i] for s in state))
+                direction.pack(threads, training)
+            if k == 0:
+                z = self._input_rows(0, T, B)
+                tasks = [(layer[0].sizes, *rows, x, z) for rows in ranges(B, threads if x.size > 100_000 else 1)]
+                run_tasks(scan.copy_input, tasks, threads)
+            inputs.append(z)
+            if k + 1 < self.num_layers:
+                stride = self._layers[k + 1][0].sizes.LZ
+                out, out_t, out_r = self._input_rows(k + 1, T, B), B * stride, stride
+            elif output is None:
+                out, out_t, out_r = scan.EMPTY[self.dtype], 0, 0
+            else:
+                out, out_t, out_r = output.reshape(-1), output.shape[2], T * output.shape[2]
+            tasks = [
+                (direction.cell, direction.sizes, *rows, lengths, z, direction.wx, direction.wh, direction.x, direction.g,
+                 direction.c, out[i * hidden :], out_t, out_r)
+                for i, direction in enumerate(layer)
+                for rows in ranges(B, threads, 2)
+            ]  # fmt: skip
+            run_tasks(scan.scan_forward, tasks, threads)
+            for i, direction in enumerate(layer, k * directions):
+                for array, values in zip(final, direction.final_state()):
+                    array[i] = values
+            if k + 1 < self.num_layers:
+                z = out
+                if training and self.dropout > 0:
+                    masks.append(self._drop(z, k + 1, T, B))
+        if training:
+            self._kept = {"inputs": inputs, "masks": masks, "lengths": lengths, "shape": (B, T)}
+
+    def _input_rows(self, k: int, n_timesteps: int, n_samples: int) -> NDArray:
+        """Room for the rows [x | 1] that layer k reads, the ones in their place."""
+        sizes = self._layers[k][0].layer_sizes
+        z = self._buffers.get(f"z{k}", n_timesteps, n_samples, sizes.LZ)
+        z.reshape(-1, sizes.LZ)[:, sizes.I] = 1
+        return z
+
+    def _drop(self, z: NDArray, k: int, n_timesteps: int, n_samples: int) -> NDArray:
+        """Apply a new dropout mask to the input rows of layer k; returns the mask."""
+        sizes = self._layers[k][0].layer_sizes
+        mask = (self._random.random((n_timesteps * n_samples, sizes.I), np.float32) >= self.dropout).astype(self.dtype)
+        mask *= 1 / (1 - self.dropout)
+        z.reshape(-1, sizes.LZ)[:, : sizes.I] *= mask
+        return mask
+
+    def _threads(self, multiplications: int) -> int:
+        return 1 if 2 * multiplications < PARALLEL_FLOPS else thread_count(self.n_jobs)
+
+    # ---- backward
+
+    def backward(
+        self, doutput: ArrayLike | None, dstate: State | None = None, input_gradient: bool = True
+    ) -> tuple[NDArray | None, State]:
+        """Back-propagate through the last ``forward(training=True)``, once.
+
+        Parameters
+        ----------
+        doutput : array-like of shape (n_samples, n_timesteps, hidden_size * directions) or None
+            Gradient of the output; None is zeros. Values past a sequence's end do not count.
+        dstate : ndarray or tuple of ndarray, default=None
+            Gradient of the final state, shaped like it; None is zeros.
+        input_gradient : bool, default=True
+            Whether the gradient of x is wanted; it costs one more product.
+
+        Returns
+        -------
+        dx : ndarray of shape (n_samples, n_timesteps, input_size) or None
+            Gradient of the input.
+        dstate : ndarray or tuple of ndarray
+            Gradient of the initial state.
+
+        Raises
+        ------
+        RuntimeError
+            If there is nothing to go back through: no ``forward(training=True)`` since the last `backward` or ``forward``.
+        ValueError, TypeError
+            If an argument has another shape or type.
+
+        Notes
+        -----
+        Numbers below the normal range count as zero here: gradients that fade away would otherwise slow every product.
+        """
+        if self._kept is None:
+            raise RuntimeError("backward was called with nothing kept; call forward(..., training=True) before each backward")
+        B, T = self._kept["shape"]
+        if doutput is not None:
+            shape = (B, T, self.hidden_size * len(self._layers[0]))
+            doutput = np.ascontiguousarray(_as_float("doutput", doutput, self.dtype))
+            if doutput.shape != shape:
+                raise ValueError(f"doutput had shape {doutput.shape}; expected {shape}")
+        dstate = self._check_state("dstate", dstate, B)
+        dinitial = self._new_state(B)
+        dz = self._run_backward(doutput, dstate, input_gradient, dinitial)
+        dx = None
+        if input_gradient:
+            columns = self._layers[0][0].padded_inputs
+            dx = np.ascontiguousarray(dz.reshape(T, B, columns)[:, :, : self.input_size].transpose(1, 0, 2))
+        return dx, _public_state(dinitial)
+
+    def _run_backward(self, doutput, dstate, input_gradient: bool, dinitial: list[NDArray]) -> NDArray | None:
+        """Backward on checked arguments; returns the gradient of the input rows of the first layer."""
+        kept, self._kept = self._kept, None
+        (B, T), lengths = kept["shape"], kept["lengths"]
+        hidden, directions = self.hidden_size, len(self._layers[0])
+        dz = None
+        for k in range(self.num_layers - 1, -1, -1):
+            layer, z = self._layers[k], kept["inputs"][k]
+            sizes = layer[0].sizes
+            threads = self._threads(B * T * sizes.J * (sizes.I * sizes.Sx + hidden * sizes.Sh) * directions)
+            if dz is not None:
+                dout, dout_r = dz, self._layers[k + 1][0].padded_inputs
+                dout_t = B * dout_r
+                if kept["masks"]:
+                    dz.reshape(T * B, dout_r)[:, : hidden * directions] *= kept["masks"][k]
+            elif doutput is not None:
+                dout, dout_t, dout_r = doutput.reshape(-1), doutput.shape[2], T * doutput.shape[2]
+            else:
+                dout, dout_t, dout_r = scan.EMPTY[self.dtype], 0, 0
+            for i, direction in enumerate(layer, k * directions):
+                direction.prepare_gradient(None if dstate is None else tuple(s[i] for s in dstate))
+            tasks = [
+                (direction.cell, direction.sizes, *rows, lengths, dout[i * hidden :], dout_t, dout_r, direction.wht,
+                 direction.x, direction.g, direction.c, direction.d, direction.e)
+                for i, direction in enumerate(layer)
+                for rows in ranges(B, threads, 2)
+            ]  # fmt: skip
+            run_tasks(scan.scan_backward, tasks, threads)
+            tasks = [task for direction in layer for task in direction.weight_gradient_tasks(z, threads)]
+            run_tasks(scan.weight_gradient, tasks, threads)
+            for i, direction in enumerate(layer, k * directions):
+                direction.unpack(threads)
+                for array, values in zip(dinitial, direction.state_gradient()):
+                    array[i] = values
+            dz = self._input_gradient(k, T, B, threads) if k > 0 or input_gradient else None
+        return dz
+
+    def _input_gradient(self, k: int, n_timesteps: int, n_samples: int, threads: int) -> NDArray:
+        layer = self._layers[k]
+        columns = layer[0].padded_inputs
+        dz = self._buffers.get(f"dz{k}", n_timesteps, n_samples, columns)
+        for direction in layer:
+            direction.pack_inputs_transposed(threads)
+            form = (direction is not layer[0], direction.wxt, direction.g, dz, columns, direction.input_panel)
+            tasks = [(direction.sizes, *rows, *form) for rows in ranges(n_samples, threads, 2)]
+            run_tasks(scan.input_gradient, tasks, threads)
+        return dz
+
+    # ---- streaming
+
+    def step(self, x_t: ArrayLike, state: State | None = None) -> tuple[NDArray, State]:
+        """Advance by one time step: the way to serve a stream, in microseconds.
+
+        Parameters
+        ----------
+        x_t : array-like of shape (n_samples, input_size)
+            The inputs of the step.
+        state : ndarray or tuple of ndarray, default=None
+            State before the step, as in `forward`; None is zeros.
+
+        Returns
+        -------
+        output : ndarray of shape (n_samples, hidden_size)
+            h of the last layer.
+        state : ndarray or tuple of ndarray
+            State after the step.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the layer is bidirectional, or an argument has another shape or type.
+
+        Notes
+        -----
+        Weights are packed once and used until the next `forward`, `load_parameters` or look at `parameters`. Who changes an
+        array in place through a reference kept from before must look at `parameters` again.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numbarnn import Recurrent
+        >>> layer, state = Recurrent("lstm", 1, 4, random_state=0), None
+        >>> for value in (0.1, 0.2, 0.3):
+        ...     output, state = layer.step(np.array([[value]]), state)
+        >>> output.shape
+        (1, 4)
+        """
+        if self.bidirectional:
+            raise ValueError("step was called on a bidirectional layer, whose output needs the steps to come; use forward")
+        x_t = _as_float("x_t", x_t, self.dtype)
+        if x_t.ndim != 2 or x_t.shape[1] != self.input_size:
+            raise ValueError(f"x_t had shape {x_t.shape}; expected (n_samples, {self.input_size})")
+        B = x_t.shape[0]
+        stepper = self._stepper
+        if stepper is None or stepper["B"] != B:
+            stepper = self._stepper = self._new_stepper(B)
+        state = self._check_state("state", state, B)
+        h, c = (stepper["zero_h"], stepper["zero_c"]) if state is None else _stacked(state)
+        new_h, new_c = np.empty_like(stepper["zero_h"]), np.empty_like(stepper["zero_c"])
+        for k, arrays in enumerate(stepper["layers"]):
+            below = x_t if k == 0 else new_h[k - 1]
+            scan.scan_step(self.cell, arrays[0], k, below, h, c, stepper["lengths"], *arrays[1:], new_h, new_c)
+        return new_h[-1].copy(), _public_state([new_h, *new_c.swapaxes(0, 1)])
+
+    def _new_stepper(self, n_samples: int) -> dict[str, Any]:
+        layers = []
+        for (direction,) in self._layers:
+            own = _Direction(self.cell, direction.sizes.I, self.hidden_size, self.dtype, False)
+            own.parameters = direction.parameters
+            own.prepare(1, n_samples, False, None)
+            own.pack(1, False)
+            z = np.ones(n_samples * own.sizes.LZ, self.dtype)
+            layers.append((own.sizes, z, own.wx, own.wh, own.x, own.g, own.c))
+        shape = (self.num_layers, n_samples, self.hidden_size)
+        further = (self.num_layers, self.cell.n_states - 1, n_samples, self.hidden_size)
+        return {
+            "B": n_samples,
+            "layers": layers,
+            "lengths": np.ones(n_samples, np.int64),
+            "zero_h": np.zeros(shape, self.dtype),
+            "zero_c": np.zeros(further, self.dtype),
+        }
+
+    # ---- states
+
+    def _new_state(self, n_samples: int) -> list[NDArray]:
+        shape = (self.num_layers * len(self._layers[0]), n_samples, self.hidden_size)
+        return [np.empty(shape, self.dtype) for _ in self.cell.states]
+
+    def _check_state(self, name: str, state: State | None, n_samples: int) -> tuple[NDArray, ...] | None:
+        if state is None:
+            return None
+        states = state if isinstance(state, (tuple, list)) else (state,)
+        names = ", ".join(self.cell.states)
+        if len(states) != self.cell.n_states:
+            raise ValueError(f'{name} was {len(states)} array(s); cell "{self.cell.name}" expected {self.cell.n_states}: ({names})')
+        shape = (self.num_layers * len(self._layers[0]), n_samples, self.hidden_size)
+        arrays = tuple(_as_float(name, s, self.dtype) for s in states)
+        for array, part in zip(arrays, self.cell.states):
+            if array.shape != shape:
+                raise ValueError(f"{name} ({part}) had shape {array.shape}; expected {shape}")
+        return arrays
+
+
+def _public_state(state: list[NDArray]) -> State:
+    return state[0] if len(state) == 1 else tuple(state)
+
+
+def _stacked(state: tuple[NDArray, ...]) -> tuple[NDArray, NDArray]:
+    """h, and the further states as (layers, states, n_samples, hidden_size)."""
+    h, *further = state
+    c = np.stack(further, axis=1) if further else np.empty((h.shape[0], 0, *h.shape[1:]), h.dtype)
+    return np.ascontiguousarray(h), c
+
+
+def _positive_int(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} was {value!r}; expected a positive integer")
+    if value < 1:
+        raise ValueError(f"{name} was {value}; expected a positive integer")
+    return int(value)
+
+
+def _as_float(name: str, value: ArrayLike, dtype: np.dtype) -> NDArray:
+    if type(value) is np.ndarray and value.dtype == dtype and value.flags.c_contiguous:
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} had dtype {array.dtype}; expected real numbers")
+    return np.ascontiguousarray(array, dtype)
+
+
+def _as_input(x: ArrayLike, input_size: int, dtype: np.dtype) -> NDArray:
+    x = _as_float("x", x, dtype)
+    if x.ndim != 3 or x.shape[2] != input_size:
+        raise ValueError(f"x had shape {x.shape}; expected (n_samples, n_timesteps, {input_size})")
+    if 0 in x.shape:
+        raise ValueError(f"x had shape {x.shape}; expected at least one sample and one time step")
+    return x
+
+
+def _check_lengths(lengths: ArrayLike | None, n_samples: int, n_timesteps: int) -> NDArray:
+    if lengths is None:
+        return np.full(n_samples, n_timesteps, np.int64)
+    lengths = np.asarray(lengths)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"lengths had dtype {lengths.dtype}; expected integers")
+    if lengths.shape != (n_samples,):
+        raise ValueError(f"lengths had shape {lengths.shape}; expected ({n_samples},)")
+    if lengths.min() < 1 or lengths.max() > n_timesteps:
+        raise ValueError(f"lengths were from {lengths.min()} to {lengths.max()}; expected from 1 to n_timesteps = {n_timesteps}")
+    return np.ascontiguousarray(lengths, np.int64)

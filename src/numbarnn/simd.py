@@ -1,0 +1,537 @@
+"""SIMD registers as values inside njit code; the only room that speaks to the compiler.
+
+`Vec` is a whole register of floats. Loads, stores, arithmetic, `tanh` and `sigmoid` on it are what the pointwise
+part of a cell is written in, so that it always runs at the full width of the processor, whatever LLVM's
+vectoriser sees. `tile` is the one matrix product everything else is made of: a block of rows times a few
+registers, with general strides. The width of a register and the shape of a tile follow from what the code generator
+does with a vector that is too wide (`VECTOR_BYTES`, `REGISTERS`), and from nothing else.
+
+NaN and infinities pass through everything here; no fast-math flag that forbids them is ever set.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import platform
+from typing import Any
+
+import numpy as np
+from llvmlite import binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, overload, register_jitable, register_model
+
+i8, i32, i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+ALLOWED = ("contract", "nsz", "arcp")  # reassociation and finite-math flags stay off: sums keep their order, NaN is NaN
+
+
+def probe_registers(target_machine: llvm.TargetMachine) -> tuple[int, int]:
+    """Width in bytes and number of the vector registers that this code generator uses.
+
+    Asked of the generator itself, by compiling a sum that is too wide for any register: the features of the host, a
+    processor set by NUMBA_CPU_NAME, and what LLVM prefers on it are then all answered at once.
+    """
+    wide = ir.VectorType(ir.FloatType(), 64)
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [wide.as_pointer()] * 2), "probe")
+    builder = ir.IRBuilder(function.append_basic_block())
+    x, y = (builder.load(p, align=4) for p in function.args)
+    builder.store(builder.fadd(x, y), function.args[0], align=4)
+    builder.ret_void()
+    parsed = llvm.parse_assembly(str(module))
+    parsed.triple = target_machine.triple
+    assembly = target_machine.emit_assembly(parsed)
+    if "zmm" in assembly:
+        return 64, 32
+    if "ymm" in assembly:
+        return 32, 16
+    return 16, 16 if "xmm" in assembly else 32
+
+
+# `_tm` is the machine every njit function is compiled for; the public API has no word for it
+VECTOR_BYTES, REGISTERS = probe_registers(cpu_target.target_context.codegen()._tm)
+
+
+@register_jitable
+def lanes_of(array):
+    """Number of elements of `array` in one register."""
+    return VECTOR_BYTES // array.itemsize
+
+
+# ---- the type
+
+
+class Vec(types.Type):
+    """One register of `dtype` (types.float32 or types.float64)."""
+
+    def __init__(self, dtype: types.Float) -> None:
+        self.dtype = dtype
+        super().__init__(name=f"Vec({dtype}, {VECTOR_BYTES} bytes)")
+
+
+def _llvm_vector(dtype: types.Float) -> ir.VectorType:
+    element = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+    return ir.VectorType(element, VECTOR_BYTES * 8 // dtype.bitwidth)
+
+
+@register_model(Vec)
+class _VecModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, _llvm_vector(fe_type.dtype))
+
+
+def _constant(vector: ir.VectorType, value: float) -> ir.Constant:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _splat(builder, scalar, vector: ir.VectorType):
+    undefined = ir.Constant(vector, ir.Undefined)
+    one = builder.insert_element(undefined, scalar, i32(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(i32, vector.count), [0] * vector.count))
+
+
+def _call(builder, name: str, *args):
+    vector = args[0].type
+    element = "f32" if isinstance(vector.element, ir.FloatType) else "f64"
+    function_type = ir.FunctionType(vector, [a.type for a in args])
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, function_type, f"llvm.{name}.v{vector.count}{element}"), args
+    )
+
+
+def _fma(builder, a, b, c):
+    # fmuladd, not fma: without FMA hardware it is a product and a sum instead of a library call for every lane
+    return _call(builder, "fmuladd", a, b, c)
+
+
+def _horner(builder, x, coefficients):
+    value = _constant(x.type, coefficients[0])
+    for c in coefficients[1:]:
+        value = _fma(builder, value, x, _constant(x.type, c))
+    return value
+
+
+def _binary_operator(python_operator, emit) -> None:
+    """Vec op Vec, Vec op number, number op Vec; a number takes the type of the Vec."""
+
+    @infer_global(python_operator)
+    class _Template(AbstractTemplate):
+        def generic(self, args, kws):
+            vectors = [a for a in args if isinstance(a, Vec)]
+            numbers = (Vec, types.Float, types.Integer)
+            if len(args) == 2 and vectors and all(isinstance(a, numbers) for a in args):
+                vec = vectors[0]
+                return signature(vec, *[vec if isinstance(a, Vec) else vec.dtype for a in args])
+
+    def lower(context, builder, sig, args):
+        vector = context.get_value_type(sig.return_type)
+        values = [a if isinstance(t, Vec) else _splat(builder, a, vector) for t, a in zip(sig.args, args)]
+        return emit(builder, *values)
+
+    for argument_types in ((Vec, Vec), (Vec, types.Float), (types.Float, Vec)):
+        lower_builtin(python_operator, *argument_types)(lower)
+
+
+_binary_operator(operator.add, lambda b, x, y: b.fadd(x, y, ALLOWED))
+_binary_operator(operator.sub, lambda b, x, y: b.fsub(x, y, ALLOWED))
+_binary_operator(operator.mul, lambda b, x, y: b.fmul(x, y, ALLOWED))
+_binary_operator(operator.truediv, lambda b, x, y: b.fdiv(x, y, ALLOWED))
+
+
+# ---- memory: offsets count elements of a C-contiguous array; nothing checks bounds
+
+
+def _address(context, builder, array_type, array, offset):
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
+
+
+def _load(builder, pointer, vector: ir.VectorType):
+    value = builder.load(builder.bitcast(pointer, vector.as_pointer()))
+    value.align = 4
+    return value
+
+
+def _store(builder, value, pointer) -> None:
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=4)
+
+
+@intrinsic
+def load(typingctx, array, offset):
+    """The register at array[offset:offset + lanes]."""
+    vec = Vec(array.dtype)
+
+    def emit(context, builder, sig, args):
+        pointer = _address(context, builder, sig.args[0], *args)
+        return _load(builder, pointer, context.get_value_type(vec))
+
+    return vec(array, types.intp), emit
+
+
+@intrinsic
+def store(typingctx, array, offset, value):
+    """array[offset:offset + lanes] = value."""
+
+    def emit(context, builder, sig, args):
+        _store(builder, args[2], _address(context, builder, sig.args[0], *args[:2]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), emit
+
+
+@intrinsic(prefer_literal=True)
+def load_many(typingctx, count, array, offset, stride):
+    """A tuple of `count` (a literal) registers at offset, offset + stride, ..."""
+    vec = Vec(array.dtype)
+    out = types.UniTuple(vec, count.literal_value)
+
+    def emit(context, builder, sig, args):
+        _, array_value, offset_value, stride_value = args
+        vector = context.get_value_type(vec)
+        values = []
+        for k in range(out.count):
+            at = builder.add(offset_value, builder.mul(i64(k), stride_value))
+            values.append(_load(builder, _address(context, builder, sig.args[1], array_value, at), vector))
+        return context.make_tuple(builder, out, values)
+
+    return out(count, array, types.intp, types.intp), emit
+
+
+@intrinsic
+def store_many(typingctx, array, offset, stride, values):
+    """Store a tuple of registers at offset, offset + stride, ..."""
+
+    def emit(context, builder, sig, args):
+        array_value, offset_value, stride_value, tuple_value = args
+        for k in range(values.count):
+            at = builder.add(offset_value, builder.mul(i64(k), stride_value))
+            pointer = _address(context, builder, sig.args[0], array_value, at)
+            _store(builder, builder.extract_value(tuple_value, k), pointer)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, values), emit
+
+
+# ---- functions of one value: NumPy arrays in Python, Vec in njit code
+
+
+def tanh(x: Any) -> Any:
+    """Hyperbolic tangent of a NumPy array; in njit code of a Vec (to 3e-7 in float32, 3e-16 in float64)."""
+    return np.tanh(x)
+
+
+def sigmoid(x: Any) -> Any:
+    """Logistic function 1 / (1 + exp(-x)) of a NumPy array; in njit code of a Vec."""
+    return 0.5 * np.tanh(0.5 * np.asarray(x)) + 0.5
+
+
+def relu(x: Any) -> Any:
+    """The larger of x and 0 of a NumPy array; in njit code of a Vec. NaN stays NaN."""
+    return np.maximum(x, 0)
+
+
+def is_positive(x: Any) -> Any:
+    """1 where x > 0, else 0 (also for NaN), in the dtype of x."""
+    return np.where(np.asarray(x) > 0, 1.0, 0.0)
+
+
+# minimax rational x P(x^2) / Q(x^2) on |x| <= 9, the coefficients of Eigen's float tanh
+_TANH_P = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
+           1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)  # fmt: skip
+_TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+
+
+@intrinsic
+def _clamp(typingctx, x, limit):
+    def emit(context, builder, sig, args):
+        value, bound = args
+        high, low = (_splat(builder, b, value.type) for b in (bound, builder.fneg(bound)))
+        # in this order of the operands a comparison with NaN is false and keeps the NaN
+        value = builder.select(builder.fcmp_ordered(">", value, high), high, value)
+        return builder.select(builder.fcmp_ordered("<", value, low), low, value)
+
+    return x(x, x.dtype), emit
+
+
+@intrinsic
+def _tanh_rational(typingctx, x):
+    def emit(context, builder, sig, args):
+        (value,) = args
+        square = builder.fmul(value, value)
+        numerator = builder.fmul(value, _horner(builder, square, _TANH_P))
+        return builder.fdiv(numerator, _horner(builder, square, _TANH_Q), ALLOWED)
+
+    return x(x), emit
+
+
+@intrinsic
+def _exp_parts(typingctx, x):
+    """(2**n, expm1(r)) for float64 x = n ln 2 + r, |r| <= ln(2) / 2 (Cody and Waite's reduction)."""
+    pair = types.UniTuple(x, 2)
+
+    def emit(context, builder, sig, args):
+        (value,) = args
+        vector = value.type
+        integers = ir.VectorType(i64, vector.count)
+        magic = _constant(vector, 6755399441055744.0)  # 1.5 * 2**52: adding it rounds to an integer in the low bits
+        shifted = _fma(builder, value, _constant(vector, 1.4426950408889634), magic)
+        n = builder.fsub(shifted, magic)
+        exponent = builder.add(builder.bitcast(shifted, integers), ir.Constant(integers, [1023] * vector.count))
+        power = builder.bitcast(builder.shl(exponent, ir.Constant(integers, [52] * vector.count)), vector)
+        r = _fma(builder, n, _constant(vector, -0.693147180369123816490), value)
+        r = _fma(builder, n, _constant(vector, -1.90821492927058770002e-10), r)
+        series = _horner(builder, r, [1 / math.factorial(k) for k in range(13, 0, -1)])
+        return context.make_tuple(builder, sig.return_type, [power, builder.fmul(series, r)])
+
+    return pair(x), emit
+
+
+@overload(tanh, jit_options={"forceinline": True})
+def _tanh(x):
+    if not isinstance(x, Vec):
+        return None
+    if x.dtype == types.float32:
+        return lambda x: _tanh_rational(_clamp(x, 9.0))
+
+    def tanh_double(x):
+        power, series = _exp_parts(_clamp(x, 20.0) * 2.0)
+        expm1 = power * series + (power - 1.0)  # expm1(2x): no cancellation near 0
+        return expm1 / (expm1 + 2.0)
+
+    return tanh_double
+
+
+@overload(sigmoid, jit_options={"forceinline": True})
+def _sigmoid(x):
+    if isinstance(x, Vec):
+        return lambda x: tanh(x * 0.5) * 0.5 + 0.5
+
+
+@intrinsic
+def _relu_vec(typingctx, x):
+    def emit(context, builder, sig, args):
+        zero = _constant(args[0].type, 0.0)
+        return builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
+
+    return x(x), emit
+
+
+@intrinsic
+def _is_positive_vec(typingctx, x):
+    def emit(context, builder, sig, args):
+        vector = args[0].type
+        positive = builder.fcmp_ordered(">", args[0], _constant(vector, 0.0))
+        return builder.select(positive, _constant(vector, 1.0), _constant(vector, 0.0))
+
+    return x(x), emit
+
+
+@overload(relu, jit_options={"forceinline": True})
+def _relu(x):
+    if isinstance(x, Vec):
+        return lambda x: _relu_vec(x)
+
+
+@overload(is_positive, jit_options={"forceinline": True})
+def _is_positive(x):
+    if isinstance(x, Vec):
+        return lambda x: _is_positive_vec(x)
+
+
+# ---- the register tile
+
+# Rows x registers of accumulators that leave room for a row of operands and one broadcast; the last number is how many
+# partial sums a tile keeps: one, but for a row that is alone in its batch, where two hide the latency.
+if REGISTERS == 32:
+    TILE_VECTORS = 4
+    TILE_SHAPES = [(rows, vectors, 1) for rows in (6, 4, 2, 1) for vectors in (4, 3, 2, 1)]
+else:
+    TILE_VECTORS = 2
+    TILE_SHAPES = [(rows, vectors, 1) for rows in (6, 4, 2, 1) for vectors in (3, 2, 1) if rows * vectors <= 12]
+TILE_SHAPES += [(1, vectors, 2) for vectors in (4, 3, 2, 1)]
+
+
+def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add):
+    """The loops of one tile; the accumulators live in registers once LLVM has promoted them."""
+    a_start, w_start, c_start = pointers
+    a_row, a_block, a_k, w_k, c_row = strides
+    cells = [(r, v) for r in range(n_rows) for v in range(n_vectors)]
+    sums = [{cell: cgutils.alloca_once(builder, vector) for cell in cells} for _ in range(n_sums)]
+    outputs = {
+        (r, v): builder.gep(c_start, [builder.add(builder.mul(i64(r), c_row), i64(v * vector.count))]) for r, v in cells
+    }
+    zero = _constant(vector, 0.0)
+    for partial in sums:
+        for cell in cells:
+            builder.store(zero, partial[cell])
+    with builder.if_then(add):
+        for cell in cells:
+            builder.store(_load(builder, outputs[cell], vector), sums[0][cell])
+
+    # running offsets and one pointer a row: the loop body is loads and products, no index arithmetic
+    starts = [builder.gep(a_start, [builder.mul(i64(r), a_row)]) for r in range(n_rows)]
+    a_offset, w_offset = (cgutils.alloca_once_value(builder, i64(0)) for _ in range(2))
+    builder.store(i64(0), w_offset)
+
+    def multiply_add(partial):
+        a_now, w_now = builder.load(a_offset), builder.load(w_offset)
+        w_pointer = builder.gep(w_start, [w_now])
+        operands = [_load(builder, builder.gep(w_pointer, [i64(v * vector.count)]), vector) for v in range(n_vectors)]
+        for r, start in enumerate(starts):
+            broadcast = _splat(builder, builder.load(builder.gep(start, [a_now])), vector)
+            for v in range(n_vectors):
+                builder.store(_fma(builder, broadcast, operands[v], builder.load(partial[r, v])), partial[r, v])
+        builder.store(builder.add(a_now, a_k), a_offset)
+        builder.store(builder.add(w_now, w_k), w_offset)
+
+    rounds, rest = builder.sdiv(depth, i64(n_sums)), builder.srem(depth, i64(n_sums))
+    with cgutils.for_range(builder, blocks, intp=i64) as block:
+        builder.store(builder.mul(block.index, a_block), a_offset)
+        with cgutils.for_range(builder, rounds, intp=i64):
+            for partial in sums:
+                multiply_add(partial)
+        if n_sums > 1:
+            with cgutils.for_range(builder, rest, intp=i64):
+                multiply_add(sums[0])
+    for cell in cells:
+        total = builder.load(sums[0][cell])
+        for partial in sums[1:]:
+            total = builder.fadd(total, builder.load(partial[cell]))
+        _store(builder, total, outputs[cell])
+
+
+@intrinsic
+def tile(typingctx, rows, vectors, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
+    """C (rows x vectors) = (C if add else 0) + A (rows x blocks*depth) @ W (blocks*depth x vectors).
+
+    (rows, vectors, sums) is one of TILE_SHAPES. C[r, v] lies at c_at + r c_row + v lanes, A[r, (b, k)] at
+    a_at + r a_row + b a_block + k a_k, and W[(b, k), v] at w_at + (b depth + k) w_k + v lanes.
+    """
+    n = types.intp
+    sig = types.void(n, n, n, types.boolean, a, n, n, n, n, w, n, n, n, n, c, n, n)
+
+    def emit(context, builder, sig, args):
+        rows, vectors, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row = args
+        vector = _llvm_vector(sig.args[4].dtype)
+        places = ((sig.args[4], a, a_at), (sig.args[9], w, w_at), (sig.args[14], c, c_at))
+        pointers = [_address(context, builder, *place) for place in places]
+        strides = (a_row, a_block, a_k, w_k, c_row)
+
+        def code(rows, vectors, sums):
+            return rows * 16 + vectors * 2 + sums
+
+        shape = builder.add(builder.mul(rows, i64(16)), builder.add(builder.mul(vectors, i64(2)), sums))
+        done = builder.append_basic_block("tile.done")
+        switch = builder.switch(shape, done)
+        for n_rows, n_vectors, n_sums in TILE_SHAPES:
+            block = builder.append_basic_block(f"tile.{n_rows}x{n_vectors}")
+            switch.add_case(i64(code(n_rows, n_vectors, n_sums)), block)
+            builder.position_at_end(block)
+            _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add)
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return sig, emit
+
+
+# ---- subnormals
+
+_MACHINE = platform.machine().lower()
+# flush-to-zero and denormals-are-zero of x86's MXCSR; FZ of ARM's FPCR
+_FLUSH_BITS = 0x8040 if _MACHINE in ("x86_64", "amd64", "x86") else 1 << 24
+
+
+@intrinsic
+def _float_mode(typingctx, write, value):
+    """The processor's floating-point control word; set to `value` afterwards if `write`. Elsewhere nothing, and 0."""
+
+    def emit_x86(context, builder, sig, args):
+        byte_pointer = i8.as_pointer()
+        slot = cgutils.alloca_once(builder, i32)
+        pointer = builder.bitcast(slot, byte_pointer)
+        function_type = ir.FunctionType(ir.VoidType(), [byte_pointer])
+        read, write = (
+            cgutils.get_or_insert_function(builder.module, function_type, f"llvm.x86.sse.{name}mxcsr")
+            for name in ("st", "ld")
+        )
+        builder.call(read, [pointer])
+        before = builder.load(slot)
+        with builder.if_then(args[0]):
+            builder.store(builder.trunc(args[1], i32), slot)
+            builder.call(write, [pointer])
+        return builder.zext(before, i64)
+
+    def emit_arm(context, builder, sig, args):
+        read, write = (
+            cgutils.get_or_insert_function(builder.module, function_type, f"llvm.aarch64.{name}.fpcr")
+            for name, function_type in (
+                ("get", ir.FunctionType(i64, [])),
+                ("set", ir.FunctionType(ir.VoidType(), [i64])),
+            )
+        )
+        before = builder.call(read, [])
+        with builder.if_then(args[0]):
+            builder.call(write, [args[1]])
+        return before
+
+    emit = {"x86_64": emit_x86, "amd64": emit_x86, "x86": emit_x86, "aarch64": emit_arm, "arm64": emit_arm}
+    return types.int64(types.boolean, types.int64), emit.get(_MACHINE, lambda *_: i64(0))
+
+
+@register_jitable
+def flush_subnormals():
+    """Subnormal numbers count as zero from here on in this thread; returns the mode to give to `restore_mode`."""
+    mode = _float_mode(False, 0)
+    _float_mode(True, mode | _FLUSH_BITS)
+    return mode
+
+
+@register_jitable
+def restore_mode(mode):
+    """Set the floating-point mode that `flush_subnormals` found."""
+    _float_mode(True, mode)
+
+
+# ---- words shared between threads
+
+
+@intrinsic
+def atomic_load(typingctx, array, index):
+    """array[index] of an int64 array, with everything that its writer did before `atomic_store` visible after it."""
+
+    def emit(context, builder, sig, args):
+        return builder.load_atomic(_address(context, builder, sig.args[0], *args), "acquire", 8)
+
+    return types.int64(array, types.intp), emit
+
+
+@intrinsic
+def atomic_store(typingctx, array, index, value):
+    """array[index] = value in an int64 array, after everything done before it."""
+
+    def emit(context, builder, sig, args):
+        builder.store_atomic(args[2], _address(context, builder, sig.args[0], *args[:2]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.int64), emit
+
+
+_PAUSE = dict.fromkeys(("x86_64", "amd64", "x86"), ("x86.sse2.pause",)) | dict.fromkeys(
+    ("aarch64", "arm64"), ("aarch64.isb", i32(15))
+)
+
+
+@intrinsic
+def pause(typingctx):
+    """Tell the processor that this thread spins (some tens of cycles)."""
+    def emit(context, builder, sig, args):
+        name, *operands = _PAUSE.get(_MACHINE, ("sideeffect",))
+        function_type = ir.FunctionType(ir.VoidType(), [o.type for o in operands])
+        builder.call(cgutils.get_or_insert_function(builder.module, function_type, f"llvm.{name}"), operands)
+        return context.get_dummy_value()
+
+    return types.void(), emit
