@@ -12,7 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
-from sklearn.utils.validation import _check_sample_weight, check_array, check_consistent_length
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_consistent_length,
+    column_or_1d,
+)
 
 __all__ = ["ArraySource", "Subset"]
 
@@ -175,6 +181,41 @@ def check_targets(
     flat = found.ndim == first
     found = found.astype(dtype, copy=False)
     return (found[..., np.newaxis] if flat else found), flat
+
+
+def check_labels(
+    y: Any, x: np.ndarray, lengths: np.ndarray | None, return_sequences: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn class labels into one row of valid labels, and say where each belongs.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or (n_samples, n_timesteps), or list of (T_i,)
+    x : ndarray of shape (n_samples, n_timesteps, n_features)
+    lengths : ndarray of int of shape (n_samples,) or None
+    return_sequences : bool
+
+    Returns
+    -------
+    labels : ndarray of shape (n_valid,)
+    valid : ndarray of bool of shape (n_samples, 1) or (n_samples, n_timesteps)
+        ``codes[valid] = ...`` puts what belongs to the labels into its place.
+    """
+    if not return_sequences:
+        labels = column_or_1d(y, warn=True)
+        check_consistent_length(x, labels)
+        valid = np.ones((len(x), 1), bool)
+    else:
+        check_consistent_length(x, y)
+        steps = np.full(len(x), x.shape[1]) if lengths is None else lengths
+        rows = [column_or_1d(row) for row in (y if is_listed(y) else np.asarray(y))]
+        for i, row in enumerate(rows):
+            if len(row) not in (steps[i], x.shape[1]):
+                raise ValueError(f"y[{i}] had {len(row)} steps; expected a label for each of {steps[i]}")
+        labels = np.concatenate([row[:n] for row, n in zip(rows, steps, strict=True)])
+        valid = np.arange(x.shape[1]) < steps[:, np.newaxis]
+    check_classification_targets(labels)
+    return labels, valid
 
 
 def check_weights(sample_weight: Any, x: np.ndarray) -> np.ndarray | None:

@@ -1,0 +1,759 @@
+"""Estimators: RNNRegressor and RNNClassifier, with the interface and the rules of scikit-learn.
+
+Nothing here imports Numba before `fit` is called, so that the package is imported quickly.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin, _fit_context
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from numbarnn import validation
+from numbarnn.losses import LOSSES, Loss
+from numbarnn.schedules import SCHEDULES, Schedule
+
+if TYPE_CHECKING:
+    from numbarnn.network import Network
+    from numbarnn.training import Trainer
+
+__all__ = ["RNNClassifier", "RNNRegressor"]
+
+_PREDICT_BATCH = 256
+
+_PARAMETERS = """cell : str, default="gru"
+        "rnn" (tanh), "rnn_relu", "lstm", "gru", or another name in `numbarnn.cells.CELLS`.
+    hidden_size : int, default=64
+        Units of each layer and direction.
+    num_layers : int, default=1
+    bidirectional : bool, default=False
+        Also read the sequences backwards.
+    dropout : float, default=0.0
+        Part of the units dropped between two layers in training.
+    loss : str, default="{loss}"
+        {losses}
+    solver : {{"adam", "adamw", "rmsprop", "sgd", "lbfgs"}}, default="adam"
+        "lbfgs" works on all samples at once, without schedule, clipping or early stopping, and best with
+        ``dtype="float64"``.
+    learning_rate_init : float, default=1e-3
+    learning_rate : {{"constant", "step", "exponential", "cosine", "adaptive"}} or Schedule,
+    default="constant"
+        How the rate changes from epoch to epoch; a name stands for the defaults of its class in
+        `numbarnn.schedules`. "adaptive" lowers it on a plateau.
+    alpha : float, default=0.0
+        Strength of the L2 penalty on weights, not biases; as in MLPRegressor it is divided by the number of
+        samples in the batch (weighted samples count by their weights).
+    batch_size : int or "auto", default="auto"
+        "auto" is about a hundredth of the samples, a power of two from 32 to 256.
+    max_iter : int, default=100
+        Most epochs; with "lbfgs", iterations.
+    tol : float, default=1e-4
+        Training ends when the loss (with early stopping that of the validation part) has not become lower by
+        `tol` in `n_iter_no_change` epochs in a row. With "lbfgs", bounds the largest element of the gradient.
+    n_iter_no_change : int or inf, default=10
+    early_stopping : bool, default=False
+        Set a part of the samples aside, stop when its loss no longer becomes lower, and keep the weights of
+        its lowest loss.
+    validation_fraction : float, default=0.1
+        Size of that part: drawn at random (stratified by class), or the last samples if not `shuffle`.
+    max_grad_norm : float or None, default=1.0
+        A gradient with a larger Euclidean norm is scaled down to it; None leaves gradients as they are.
+    initial_state : {{"zeros"}}, default="zeros"
+    return_sequences : bool, default=False
+        A target for every time step instead of one for each sequence.
+    n_channels : int, default=1
+        Channels in two-dimensional X, whose columns are then step by step, channel by channel in a step.
+    shuffle : bool, default=True
+        Draw the samples in another order in every epoch.
+    warm_start : bool, default=False
+        Let `fit` start from the weights of the last call.
+    dtype : {{"float32", "float64"}}, default="float32"
+        What is computed in.
+    device : {{"cpu", "cuda"}}, default="cpu"
+        Only "cpu" so far.
+    n_jobs : int or None, default=None
+        Threads; None and -1 for all cores. The result does not depend on it.
+    random_state : int, RandomState instance or None, default=None
+        Draws the first weights, the order of samples, the validation part and dropout.
+    verbose : int, default=0
+        If not 0, show progress: a bar on a terminal, a line for each epoch elsewhere.
+    momentum : float, default=0.0
+        Of "sgd", which without it subtracts exactly rate times gradient.
+    nesterovs_momentum : bool, default=True
+        Nesterov's kind, where there is momentum.
+    beta_1, beta_2 : float, default=0.9 and 0.999
+        Part of the running means that "adam" and "adamw" keep in a step; "rmsprop" uses `beta_2`.
+    epsilon : float, default=1e-8
+        Added to the denominator in "adam", "adamw" and "rmsprop".
+    weight_decay : float, default=0.01
+        Decoupled weight decay of "adamw".
+    init : {{"uniform", "orthogonal"}}, default="uniform"
+        First weights as PyTorch's, or as Keras's.
+    forget_bias : float or None, default=None
+        First bias of the forget gate of "lstm".
+    callbacks : callable, list of callable or None, default=None
+        Called after every batch and every epoch; see `numbarnn.training.Trainer`."""
+
+_ATTRIBUTES = """loss_curve_ : list of float
+        Mean training loss of each epoch.
+    loss_, best_loss_ : float
+        The last and the lowest of them.
+    validation_scores_ : list of float or None
+        With early stopping, minus the loss of the validation part after each epoch.
+    best_validation_score_ : float or None
+    n_iter_ : int
+        Epochs done.
+    t_ : int
+        Samples seen.
+    n_outputs_ : int
+        Targets; of a classifier, raw outputs.
+    n_features_in_ : int
+        Columns of two-dimensional X, features of a step in three-dimensional X.
+    feature_names_in_ : ndarray of str
+        Only where X was a table with names.
+    network_ : Network"""
+
+
+def _document(**words: str):
+    """Fill in the parts of the docstring that both estimators share."""
+
+    def fill(cls):
+        parameters = _PARAMETERS.format(**words)
+        cls.__doc__ = cls.__doc__.replace("<parameters>", parameters).replace("<attributes>", _ATTRIBUTES)
+        return cls
+
+    return fill
+
+
+def _can_partial_fit(estimator) -> bool:
+    if estimator.solver == "lbfgs":
+        raise AttributeError("partial_fit is not available with solver='lbfgs', which needs all samples")
+    return True
+
+
+class _BaseRNN(BaseEstimator):
+    """What regressor and classifier share. They give `_loss`, `_encode` and the public methods."""
+
+    _parameter_constraints: dict[str, list] = {
+        "cell": [str],
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "num_layers": [Interval(Integral, 1, None, closed="left")],
+        "bidirectional": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "solver": [StrOptions({"adam", "adamw", "rmsprop", "sgd", "lbfgs"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [StrOptions(set(SCHEDULES)), Schedule],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "initial_state": [StrOptions({"zeros"})],
+        "return_sequences": ["boolean"],
+        "n_channels": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "warm_start": ["boolean"],
+        "dtype": [StrOptions({"float32", "float64"})],
+        "device": [StrOptions({"cpu", "cuda"})],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "nesterovs_momentum": ["boolean"],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "init": [StrOptions({"uniform", "orthogonal"})],
+        "forget_bias": [Real, None],
+        "callbacks": [callable, list, tuple, None],
+    }
+
+    def _loss(self) -> Loss:
+        raise NotImplementedError
+
+    def _encode(self, y, x, weight, lengths, reset):
+        """Return targets (n[, T], k), weights (n[, T]) or None, and the number of targets or classes."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Let a call that fails leave the estimator as it was."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
+
+    # ------------------------------------------------------------------ input
+
+    def _check_X(self, X, lengths, reset):
+        """Return X as (n, T, F), and its lengths or None."""
+        with validation.naming("X"):
+            ndim = validation.input_ndim(X)
+            if not reset and ndim in (2, 3) and ndim != self._input_ndim:
+                raise ValueError(f"X had {ndim} dimensions; expected {self._input_ndim}, as in fit")
+            if ndim == 3:
+                x, lengths = validation.check_sequences(X, lengths, self.dtype)
+                n_features = x.shape[2]
+                if reset:
+                    vars(self).pop("feature_names_in_", None)
+                    self.n_features_in_ = n_features
+                elif n_features != self.n_features_in_:
+                    raise ValueError(f"X had {n_features} features, expected {self.n_features_in_} as in fit")
+            else:
+                x = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], order="C")
+                if x.shape[1] % self.n_channels:
+                    raise ValueError(
+                        f"X had {x.shape[1]} columns; expected a multiple of n_channels={self.n_channels}"
+                    )
+                x = x.reshape(len(x), -1, self.n_channels)
+                validation.check_range(x, "X", self.dtype)
+                lengths = validation.check_lengths(lengths, *x.shape[:2])
+        if reset:
+            self._input_ndim = ndim
+        return x, lengths
+
+    def _check_data(self, X, y, sample_weight, lengths, reset):
+        """Return x, y, weight, lengths as arrays, without those of weight zero, and the number of targets."""
+        if self.device == "cuda":
+            raise ValueError("device was 'cuda', which is not available yet; expected 'cpu'")
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        x, lengths = self._check_X(X, lengths, reset)
+        with validation.naming("sample_weight"):
+            weight = validation.check_weights(sample_weight, x)
+        with validation.naming("y"):
+            y, weight, n_targets = self._encode(y, x, weight, lengths, reset)
+        if weight is not None:
+            keep = weight.any(axis=1) if weight.ndim == 2 else weight > 0
+            if not keep.all():
+                x, y, weight = x[keep], y[keep], weight[keep]
+                lengths = None if lengths is None else lengths[keep]
+        return (x, y, weight, lengths), n_targets
+
+    # ------------------------------------------------------------------ training
+
+    def _make_trainer(self, n_samples: int, loss: Loss, rng: np.random.Generator) -> Trainer:
+        from numbarnn.training import Trainer
+
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = int(np.clip(2 ** int(math.log2(max(n_samples / 100, 1))), 32, 256))
+        schedule = self.learning_rate
+        callbacks = self.callbacks or ()
+        return Trainer(
+            loss=loss, rng=rng, learning_rate=self.learning_rate_init,
+            schedule=SCHEDULES[schedule]() if isinstance(schedule, str) else schedule,
+            batch_size=batch_size, max_iter=self.max_iter, shuffle=self.shuffle, alpha=self.alpha,
+            max_grad_norm=self.max_grad_norm, tol=self.tol, n_iter_no_change=self.n_iter_no_change,
+            callbacks=(callbacks,) if callable(callbacks) else callbacks, verbose=self.verbose,
+            name=type(self).__name__,
+        )  # fmt: skip
+
+    def _make_network(self, input_size: int, n_outputs: int, seed: int) -> Network:
+        from numbarnn.network import Network
+
+        return Network(
+            self.cell, input_size, self.hidden_size, n_outputs, num_layers=self.num_layers,
+            bidirectional=self.bidirectional, dropout=self.dropout, return_sequences=self.return_sequences,
+            dtype=self.dtype, random_state=seed, init=self.init, forget_bias=self.forget_bias,
+            n_jobs=self.n_jobs,
+        )  # fmt: skip
+
+    def _make_optimizer(self, network: Network):
+        from numbarnn.optimizers import OPTIMIZERS
+
+        adam = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        options = {
+            "sgd": {"momentum": self.momentum, "nesterov": self.nesterovs_momentum},
+            "rmsprop": {"beta_2": self.beta_2, "epsilon": self.epsilon},
+            "adam": adam,
+            "adamw": adam | {"weight_decay": self.weight_decay},
+        }
+        return OPTIMIZERS[self.solver](network.parameters.size, self.dtype, **options[self.solver])
+
+    def _start(self, data, n_targets, again):
+        """Return a trainer and a network, new or a copy of what the last call left."""
+        x = data[0]
+        loss = self._loss()
+        seeds = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=2)
+        n_raw = loss.n_raw(n_targets)
+        network = self._make_network(x.shape[2], n_raw, int(seeds[0])) if not again else self.network_
+        if again and (network.config["n_outputs"], network.config["input_size"]) != (n_raw, x.shape[2]):
+            raise ValueError("X or y had another number of features or outputs than in the call before")
+        return self._make_trainer(len(x), loss, np.random.default_rng(seeds[1])), network
+
+    def _fit(self, X, y, sample_weight, lengths):
+        from numbarnn.validation import Subset
+
+        again = self.warm_start and hasattr(self, "network_")
+        data, n_targets = self._check_data(X, y, sample_weight, lengths, reset=not again)
+        trainer, network = self._start(data, n_targets, again)
+        if again:
+            network = copy.deepcopy(network)
+        early_stopping = self.early_stopping and self.solver != "lbfgs"
+        if len(data[0]) <= trainer.batch_size and not early_stopping:
+            data = validation.merge_equal(*data)
+        source = self._make_source(data, trainer)
+        self._optimizer = None
+        if self.solver == "lbfgs":
+            trainer.batch_size = _PREDICT_BATCH
+            history = trainer.fit_lbfgs(network, source)
+        else:
+            held_out = None
+            if early_stopping:
+                train, test = self._split(data[1], trainer.rng)
+                source, held_out = Subset(source, train), Subset(source, test)
+            self._optimizer = self._make_optimizer(network)
+            history = trainer.fit(network, self._optimizer, source, held_out)
+        self.network_, self._rng = network, trainer.rng
+        self.loss_curve_ = history.loss_curve
+        self.validation_scores_ = [-loss for loss in history.validation_curve] if early_stopping else None
+        self.best_validation_score_ = max(self.validation_scores_) if early_stopping else None
+        self.loss_, self.best_loss_ = history.loss_curve[-1], min(history.loss_curve)
+        self.n_iter_ = len(history.loss_curve)
+        self.t_ = self.n_iter_ * source.n_samples
+        return self
+
+    def _make_source(self, data, trainer):
+        """Return the data as a source, with weights scaled to a mean of 1, and the penalty with them."""
+        x, y, weight, lengths = data
+        if weight is not None:
+            mean = weight.sum() / len(x) if weight.ndim == 1 else weight.sum() / (weight > 0).sum()
+            if self.return_sequences and weight.ndim == 1 and lengths is not None:
+                mean = weight @ lengths / lengths.sum()
+            weight = weight / mean
+            trainer.alpha /= mean
+        return validation.ArraySource(x, y, weight, lengths, self.dtype)
+
+    def _split(self, y, rng):
+        """Return indices of the samples for training and of those held out."""
+        n = len(y)
+        n_test = math.ceil(self.validation_fraction * n)
+        if n - n_test < 1 or n_test < 2:
+            raise ValueError(
+                f"validation_fraction was {self.validation_fraction}, which leaves {n - n_test} samples to "
+                f"train on and {n_test} to validate with; expected at least 1 and 2"
+            )
+        if not self.shuffle:
+            return np.arange(n - n_test), np.arange(n - n_test, n)
+        if isinstance(self, ClassifierMixin) and not self.return_sequences:
+            from sklearn.model_selection import train_test_split
+
+            seed = int(rng.integers(2**31))
+            return train_test_split(np.arange(n), test_size=n_test, random_state=seed, stratify=y)
+        order = rng.permutation(n)
+        return order[n_test:], order[:n_test]
+
+    def _partial_fit(self, X, y, sample_weight, lengths):
+        if self.early_stopping:
+            raise ValueError("early_stopping was True; partial_fit does not set samples aside")
+        again = hasattr(self, "network_")
+        data, n_targets = self._check_data(X, y, sample_weight, lengths, reset=not again)
+        trainer, network = self._start(data, n_targets, again)
+        if not again:
+            self.network_, self._rng, self._optimizer = network, trainer.rng, None
+            self.loss_curve_, self.n_iter_, self.t_ = [], 0, 0
+            self.validation_scores_ = self.best_validation_score_ = None
+            self.best_loss_ = math.inf
+        trainer.rng = self._rng
+        if self._optimizer is None:
+            self._optimizer = self._make_optimizer(network)
+        rate = trainer.schedule(self.learning_rate_init, self.n_iter_, self.max_iter, self.loss_curve_)
+        source = self._make_source(data, trainer)
+        before = network.parameters.copy(), self._optimizer.snapshot()
+        try:
+            loss = trainer.epoch(network, self._optimizer, source, rate, self.n_iter_)
+        except BaseException:
+            network.parameters[...] = before[0]
+            self._optimizer.restore(before[1])
+            raise
+        self.loss_curve_.append(loss)
+        self.loss_, self.best_loss_ = loss, min(loss, self.best_loss_)
+        self.n_iter_ += 1
+        self.t_ += source.n_samples
+        return self
+
+    # ------------------------------------------------------------------ prediction
+
+    def _predict(self, X, lengths):
+        """Return predictions (n[, T], ...), zero past the end of a sequence, and the lengths."""
+        check_is_fitted(self)
+        x, lengths = self._check_X(X, lengths, reset=False)
+        network, loss = self.network_, self._loss()
+        result = None
+        for start in range(0, len(x), _PREDICT_BATCH):
+            batch = slice(start, start + _PREDICT_BATCH)
+            here = None if lengths is None else lengths[batch]
+            steps = x.shape[1] if here is None else int(here.max())
+            raw = network.forward(np.ascontiguousarray(x[batch, :steps], network.dtype), here)
+            found = loss.predict(raw)
+            if result is None:
+                shape = (*x.shape[:2], *found.shape[2:]) if raw.ndim == 3 else (len(x), *found.shape[1:])
+                result = np.zeros(shape, x.dtype)
+            if raw.ndim == 3:
+                if here is not None:
+                    found[np.arange(steps) >= here[:, np.newaxis]] = 0
+                result[batch, :steps] = found
+            else:
+                result[batch] = found
+        return result, lengths
+
+    def _hand_back(self, result, lengths, X):
+        """Return one array, or for a list of sequences a list."""
+        if not self.return_sequences or self._input_ndim == 2 or not validation.is_listed(X):
+            return result
+        steps = np.full(len(result), result.shape[1]) if lengths is None else lengths
+        return [row[:n] for row, n in zip(result, steps, strict=True)]
+
+
+@_document(
+    loss="squared_error",
+    losses='"squared_error" (half of it, as in MLPRegressor), "absolute_error", "huber", "quantile"\n'
+    '        or "poisson" (logarithm as link).',
+)
+class RNNRegressor(MultiOutputMixin, RegressorMixin, _BaseRNN):
+    """Recurrent neural network for regression.
+
+    Parameters
+    ----------
+    <parameters>
+    delta : float, default=1.0
+        Where the Huber loss becomes linear.
+    quantile : float or sequence of float, default=0.5
+        Level of the quantile loss; several levels predict as many quantiles at once, in one more dimension.
+
+    Attributes
+    ----------
+    <attributes>
+
+    See Also
+    --------
+    RNNClassifier : The same network for classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn import RNNRegressor
+    >>> X = np.random.default_rng(0).normal(size=(200, 12, 2))    # samples, steps, features
+    >>> y = X[:, -3:, 0].sum(axis=1)
+    >>> model = RNNRegressor(hidden_size=16, learning_rate_init=0.01, max_iter=60, tol=0, random_state=0)
+    >>> from sklearn.exceptions import ConvergenceWarning
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", ConvergenceWarning)
+    ...     model = model.fit(X, y)
+    >>> model.score(X, y) > 0.9
+    True
+    """
+
+    _parameter_constraints: dict[str, list] = {
+        **_BaseRNN._parameter_constraints,
+        "loss": [StrOptions(set(LOSSES) - {"log_loss"})],
+        "delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither"), "array-like"],
+    }
+
+    def __init__(
+        self, cell="gru", hidden_size=64, *, num_layers=1, bidirectional=False, dropout=0.0,
+        loss="squared_error", solver="adam", learning_rate_init=1e-3, learning_rate="constant", alpha=0.0,
+        batch_size="auto", max_iter=100, tol=1e-4, n_iter_no_change=10, early_stopping=False,
+        validation_fraction=0.1, max_grad_norm=1.0, initial_state="zeros", return_sequences=False,
+        n_channels=1, shuffle=True, warm_start=False, dtype="float32", device="cpu", n_jobs=None,
+        random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
+        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None, delta=1.0,
+        quantile=0.5,
+    ) -> None:  # fmt: skip
+        vars(self).update({name: value for name, value in locals().items() if name != "self"})
+
+    def _loss(self):
+        options = {"huber": {"delta": self.delta}, "quantile": {"level": self.quantile}}
+        return LOSSES[self.loss](**options.get(self.loss, {}))
+
+    def _encode(self, y, x, weight, lengths, reset):
+        y, flat = validation.check_targets(y, x, lengths, self.return_sequences, self.dtype)
+        self._loss().check(y)
+        if reset:
+            self._flat, self.n_outputs_ = flat, y.shape[-1]
+        return y, weight, y.shape[-1]
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNRegressor:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_timesteps, n_features), list of array-like of shape \
+(T_i, n_features), or array-like of shape (n_samples, n_timesteps * n_channels)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            With ``return_sequences=True`` a target for each step: (n_samples, n_timesteps) or
+            (n_samples, n_timesteps, n_outputs), or a list of such of unequal length.
+        sample_weight : array-like of shape (n_samples,), default=None
+        lengths : array-like of int of shape (n_samples,), default=None
+            Valid steps of each sample of an array that is padded at the end.
+
+        Returns
+        -------
+        self : RNNRegressor
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is no longer finite. The estimator is then as before the call.
+        """
+        with self._unchanged_on_error():
+            return self._fit(X, y, sample_weight, lengths)
+
+    @available_if(_can_partial_fit)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNRegressor:
+        """Train for one epoch on these samples, going on from the last call; parameters as in `fit`."""
+        with self._unchanged_on_error():
+            return self._partial_fit(X, y, sample_weight, lengths)
+
+    def predict(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X, lengths
+            As in `fit`; sequences may have other numbers of steps.
+
+        Returns
+        -------
+        y : ndarray of the shape of y in `fit`
+            One more dimension for several quantiles; a list where X is a list and ``return_sequences=True``.
+        """
+        result, lengths = self._predict(X, lengths)
+        if self._flat:
+            result = result[:, :, 0] if self.return_sequences else result[:, 0]
+        return self._hand_back(result, lengths, X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> float:
+        """Coefficient of determination R^2, over all valid steps with ``return_sequences=True``.
+
+        Parameters
+        ----------
+        X, y, sample_weight, lengths
+            As in `fit`.
+
+        Returns
+        -------
+        score : float
+        """
+        result, lengths = self._predict(X, lengths)
+        if self.loss == "quantile" and np.ndim(self.quantile):
+            raise ValueError("quantile has several levels, for which R^2 is not defined")
+        if not self.return_sequences:
+            return r2_score(y, result, sample_weight=sample_weight)
+        y, _ = validation.check_targets(y, result, lengths, True, np.float64)
+        steps = np.full(len(y), y.shape[1]) if lengths is None else lengths
+        valid = np.arange(y.shape[1]) < steps[:, np.newaxis]
+        weight = None if sample_weight is None else np.repeat(sample_weight, steps)
+        return r2_score(y[valid], result[valid], sample_weight=weight)
+
+
+@_document(loss="log_loss", losses='"log_loss": cross-entropy, of two classes or more.')
+class RNNClassifier(ClassifierMixin, _BaseRNN):
+    """Recurrent neural network for classification.
+
+    Parameters
+    ----------
+    <parameters>
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class, by its label; "balanced" weighs inversely to how often a class is seen.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    <attributes>
+
+    See Also
+    --------
+    RNNRegressor : The same network for numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn import RNNClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> X = [rng.normal(size=(length, 1)) for length in rng.integers(5, 15, size=100)]
+    >>> y = np.where([x.sum() > 0 for x in X], "up", "down")
+    >>> model = RNNClassifier(hidden_size=16, learning_rate_init=0.02, max_iter=60, tol=0, random_state=0)
+    >>> from sklearn.exceptions import ConvergenceWarning
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", ConvergenceWarning)
+    ...     model = model.fit(X, y)
+    >>> model.predict_proba(X[:3]).shape, model.score(X, y) > 0.9
+    ((3, 2), True)
+    """
+
+    _parameter_constraints: dict[str, list] = {
+        **_BaseRNN._parameter_constraints,
+        "loss": [StrOptions({"log_loss"})],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self, cell="gru", hidden_size=64, *, num_layers=1, bidirectional=False, dropout=0.0,
+        loss="log_loss", solver="adam", learning_rate_init=1e-3, learning_rate="constant", alpha=0.0,
+        batch_size="auto", max_iter=100, tol=1e-4, n_iter_no_change=10, early_stopping=False,
+        validation_fraction=0.1, max_grad_norm=1.0, initial_state="zeros", return_sequences=False,
+        n_channels=1, shuffle=True, warm_start=False, dtype="float32", device="cpu", n_jobs=None,
+        random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
+        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None,
+        class_weight=None,
+    ) -> None:  # fmt: skip
+        vars(self).update({name: value for name, value in locals().items() if name != "self"})
+
+    def _loss(self):
+        return LOSSES[self.loss]()
+
+    def _encode(self, y, x, weight, lengths, reset):
+        labels, valid = validation.check_labels(y, x, lengths, self.return_sequences)
+        seen = labels
+        if weight is not None:
+            # a label that has no weight is not there
+            seen = labels[np.repeat(weight > 0, valid.sum(axis=1))]
+        if reset and not hasattr(self, "_classes_given"):
+            self.classes_ = np.unique(seen)
+        elif not np.isin(seen, self.classes_).all():
+            raise ValueError(f"y had classes that are not in {self.classes_}, the classes of the first call")
+        if len(self.classes_) < 2:
+            raise ValueError(f"y had one class, {self.classes_[0]!r}; expected at least two")
+        codes = np.zeros(valid.shape, np.intp)
+        codes[valid] = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
+        if self.class_weight is not None:
+            by_class = np.ones(valid.shape)
+            by_class[valid] = compute_sample_weight(self.class_weight, labels)
+            weight = by_class if weight is None else by_class * weight[:, np.newaxis]
+            weight = np.where(valid, weight, 0.0) if self.return_sequences else weight[:, 0]
+        self.n_outputs_ = self._loss().n_raw(len(self.classes_))
+        return codes[..., np.newaxis] if self.return_sequences else codes, weight, len(self.classes_)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNClassifier:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_timesteps, n_features), list of array-like of shape \
+(T_i, n_features), or array-like of shape (n_samples, n_timesteps * n_channels)
+        y : array-like of shape (n_samples,)
+            Labels of any kind. With ``return_sequences=True`` a label for each step, (n_samples,
+            n_timesteps), or a list of sequences of labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+        lengths : array-like of int of shape (n_samples,), default=None
+            Valid steps of each sample of an array that is padded at the end.
+
+        Returns
+        -------
+        self : RNNClassifier
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is no longer finite. The estimator is then as before the call.
+        """
+        with self._unchanged_on_error():
+            return self._fit(X, y, sample_weight, lengths)
+
+    @available_if(_can_partial_fit)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None, lengths: Any = None
+    ) -> RNNClassifier:
+        """Train for one epoch on these samples, going on from the last call.
+
+        Parameters
+        ----------
+        X, y, sample_weight, lengths
+            As in `fit`.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that will ever come; needed in the first call.
+
+        Returns
+        -------
+        self : RNNClassifier
+        """
+        if self.class_weight == "balanced":
+            raise ValueError("class_weight was 'balanced', which partial_fit cannot know; pass a dict")
+        with self._unchanged_on_error():
+            if _check_partial_fit_first_call(self, classes):
+                self._classes_given = True
+            try:
+                return self._partial_fit(X, y, sample_weight, lengths)
+            finally:
+                vars(self).pop("_classes_given", None)
+
+    def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X, lengths
+            As in `fit`; sequences may have other numbers of steps.
+
+        Returns
+        -------
+        probability : ndarray of shape (n_samples, n_classes) or (n_samples, n_timesteps, n_classes)
+            Columns in the order of `classes_`; a list where X is a list and ``return_sequences=True``.
+        """
+        result, lengths = self._predict(X, lengths)
+        return self._hand_back(result, lengths, X)
+
+    def predict(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
+        """Most probable class.
+
+        Parameters
+        ----------
+        X, lengths
+            As in `fit`; sequences may have other numbers of steps.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_timesteps)
+            A list where X is a list and ``return_sequences=True``.
+        """
+        result, lengths = self._predict(X, lengths)
+        return self._hand_back(self.classes_[result.argmax(axis=-1)], lengths, X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> float:
+        """Accuracy, over all valid steps with ``return_sequences=True``.
+
+        Parameters
+        ----------
+        X, y, sample_weight, lengths
+            As in `fit`.
+
+        Returns
+        -------
+        score : float
+        """
+        result, lengths = self._predict(X, lengths)
+        found = self.classes_[result.argmax(axis=-1)]
+        if not self.return_sequences:
+            return accuracy_score(y, found, sample_weight=sample_weight)
+        labels, valid = validation.check_labels(y, result, lengths, True)
+        weight = None if sample_weight is None else np.repeat(sample_weight, valid.sum(axis=1))
+        return accuracy_score(labels, found[valid], sample_weight=weight)
