@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.utils import Bunch
 
@@ -119,7 +123,7 @@ def run(dataset: str = "electricity", output: str | os.PathLike | None = "demo.p
     print(f"Trained and forecast in {seconds:.0f} seconds.\n")
     print(_table(task, errors))
     if draw is not None:
-        draw(task, forecasts["RNNForecaster"])
+        draw(task, forecasts["RNNForecaster"], errors)
     return errors
 
 
@@ -150,13 +154,34 @@ def _baselines(task: _Task) -> dict[str, np.ndarray]:
     for name, season in task.setting.seasons.items():
         phase = np.arange(horizon) % season
         forecasts[f"seasonal naive (last {name})"] = contexts[:, contexts.shape[1] - season :][:, phase]
-    windows = sliding_window_view(task.train, contexts.shape[1] + horizon)
-    origin = windows[:, contexts.shape[1] - 1, np.newaxis]
-    ridge = Ridge(alpha=1.0).fit(
-        windows[:, : contexts.shape[1]] - origin, windows[:, contexts.shape[1] :] - origin
-    )
-    forecasts["linear (ridge on the context)"] = ridge.predict(contexts - last) + last
+    forecasts["linear (ridge on the context)"] = _linear(task)
     return forecasts
+
+
+def _linear(task: _Task) -> np.ndarray:
+    """Forecast by ridge regression on the context; its penalty and scaling are chosen on the last tenth."""
+    length, horizon = task.setting.context_length, task.setting.horizon
+    windows = sliding_window_view(task.train, length + horizon)
+    past, future = windows[:, :length], windows[:, length:]
+    n_fit = len(windows) - len(windows) // 10 - horizon  # no step in both parts
+
+    def forecast(n_windows, contexts, center, alpha):
+        shift = center(past[:n_windows])
+        ridge = Ridge(alpha=alpha).fit(past[:n_windows] - shift, future[:n_windows] - shift)
+        return ridge.predict(contexts - center(contexts)) + center(contexts)
+
+    def last(contexts):
+        return contexts[:, -1:]
+
+    def mean(contexts):
+        return contexts.mean(axis=1, keepdims=True)
+
+    held_out = slice(n_fit + horizon, None)
+    best = min(
+        product((last, mean), (1.0, 1e2, 1e4, 1e6)),
+        key=lambda choice: np.abs(forecast(n_fit, past[held_out], *choice) - future[held_out]).mean(),
+    )
+    return forecast(len(windows), task.contexts, *best)
 
 
 def _forecast(task: _Task) -> np.ndarray:
@@ -167,7 +192,10 @@ def _forecast(task: _Task) -> np.ndarray:
     forecaster = RNNForecaster(
         setting.horizon, setting.context_length, random_state=0, verbose=1, **setting.options
     )
-    forecaster.fit(task.train)
+    with warnings.catch_warnings():
+        # the learning rate goes to zero by then: there is nothing left to converge
+        warnings.filterwarnings("ignore", ".*max_iter", ConvergenceWarning)
+        forecaster.fit(task.train)
     return forecaster.predict(context=task.contexts[:, :, np.newaxis])[:, :, 0]
 
 
@@ -207,7 +235,7 @@ def _compare(ours: float, other: float) -> str:
     return f"{percent} % {'below' if ours < other else 'above'}" if percent else "equal to"
 
 
-def _picture_at(output: str | os.PathLike | None) -> Callable[[_Task, np.ndarray], None] | None:
+def _picture_at(output: str | os.PathLike | None) -> Callable[..., None] | None:
     """Find out before the training whether the picture can be drawn; return what draws it."""
     if output is None:
         return None
@@ -219,16 +247,14 @@ def _picture_at(output: str | os.PathLike | None) -> Callable[[_Task, np.ndarray
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
-        return lambda task, forecast: print(
-            "\nNo picture: it needs matplotlib (pip install 'numbarnn[plot]')."
-        )
+        return lambda *_: print("\nNo picture: it needs matplotlib (pip install 'numbarnn[plot]').")
     formats = FigureCanvasAgg.get_supported_filetypes()
     if path.suffix[1:].lower() not in formats:
         raise ValueError(f"cannot write {path}: --output must end in one of .{', .'.join(sorted(formats))}")
-    return lambda task, forecast: _draw(task, forecast, path)
+    return partial(_draw, path)
 
 
-def _draw(task: _Task, forecast: np.ndarray, path: Path) -> None:
+def _draw(path: Path, task: _Task, forecast: np.ndarray, errors: dict[str, tuple[float, ...]]) -> None:
     """Save a picture of the forecast whose error is the median: neither the best nor the worst."""
     from matplotlib.figure import Figure
 
@@ -238,16 +264,26 @@ def _draw(task: _Task, forecast: np.ndarray, path: Path) -> None:
     order = np.argsort(np.abs(forecast - task.futures).mean(axis=1))
     typical = int(order[len(order) // 2])
     shown = min(4 * setting.horizon, setting.context_length)
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[3, 1])
     plot_forecast(
         task.contexts[typical, -shown:],
         forecast[typical],
         task.futures[typical],
-        figure.add_subplot(),
+        left,
         time=task.times[typical, setting.context_length - shown :],
         ylabel=f"{setting.column.replace('_', ' ')} ({task.unit})",
-        title=f"{setting.title}, {setting.horizon} {setting.step} ahead: a typical forecast of {len(order):,} "
-        "(the one with the median error)",
+        title=f"{setting.title}: the forecast with the median error of {len(order):,}",
     )
+    names = [name.replace(" (", "\n(") for name in errors]
+    bars = right.barh(
+        names, [mae for mae, _, _ in errors.values()], color=["#bbbbbb"] * (len(names) - 1) + ["#D55E00"]
+    )
+    right.bar_label(bars, fmt="%.3g", padding=3, fontsize="small")
+    right.invert_yaxis()
+    right.spines[["top", "right", "bottom"]].set_visible(False)
+    right.tick_params(bottom=False, labelbottom=False, left=False, labelsize="small")
+    right.margins(x=0.15)
+    right.set_title(f"Mean absolute error ({task.unit})", fontsize="medium")
     figure.savefig(path, dpi=150)
     print(f"\nPicture: {path.resolve()}")

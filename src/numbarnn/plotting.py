@@ -90,12 +90,12 @@ def plot_forecast(
 
 
 def plot_loss(estimator: Any, ax: Axes | None = None) -> Axes:
-    """Draw the loss of every epoch of a fitted estimator, with the validation score if there was one.
+    """Draw the training loss of every epoch, and the loss of the validation part if there was one.
 
     Parameters
     ----------
     estimator : RNNRegressor, RNNClassifier or RNNForecaster
-        Fitted: it has `loss_curve_`.
+        Fitted: it has `loss_curve_` and perhaps `validation_curve_`.
     ax : matplotlib Axes, default=None
         Where to draw; None makes a new figure.
 
@@ -124,9 +124,12 @@ def plot_loss(estimator: Any, ax: Axes | None = None) -> Axes:
         raise ValueError(f"estimator {estimator!r} has no loss_curve_; expected a fitted estimator")
     ax = _axes(ax)
     epochs = np.arange(1, len(losses) + 1)
-    ax.plot(epochs, losses, color=_HISTORY, linewidth=1.6, label="training loss")
+    ax.plot(epochs, losses, color=_HISTORY, linewidth=1.6, label="training")
+    validation = getattr(estimator, "validation_curve_", None) or []
+    if validation:
+        ax.plot(epochs, validation, color=_FORECAST, linewidth=1.6, label="validation")
     ax.set_xlabel("epoch")
-    if min(losses) > 0:
+    if min([*losses, *validation]) > 0:
         ax.set_yscale("log")
     _finish(ax, "loss", None)
     return ax
@@ -166,10 +169,11 @@ def _finish(ax: Axes, ylabel: str | None, title: str | None) -> None:
     """Give the axes their words and take away what is not read."""
     if ylabel:
         ax.set_ylabel(ylabel)
+    names = ax.get_legend_handles_labels()[1]
+    if len(names) > 1:  # above the axes, where it hides no line
+        ax.legend(frameon=False, ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     if title:
-        ax.set_title(title, loc="left", fontsize="medium")
+        ax.set_title(title, loc="left", fontsize="medium", pad=24 if len(names) > 1 else None)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     ax.set_axisbelow(True)
-    if len(ax.get_legend_handles_labels()[1]) > 1:
-        ax.legend(frameon=False, ncols=3, loc="upper left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)

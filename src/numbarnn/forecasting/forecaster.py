@@ -69,7 +69,7 @@ class RNNForecaster(BaseEstimator):
         "auto" is 128, or all samples if they are fewer.
     max_iter : int, default=100
         Most epochs.
-    tol : float, default=1e-4
+    tol : float, default=0.0
     n_iter_no_change : int, default=10
         Training ends when the loss (of the validation part, if there is one) did not fall by `tol` in this
         many epochs in a row.
@@ -124,7 +124,7 @@ class RNNForecaster(BaseEstimator):
     >>> import numpy as np
     >>> from numbarnn import RNNForecaster
     >>> y = np.sin(np.arange(400) * 2 * np.pi / 12)
-    >>> forecaster = RNNForecaster(12, learning_rate_init=0.01, early_stopping=False, max_iter=30, tol=0,
+    >>> forecaster = RNNForecaster(12, learning_rate_init=0.01, early_stopping=False, max_iter=30,
     ...                            n_iter_no_change=30, random_state=0)
     >>> forecast = forecaster.fit(y[:-12]).predict()
     >>> forecast.shape, bool(np.abs(forecast - y[-12:]).max() < 0.1)
@@ -179,7 +179,7 @@ class RNNForecaster(BaseEstimator):
         alpha: float = 0.0,
         batch_size: int | str = "auto",
         max_iter: int = 100,
-        tol: float = 1e-4,
+        tol: float = 0.0,
         n_iter_no_change: int = 10,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
