@@ -20,11 +20,11 @@ def as_state(cell, stacked):
     return tuple(stacked) if CELLS[cell].n_states > 1 else stacked[0]
 
 
-def assert_close(actual, expected, tolerance, what=""):
+def assert_close(actual, expected, tolerance, what="", least_scale=0.0):
     """Compare arrays, or tuples of them, on the scale of the largest expected value."""
     actual, expected = np.stack(actual), np.stack(expected)
     assert actual.shape == expected.shape, what
-    scale = np.abs(expected).max()
+    scale = max(np.abs(expected).max(), least_scale)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale, err_msg=what)
 
 
@@ -99,7 +99,11 @@ def at_a_kink(problem, tape):
 @every_cell
 @pytest.mark.parametrize("block", range(10))
 def test_random_shapes_against_the_oracle(cell, block):
-    """200 shapes a cell, in ten blocks of 20, each in both precisions."""
+    """200 shapes a cell, in ten blocks of 20, each in both precisions.
+
+    The gradients that are put in have size 1. One that has nearly vanished behind saturated units has lost its
+    digits to 1 - h * h in any float32 program (in PyTorch as many), so float32 has a least scale there.
+    """
     seed, done = 1000 * block, 0
     while done < 20:
         problem, seed = random_problem(cell, seed), seed + 1
@@ -112,7 +116,8 @@ def test_random_shapes_against_the_oracle(cell, block):
             assert actual.keys() == expected.keys()
             for name, value in actual.items():
                 assert value.dtype == dtype
-                assert_close(value, expected[name], tolerance, f"seed {seed - 1} {dtype} {name}")
+                least_scale = 0.1 if dtype == "float32" and name not in ("output", "state") else 0.0
+                assert_close(value, expected[name], tolerance, f"seed {seed - 1} {dtype} {name}", least_scale)
 
 
 @every_cell
@@ -220,7 +225,7 @@ def test_steps_are_forward(cell, dtype, layers, hidden_size, bias):
 @every_cell
 @every_dtype
 def test_number_of_threads_does_not_change_a_bit(cell, dtype):
-    problem = Problem(cell, 4, 100, 7, 5, 40, num_layers=2, bidirectional=True, lengths=True)
+    problem = Problem(cell, 4, 100, 9, 5, 64, num_layers=2, bidirectional=True, lengths=True)
     one, two, four = (problem.run(problem.layer(dtype, n_jobs=n_jobs)) for n_jobs in (1, 2, 4))
     for name, value in one.items():
         np.testing.assert_array_equal(value, two[name], err_msg=name)
@@ -229,7 +234,7 @@ def test_number_of_threads_does_not_change_a_bit(cell, dtype):
 
 def test_layers_in_python_threads_of_their_own():
     """Four Python threads, two layers, of which each is trained by one thread at a time."""
-    problems = [Problem("lstm", 0, 40, 10, 3, 20), Problem("gru", 1, 30, 12, 3, 30)]
+    problems = [Problem("lstm", 0, 64, 20, 8, 40), Problem("gru", 1, 50, 22, 8, 50)]
     expected = [problem.run(problem.layer()) for problem in problems]
 
     def work(k):
@@ -245,7 +250,7 @@ def test_layers_in_python_threads_of_their_own():
 
 
 def test_one_layer_evaluated_by_several_python_threads():
-    problems = [Problem("lstm", 0, 40, 10, 3, 20), Problem("gru", 1, 30, 12, 3, 30)]
+    problems = [Problem("lstm", 0, 64, 20, 8, 40), Problem("gru", 1, 50, 22, 8, 50)]
     layers = [problem.layer(n_jobs=2) for problem in problems]
     expected = [layer.forward(problem.x)[0] for layer, problem in zip(layers, problems, strict=True)]
 
@@ -579,7 +584,6 @@ def test_bad_state_of_lstm(state):
 @pytest.mark.parametrize(("argument", "given"), [
     ("doutput", {"doutput": np.zeros((2, 4, 3))}),
     ("doutput", {"doutput": np.zeros((2, 5))}),
-    ("doutput", {"doutput": None}),
     ("doutput", {"doutput": np.full((2, 4, 5), "a")}),
     ("dstate", {"dstate": STATE[0]}),
     ("dstate", {"dstate": STATE[:, :1]}),
