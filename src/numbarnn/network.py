@@ -7,6 +7,7 @@ Letters in comments: n samples, T steps, F inputs, H hidden units, D directions,
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,7 @@ class Network:
             [np.full(values.size, "bias" not in name) for name, values in self.named_parameters.items()]
         )
         self._tape: tuple | None = None
+        self._lock = threading.Lock()  # the layers serve one caller at a time
 
     @property
     def named_parameters(self) -> dict[str, np.ndarray]:
@@ -140,7 +142,12 @@ class Network:
         -------
         raw_output : ndarray of shape (n_samples, n_outputs) or (n_samples, n_timesteps, n_outputs)
         """
-        output, state = self.recurrent.forward(x, lengths=lengths, training=training)
+        if len(x) == 1 and not training:
+            # the kernels sum in another order for one sample alone than for one among others
+            pair = None if lengths is None else np.repeat(lengths, 2)
+            return self.forward(np.repeat(x, 2, axis=0), pair)[:1]
+        with self._lock:
+            output, state = self.recurrent.forward(x, lengths=lengths, training=training)
         if self.return_sequences:
             features = output.reshape(-1, output.shape[2])  # [n * T, D * H]
         else:
