@@ -13,7 +13,7 @@ import numpy as np
 from .cases import Case, Job, our_job
 from .peers import PEERS
 
-PAUSE = 0.01  # seconds: OpenMP's waiting threads stop spinning before the other side is timed
+PAUSE = 0.03  # seconds: OpenMP's waiting threads stop spinning before the other side is timed
 
 
 class Effort(NamedTuple):
