@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from numbarnn.kernels.threads import ranges, run_tasks, thread_count
 State = NDArray | tuple[NDArray, ...]
 PARALLEL_FLOPS = 4_000_000  # below this, waking a second thread costs more than it saves
 INITIALIZATIONS = ("uniform", "orthogonal")
+DTYPES = ("float32", "float64", np.float32, np.float64, np.dtype("float32"), np.dtype("float64"))
 
 
 class _Buffers:
@@ -188,7 +190,7 @@ class Recurrent:
 
     Notes
     -----
-    An object serves one caller at a time; different objects may be used from different threads at once.
+    Calls from several threads are served one after the other; different objects run at the same time.
 
     References
     ----------
@@ -227,18 +229,22 @@ class Recurrent:
         self.input_size = _positive_int("input_size", input_size)
         self.hidden_size = _positive_int("hidden_size", hidden_size)
         self.num_layers = _positive_int("num_layers", num_layers)
-        if not 0 <= dropout < 1:
+        if not 0 <= _number("dropout", dropout) < 1:
             raise ValueError(f"dropout was {dropout!r}; expected a probability from 0 up to, not including, 1")
-        if np.dtype(dtype) not in (np.float32, np.float64):
+        if dtype not in DTYPES:
             raise ValueError(f"dtype was {dtype!r}; expected float32 or float64")
         if init not in INITIALIZATIONS:
             raise ValueError(f"init was {init!r}; expected one of {', '.join(INITIALIZATIONS)}")
-        self.bias, self.dropout, self.bidirectional = bool(bias), float(dropout), bool(bidirectional)
-        self.dtype = np.dtype(dtype)
+        self.bias, self.bidirectional = _boolean("bias", bias), _boolean("bidirectional", bidirectional)
+        self.dropout, self.dtype = float(dropout), np.dtype(dtype)
         self.n_jobs = n_jobs
-        self.init, self.forget_bias = init, forget_bias
+        self.init = init
+        self.forget_bias = None if forget_bias is None else _number("forget_bias", forget_bias)
         thread_count(n_jobs)  # says at once what is wrong with it
-        self._random = np.random.default_rng(random_state)
+        try:
+            self._random = np.random.default_rng(random_state)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"random_state was {random_state!r}; expected None, an integer or a Generator") from error
         directions = 1 + self.bidirectional
         widths = [self.input_size] + [self.hidden_size * directions] * (self.num_layers - 1)
         self._layers = [
@@ -246,6 +252,7 @@ class Recurrent:
             for n in widths
         ]
         self._buffers = _Buffers(self.dtype)
+        self._lock = threading.Lock()
         self._kept: dict[str, Any] | None = None  # what backward needs of the last forward
         self._stepper: dict[str, Any] | None = None  # buffers and packed weights of `step`
         self._shapes = self._parameter_shapes()
@@ -333,7 +340,7 @@ class Recurrent:
         if set(parameters) != set(self._shapes):
             missing, unknown = sorted(set(self._shapes) - set(parameters)), sorted(set(parameters) - set(self._shapes))
             raise ValueError(f"parameters had missing names {missing} and unknown names {unknown}")
-        arrays = {name: np.asarray(value) for name, value in parameters.items()}
+        arrays = {name: _as_float(f'parameters["{name}"]', value, self.dtype) for name, value in parameters.items()}
         for name, array in arrays.items():
             if array.shape != self._shapes[name]:
                 raise ValueError(f'parameters["{name}"] had shape {array.shape}; expected {self._shapes[name]}')
@@ -356,6 +363,18 @@ class Recurrent:
             if self.forget_bias is not None and self.cell.forget_gate is not None and name.startswith("bias"):
                 at = gates.index(self.cell.forget_gate) * hidden
                 array[at : at + hidden] = self.forget_bias if name.startswith("bias_ih") else 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Options, parameters and the state of the random generator: buffers are made again where they are needed."""
+        names = ("input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional", "init", "forget_bias", "n_jobs")
+        options = {name: getattr(self, name) for name in names}
+        options |= {"cell": self.cell.name, "dtype": self.dtype.name}
+        return {"options": options, "parameters": self._flat.copy(), "random": self._random}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state["options"], random_state=0)
+        self._flat[:] = state["parameters"]
+        self._random = state["random"]
 
     # ---- forward
 
@@ -392,18 +411,19 @@ class Recurrent:
         ValueError, TypeError
             If an argument has another shape or type.
         """
-        self._kept = None
         x = _as_input(x, self.input_size, self.dtype)
         B, T, _ = x.shape
         state = self._check_state("state", state, B)
         lengths = _check_lengths(lengths, B, T)
         output = np.empty((B, T, self.hidden_size * len(self._layers[0])), self.dtype)
         final = self._new_state(B)
-        self._run_forward(x, state, lengths, training, output, final)
+        with self._lock:
+            self._run_forward(x, state, lengths, training, output, final)
         return output, _public_state(final)
 
     def _run_forward(self, x, state, lengths, training: bool, output: NDArray | None, final: list[NDArray]) -> None:
         """Forward on checked arguments: `output` (or nobody) and `final` receive the results."""
+        self._kept = None
         B, T, _ = x.shape
         hidden, directions = self.hidden_size, len(self._layers[0])
         inputs, masks = [], []
@@ -415,7 +435,7 @@ class Recurrent:
                 direction.pack(threads, training)
             if k == 0:
                 z = self._input_rows(0, T, B)
-                tasks = [(layer[0].sizes, *rows, x, z) for rows in ranges(B, threads if x.size > 100_000 else 1)]
+                tasks = [(layer[0].sizes, *rows, lengths, x, z) for rows in ranges(B, threads if x.size > 100_000 else 1)]
                 run_tasks(scan.copy_input, tasks, threads)
             inputs.append(z)
             if k + 1 < self.num_layers:
@@ -494,9 +514,10 @@ class Recurrent:
         -----
         Numbers below the normal range count as zero here: gradients that fade away would otherwise slow every product.
         """
-        if self._kept is None:
+        kept = self._kept
+        if kept is None:
             raise RuntimeError("backward was called with nothing kept; call forward(..., training=True) before each backward")
-        B, T = self._kept["shape"]
+        B, T = kept["shape"]
         if doutput is not None:
             shape = (B, T, self.hidden_size * len(self._layers[0]))
             doutput = np.ascontiguousarray(_as_float("doutput", doutput, self.dtype))
@@ -504,16 +525,17 @@ class Recurrent:
                 raise ValueError(f"doutput had shape {doutput.shape}; expected {shape}")
         dstate = self._check_state("dstate", dstate, B)
         dinitial = self._new_state(B)
-        dz = self._run_backward(doutput, dstate, input_gradient, dinitial)
         dx = None
-        if input_gradient:
-            columns = self._layers[0][0].padded_inputs
-            dx = np.ascontiguousarray(dz.reshape(T, B, columns)[:, :, : self.input_size].transpose(1, 0, 2))
+        with self._lock:
+            dz = self._run_backward(kept, doutput, dstate, input_gradient, dinitial)
+            if input_gradient:
+                columns = self._layers[0][0].padded_inputs
+                dx = np.ascontiguousarray(dz.reshape(T, B, columns)[:, :, : self.input_size].transpose(1, 0, 2))
         return dx, _public_state(dinitial)
 
-    def _run_backward(self, doutput, dstate, input_gradient: bool, dinitial: list[NDArray]) -> NDArray | None:
+    def _run_backward(self, kept, doutput, dstate, input_gradient: bool, dinitial: list[NDArray]) -> NDArray | None:
         """Backward on checked arguments; returns the gradient of the input rows of the first layer."""
-        kept, self._kept = self._kept, None
+        self._kept = None
         (B, T), lengths = kept["shape"], kept["lengths"]
         hidden, directions = self.hidden_size, len(self._layers[0])
         dz = None
@@ -601,7 +623,7 @@ class Recurrent:
         if self.bidirectional:
             raise ValueError("step was called on a bidirectional layer, whose output needs the steps to come; use forward")
         x_t = _as_float("x_t", x_t, self.dtype)
-        if x_t.ndim != 2 or x_t.shape[1] != self.input_size:
+        if x_t.ndim != 2 or x_t.shape[1] != self.input_size or x_t.shape[0] == 0:
             raise ValueError(f"x_t had shape {x_t.shape}; expected (n_samples, {self.input_size})")
         B = x_t.shape[0]
         stepper = self._stepper
@@ -610,9 +632,10 @@ class Recurrent:
         state = self._check_state("state", state, B)
         h, c = (stepper["zero_h"], stepper["zero_c"]) if state is None else _stacked(state)
         new_h, new_c = np.empty_like(stepper["zero_h"]), np.empty_like(stepper["zero_c"])
-        for k, arrays in enumerate(stepper["layers"]):
-            below = x_t if k == 0 else new_h[k - 1]
-            scan.scan_step(self.cell, arrays[0], k, below, h, c, stepper["lengths"], *arrays[1:], new_h, new_c)
+        with self._lock:
+            for k, (sizes, *arrays) in enumerate(stepper["layers"]):
+                below = x_t if k == 0 else new_h[k - 1]
+                scan.scan_step(self.cell, sizes, k, below, h, c, stepper["lengths"], *arrays, new_h, new_c)
         return new_h[-1].copy(), _public_state([new_h, *new_c.swapaxes(0, 1)])
 
     def _new_stepper(self, n_samples: int) -> dict[str, Any]:
@@ -664,6 +687,18 @@ def _stacked(state: tuple[NDArray, ...]) -> tuple[NDArray, NDArray]:
     h, *further = state
     c = np.stack(further, axis=1) if further else np.empty((h.shape[0], 0, *h.shape[1:]), h.dtype)
     return np.ascontiguousarray(h), c
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} was {value!r}; expected a number")
+    return float(value)
+
+
+def _boolean(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} was {value!r}; expected True or False")
+    return bool(value)
 
 
 def _positive_int(name: str, value: Any) -> int:

@@ -149,6 +149,20 @@ def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
                     store_many(g, (block + r) * S + i, U, kept)
                 store(x, to, states[0])
                 store_many(c, c_to, padded, states[1:])
+            if (j + 1) * U > sizes.H:
+                _clear_padding(sizes, j, block + r, after + r, x, g, c)
+
+
+@kernel
+def _clear_padding(sizes, j, g_row, row, x, g, c):
+    """Zeros in the units past H of block j: an input of inf made NaN of the zero weights there, and would spread."""
+    padded = sizes.J * sizes.U
+    for u in range(sizes.H, padded):
+        x[row * sizes.LX + u] = 0
+        for s in range(sizes.E):
+            c[(row * sizes.E + s) * padded + u] = 0
+        for slot in range(u - j * sizes.U, sizes.S, sizes.U):
+            g[g_row * sizes.S + slot] = 0
 
 
 @kernel
@@ -286,14 +300,18 @@ def weight_gradient_blocks(sizes: Sizes, depth: int, columns: int, itemsize: int
 
 
 @kernel
-def copy_input(signal, sizes, r0, r1, x, z):
-    """Rows r0 to r1 of x (B, T, I) into z (T, B, LZ)."""
+def copy_input(signal, sizes, r0, r1, lengths, x, z):
+    """Rows r0 to r1 of x (B, T, I) into z (T, B, LZ), zeros past a row's length."""
     post(signal)
     for t in range(sizes.T):
         for r in range(r0, r1):
             to = (t * sizes.B + r) * sizes.LZ
-            for i in range(sizes.I):
-                z[to + i] = x[r, t, i]
+            if t < lengths[r]:
+                for i in range(sizes.I):
+                    z[to + i] = x[r, t, i]
+            else:
+                for i in range(sizes.I):
+                    z[to + i] = 0
 
 
 @kernel

@@ -13,6 +13,7 @@ done from inside `_serve`, when it has given the GIL back.
 from __future__ import annotations
 
 import contextlib
+import numbers
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -208,8 +209,8 @@ def thread_count(n_jobs: int | None = None) -> int:
 
     Raises
     ------
-    ValueError
-        If `n_jobs` is 0.
+    ValueError, TypeError
+        If `n_jobs` is 0 or no whole number.
 
     Examples
     --------
@@ -217,8 +218,11 @@ def thread_count(n_jobs: int | None = None) -> int:
     >>> thread_count(2)
     2
     """
+    expected = "expected None, a number of threads from 1, or a negative number counted from all cores"
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, numbers.Integral)):
+        raise TypeError(f"n_jobs was {n_jobs!r}; {expected}")
     if n_jobs == 0:
-        raise ValueError("n_jobs was 0; expected None, a number of threads from 1, or a negative number counted from all cores")
+        raise ValueError(f"n_jobs was 0; {expected}")
     if n_jobs is not None and n_jobs > 0:
         return n_jobs
     cores = joblib.cpu_count()
