@@ -66,7 +66,7 @@ def test_what_does_not_fit_is_named(arguments, options, message):
 
 
 def test_plot_loss_shows_training_and_validation(ax):
-    assert plot_loss(Fitted(loss_curve_=[3.0, 2.0], validation_curve_=[2.0, 1.5]), ax) is ax
+    assert plot_loss(Fitted(loss_curve_=[3.0, 2.0], validation_scores_=[-2.0, -1.5]), ax) is ax
     assert labels(ax) == ["training", "validation"]
     assert ax.get_yscale() == "log" and ax.get_xlabel() == "epoch" and ax.get_ylabel() == "loss"
 

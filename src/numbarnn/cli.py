@@ -75,8 +75,8 @@ def _build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="train a forecaster on real data, compare it with simple methods, save a picture",
-        description="Train a forecaster on data that comes with the package (under a minute on two cores), compare "
-        "it on held-out data with naive, seasonal naive and linear forecasts, and save a picture.",
+        description="Train a forecaster on data that comes with the package (under a minute on two cores), "
+        "compare it on held-out data with naive, seasonal naive and linear forecasts, and save a picture.",
     )
     demo.add_argument(
         "--dataset",

@@ -113,8 +113,10 @@ def run(dataset: str = "electricity", output: str | os.PathLike | None = "demo.p
     task = _make_task(SETTINGS[dataset], LOADERS[dataset]())
     setting = task.setting
     print(
-        f"{setting.title}: {len(task.train):,} {setting.step} to learn from, the last {setting.n_test:,} held out.\n"
-        f"Training a GRU that reads {setting.context_length} {setting.step} and forecasts {setting.horizon} ..."
+        f"{setting.title}: {len(task.train):,} {setting.step} to learn from, "
+        f"the last {setting.n_test:,} held out.\n"
+        f"Training a GRU that reads {setting.context_length} {setting.step} "
+        f"and forecasts {setting.horizon} ..."
     )
     start = time.perf_counter()
     forecasts = {**_baselines(task), "RNNForecaster": _forecast(task)}
@@ -211,7 +213,7 @@ def _table(task: _Task, errors: dict[str, tuple[float, float, float]]) -> str:
     setting = task.setting
     width = max(map(len, errors))
     lines = [
-        f"Errors of {len(task.contexts):,} forecasts, {setting.horizon} {setting.step} each, on held-out data",
+        f"Errors of {len(task.contexts):,} forecasts of {setting.horizon} {setting.step}, on held-out data",
         f"{'':{width}}  {'MAE/' + task.unit:>10}  {'RMSE/' + task.unit:>10}  {'MASE':>6}",
     ]
     lines += [

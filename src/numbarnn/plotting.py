@@ -95,7 +95,7 @@ def plot_loss(estimator: Any, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     estimator : RNNRegressor, RNNClassifier or RNNForecaster
-        Fitted: it has `loss_curve_` and perhaps `validation_curve_`.
+        Fitted: it has `loss_curve_` and perhaps `validation_scores_`, which are minus the loss.
     ax : matplotlib Axes, default=None
         Where to draw; None makes a new figure.
 
@@ -125,7 +125,7 @@ def plot_loss(estimator: Any, ax: Axes | None = None) -> Axes:
     ax = _axes(ax)
     epochs = np.arange(1, len(losses) + 1)
     ax.plot(epochs, losses, color=_HISTORY, linewidth=1.6, label="training")
-    validation = getattr(estimator, "validation_curve_", None) or []
+    validation = [-score for score in getattr(estimator, "validation_scores_", None) or ()]
     if validation:
         ax.plot(epochs, validation, color=_FORECAST, linewidth=1.6, label="validation")
     ax.set_xlabel("epoch")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from numbarnn.losses import LOSSES
@@ -66,11 +66,11 @@ class RNNForecaster(BaseEstimator):
     alpha : float, default=0.0
         Strength of the L2 penalty.
     batch_size : int or "auto", default="auto"
-        "auto" is 128, or all samples if they are fewer.
+        "auto" is about a hundredth of the windows, a power of two from 32 to 256.
     max_iter : int, default=100
         Most epochs.
     tol : float, default=0.0
-    n_iter_no_change : int, default=10
+    n_iter_no_change : int or inf, default=10
         Training ends when the loss (of the validation part, if there is one) did not fall by `tol` in this
         many epochs in a row.
     early_stopping : bool, default=True
@@ -85,7 +85,7 @@ class RNNForecaster(BaseEstimator):
     random_state : int, RandomState instance or None, default=None
     verbose : int, default=0
         If not 0, show progress.
-    callbacks : sequence of callable, default=()
+    callbacks : callable, list of callable or None, default=None
         Called after every batch and epoch; see `numbarnn.training.Trainer`.
 
     Attributes
@@ -98,11 +98,12 @@ class RNNForecaster(BaseEstimator):
         What each channel was standardised with.
     network_ : Network
     loss_curve_ : list of float
-        Training loss of each epoch, on the scale of the normalised windows.
-    validation_curve_ : list of float
-        Likewise of the held-out part; empty without early stopping.
-    best_loss_ : float
-        Lowest of the curve that was watched.
+        Mean training loss of each epoch, on the scale of the normalised windows.
+    loss_, best_loss_ : float
+        The last and the lowest of them.
+    validation_scores_ : list of float or None
+        With early stopping, minus the loss of the held-out part after each epoch.
+    best_validation_score_ : float or None
     n_iter_ : int
         Epochs.
     n_features_in_ : int
@@ -123,9 +124,8 @@ class RNNForecaster(BaseEstimator):
     --------
     >>> import numpy as np
     >>> from numbarnn import RNNForecaster
-    >>> y = np.sin(np.arange(400) * 2 * np.pi / 12)
-    >>> forecaster = RNNForecaster(12, learning_rate_init=0.01, early_stopping=False, max_iter=30,
-    ...                            n_iter_no_change=30, random_state=0)
+    >>> y = np.sin(np.arange(600) * 2 * np.pi / 12)
+    >>> forecaster = RNNForecaster(12, learning_rate_init=0.02, n_iter_no_change=3, n_jobs=1, random_state=0)
     >>> forecast = forecaster.fit(y[:-12]).predict()
     >>> forecast.shape, bool(np.abs(forecast - y[-12:]).max() < 0.1)
     ((12,), True)
@@ -149,7 +149,7 @@ class RNNForecaster(BaseEstimator):
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
@@ -157,7 +157,7 @@ class RNNForecaster(BaseEstimator):
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
-        "callbacks": ["array-like"],
+        "callbacks": [callable, list, tuple, None],
     }
 
     def __init__(
@@ -188,7 +188,7 @@ class RNNForecaster(BaseEstimator):
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
-        callbacks: Sequence[Callable[[Mapping[str, Any]], Any]] = (),
+        callbacks: Callable | Sequence[Callable] | None = None,
     ) -> None:
         self.horizon = horizon
         self.context_length = context_length
@@ -264,8 +264,9 @@ class RNNForecaster(BaseEstimator):
         self.context_ = y[len(y) - length :].copy()
         self.n_features_in_ = y.shape[1]
         self.loss_curve_ = history.loss_curve
-        self.validation_curve_ = history.validation_curve
-        self.best_loss_ = min(history.validation_curve or history.loss_curve)
+        self.loss_, self.best_loss_ = history.loss_curve[-1], min(history.loss_curve)
+        self.validation_scores_ = [-loss for loss in history.validation_curve] if n_valid else None
+        self.best_validation_score_ = max(self.validation_scores_) if n_valid else None
         self.n_iter_ = len(history.loss_curve)
         self._one_channel = one_channel
         self._normalizer, self._joint = Normalizer(self.normalize), self.multivariate == "joint"
@@ -391,19 +392,20 @@ class RNNForecaster(BaseEstimator):
         x, target = data.gather(np.zeros(1, dtype=int))[:2]
         network = Network(
             self.cell, x.shape[2], self.hidden_size, target.shape[1], num_layers=self.num_layers,
-            dropout=self.dropout, dtype=self.dtype, random_state=random.randint(2**31 - 1), n_jobs=self.n_jobs,
+            dropout=self.dropout, dtype=self.dtype, random_state=random.randint(2**31 - 1),
+            n_jobs=self.n_jobs,
         )  # fmt: skip
-        schedule = (
-            self.learning_rate
-            if isinstance(self.learning_rate, Schedule)
-            else SCHEDULES[self.learning_rate]()
-        )
-        batch_size = 128 if self.batch_size == "auto" else self.batch_size
+        schedule = self.learning_rate
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = min(1 << max(data.n_samples // 100, 32).bit_length() - 1, 256)
+        callbacks = self.callbacks or ()
         trainer = Trainer(
             loss=LOSSES[self.loss](), rng=np.random.default_rng(random.randint(2**31 - 1)),
-            learning_rate=self.learning_rate_init, schedule=schedule, batch_size=batch_size,
-            max_iter=self.max_iter, alpha=self.alpha, max_grad_norm=self.max_grad_norm, tol=self.tol,
-            n_iter_no_change=self.n_iter_no_change, callbacks=self.callbacks, verbose=self.verbose,
+            learning_rate=self.learning_rate_init, batch_size=batch_size, max_iter=self.max_iter,
+            schedule=SCHEDULES[schedule]() if isinstance(schedule, str) else schedule, alpha=self.alpha,
+            max_grad_norm=self.max_grad_norm, tol=self.tol, n_iter_no_change=self.n_iter_no_change,
+            callbacks=(callbacks,) if callable(callbacks) else callbacks, verbose=self.verbose,
             name=type(self).__name__,
         )  # fmt: skip
         optimizer = OPTIMIZERS[self.solver](network.parameters.size, network.dtype)
@@ -417,5 +419,6 @@ def _check_series(name: str, values: ArrayLike) -> np.ndarray:
         raise ValueError(
             f"{name} has {n_dims} dimensions; expected shape (n_timesteps,) or (n_timesteps, n_channels)"
         )
-    values = check_array(values, dtype=np.float64, ensure_2d=False, input_name=name)
+    # one memory layout, so that sums run in one order and a table gives the same bits as an array
+    values = check_array(values, dtype=np.float64, order="C", ensure_2d=False, input_name=name)
     return values.reshape(len(values), -1)
