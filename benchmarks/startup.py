@@ -32,7 +32,9 @@ def seconds(code: str, repeats: int, **environment: str) -> float:
     """Return the median over fresh processes of the number of seconds that the code prints."""
     command = [sys.executable, "-W", "ignore", "-c", code]
     answers = [
-        subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+        subprocess.run(
+            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True, check=True
+        )
         for _ in range(repeats)
     ]
     return statistics.median(float(answer.stdout) for answer in answers)

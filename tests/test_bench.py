@@ -128,7 +128,9 @@ def test_command_line_without_a_peer_says_so(monkeypatch, tmp_path, capsys):
     assert "nothing to compare with" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--cells", "transformer"], ["--threads", "0"], ["--only", "nothing"]])
+@pytest.mark.parametrize(
+    "arguments", [["--cells", "transformer"], ["--threads", "0"], ["--threads", "two"], ["--only", "nothing"]]
+)
 def test_command_line_names_bad_arguments(arguments, capsys):
     with pytest.raises(SystemExit):
         bench.main(arguments)

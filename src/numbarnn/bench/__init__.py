@@ -66,21 +66,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of ``numbarnn bench``."""
     parser = argparse.ArgumentParser(prog="numbarnn bench", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="minutes instead of an hour; rougher figures")
+    for name, allowed, default in (("cells", GATES, CELLS), ("peers", PEERS, PEERS), ("only", KINDS, KINDS)):
+        shown = "all" if len(default) == len(allowed) else ",".join(default)
+        parser.add_argument(
+            f"--{name}",
+            type=_choices(allowed),
+            default=list(default),
+            metavar="NAME,...",
+            help=f"some of {', '.join(allowed)} (default: {shown})",
+        )
     parser.add_argument(
-        "--quick", action="store_true", help="fewer sizes and rounds: minutes, rougher figures"
+        "--threads",
+        type=_thread_counts,
+        default=_default_threads(),
+        metavar="N,...",
+        help="numbers of threads (default: 1 and all cores)",
     )
     parser.add_argument(
-        "--cells", type=_choices(GATES), default=list(CELLS), metavar="A,B", help=",".join(GATES)
-    )
-    parser.add_argument("--threads", type=_thread_counts, default=_default_threads(), metavar="N,...")
-    parser.add_argument(
-        "--peers", type=_choices(PEERS), default=list(PEERS), metavar="NAME,...", help=",".join(PEERS)
-    )
-    parser.add_argument(
-        "--only", type=_choices(KINDS), default=list(KINDS), metavar="KIND,...", help=",".join(KINDS)
-    )
-    parser.add_argument(
-        "--output", default="bench-results", metavar="DIR", help="folder for bench.json and bench.png"
+        "--output",
+        default="bench-results",
+        metavar="DIR",
+        help="folder for bench.json and bench.png (default: %(default)s)",
     )
     return parser
 
@@ -122,10 +129,10 @@ def _choices(allowed: Iterable[str]) -> Any:
 
 
 def _thread_counts(text: str) -> list[int]:
-    counts = [int(part) for part in text.split(",")]
-    if min(counts) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: numbers of threads are at least 1")
-    return counts
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected numbers of threads from 1, as in 1,2")
+    return [int(part) for part in parts]
 
 
 def _default_threads() -> list[int]:
