@@ -1,5 +1,4 @@
-"""The network against the oracle and finite differences: the vector of parameters, the head, both kinds of
-output."""
+"""The network against the oracle and finite differences: parameters, head, both kinds of output."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Validation: from what people pass as X, y and weights to arrays, and from arrays to batches.
+"""Validation: from what people pass as X, y and weights to arrays.
 
 Every check is done before any training; each error names the argument, what it was and what was expected.
 """
@@ -19,8 +19,6 @@ from sklearn.utils.validation import (
     check_consistent_length,
     column_or_1d,
 )
-
-__all__ = ["ArraySource", "Subset"]
 
 
 @contextmanager
@@ -247,71 +245,3 @@ def merge_equal(x, y, weight, lengths):
     # ravel: NumPy 2.0.0 gave the groups a second dimension
     total = np.bincount(group.ravel(), weights=weight).astype(np.float64)
     return x[first], y[first], total, None if lengths is None else lengths[first]
-
-
-class ArraySource:
-    """Batches of arrays, gathered into buffers that are used again; the arrays are never copied as a whole.
-
-    Parameters
-    ----------
-    x : ndarray of shape (n_samples, n_timesteps, n_features)
-        C-contiguous, of any number type.
-    y : ndarray of shape (n_samples, ...)
-    sample_weight, lengths : ndarray of shape (n_samples,), default=None
-    dtype : dtype, default="float32"
-        What `x` and the weights are turned into, batch by batch.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from numbarnn.validation import ArraySource
-    >>> source = ArraySource(np.zeros((10, 7, 2)), np.arange(10.0)[:, np.newaxis])
-    >>> x, y, sample_weight, lengths = source.gather(np.array([3, 1]))
-    >>> x.shape, x.dtype, y.ravel().tolist()
-    ((2, 7, 2), dtype('float32'), [3.0, 1.0])
-    """
-
-    def __init__(self, x, y, sample_weight=None, lengths=None, dtype="float32") -> None:
-        self.n_samples = len(x)
-        self._x, self._y, self._lengths = x, y, lengths
-        self._dtype = np.dtype(dtype)
-        self._weight = None if sample_weight is None else sample_weight.astype(dtype)
-        self._taken = self._batch = np.empty((0, *x.shape[1:]), dtype)
-
-    def gather(self, indices: np.ndarray) -> tuple:
-        """See `numbarnn.training.Source.gather`."""
-        n = len(indices)
-        weight = None if self._weight is None else self._weight[indices]
-        if self._lengths is not None:
-            # no step beyond the longest sample of the batch is worth computing
-            lengths = self._lengths[indices]
-            steps = int(lengths.max())
-            y = self._y[indices, :steps] if self._y.ndim == 3 else self._y[indices]
-            return self._x[indices, :steps].astype(self._dtype, copy=False), y, weight, lengths
-        if len(self._batch) < n:
-            self._batch = np.empty((n, *self._x.shape[1:]), self._dtype)
-            same = self._x.dtype == self._dtype
-            self._taken = self._batch if same else np.empty(self._batch.shape, self._x.dtype)
-        # the indices are known to be good; mode="raise" would gather into a buffer of its own first
-        np.take(self._x, indices, axis=0, out=self._taken[:n], mode="clip")
-        if self._taken is not self._batch:
-            self._batch[:n] = self._taken[:n]
-        return self._batch[:n], self._y[indices], weight, None
-
-
-class Subset:
-    """Some samples of another source, as a source.
-
-    Parameters
-    ----------
-    source : numbarnn.training.Source
-    indices : ndarray of int of shape (n_samples,)
-    """
-
-    def __init__(self, source, indices: np.ndarray) -> None:
-        self.n_samples = len(indices)
-        self._source, self._indices = source, indices
-
-    def gather(self, indices: np.ndarray) -> tuple:
-        """See `numbarnn.training.Source.gather`."""
-        return self._source.gather(self._indices[indices])

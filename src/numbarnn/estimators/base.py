@@ -1,7 +1,4 @@
-"""Estimators: RNNRegressor and RNNClassifier, with the interface and the rules of scikit-learn.
-
-Nothing here imports Numba before `fit` is called, so that the package is imported quickly.
-"""
+"""What the estimators share: parameters, input, training, prediction."""
 
 from __future__ import annotations
 
@@ -10,27 +7,24 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin, _fit_context
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from numbarnn import validation
-from numbarnn.losses import LOSSES, Loss
+from numbarnn.estimators import validation
+from numbarnn.estimators.sources import ArraySource, Subset
+from numbarnn.losses import Loss
 from numbarnn.schedules import SCHEDULES, Schedule
 
 if TYPE_CHECKING:
     from numbarnn.network import Network
     from numbarnn.training import Trainer
 
-__all__ = ["RNNClassifier", "RNNRegressor"]
+__all__ = ["BaseRNN", "can_partial_fit", "document"]
 
 _PREDICT_BATCH = 256
 
@@ -127,7 +121,7 @@ _ATTRIBUTES = """loss_curve_ : list of float
     network_ : Network"""
 
 
-def _document(**words: str):
+def document(**words: str):
     """Fill in the parts of the docstring that both estimators share."""
 
     def fill(cls):
@@ -138,13 +132,14 @@ def _document(**words: str):
     return fill
 
 
-def _can_partial_fit(estimator) -> bool:
+def can_partial_fit(estimator: BaseRNN) -> bool:
+    """Whether there is a `partial_fit`; an AttributeError says why not."""
     if estimator.solver == "lbfgs":
         raise AttributeError("partial_fit is not available with solver='lbfgs', which needs all samples")
     return True
 
 
-class _BaseRNN(BaseEstimator):
+class BaseRNN(BaseEstimator):
     """What regressor and classifier share. They give `_loss`, `_encode` and the public methods."""
 
     _parameter_constraints: dict[str, list] = {
@@ -303,8 +298,6 @@ class _BaseRNN(BaseEstimator):
         return self._make_trainer(len(x), loss, np.random.default_rng(seeds[1])), network
 
     def _fit(self, X, y, sample_weight, lengths):
-        from numbarnn.validation import Subset
-
         again = self.warm_start and hasattr(self, "network_")
         data, n_targets = self._check_data(X, y, sample_weight, lengths, reset=not again)
         trainer, network = self._start(data, n_targets, again)
@@ -343,7 +336,7 @@ class _BaseRNN(BaseEstimator):
                 mean = weight @ lengths / lengths.sum()
             weight = weight / mean
             trainer.alpha /= mean
-        return validation.ArraySource(x, y, weight, lengths, self.dtype)
+        return ArraySource(x, y, weight, lengths, self.dtype)
 
     def _split(self, y, rng):
         """Return indices of the samples for training and of those held out."""
@@ -356,7 +349,7 @@ class _BaseRNN(BaseEstimator):
             )
         if not self.shuffle:
             return np.arange(n - n_test), np.arange(n - n_test, n)
-        if isinstance(self, ClassifierMixin) and not self.return_sequences:
+        if is_classifier(self) and not self.return_sequences:
             from sklearn.model_selection import train_test_split
 
             seed = int(rng.integers(2**31))
@@ -424,336 +417,3 @@ class _BaseRNN(BaseEstimator):
             return result
         steps = np.full(len(result), result.shape[1]) if lengths is None else lengths
         return [row[:n] for row, n in zip(result, steps, strict=True)]
-
-
-@_document(
-    loss="squared_error",
-    losses='"squared_error" (half of it, as in MLPRegressor), "absolute_error", "huber", "quantile"\n'
-    '        or "poisson" (logarithm as link).',
-)
-class RNNRegressor(MultiOutputMixin, RegressorMixin, _BaseRNN):
-    """Recurrent neural network for regression.
-
-    Parameters
-    ----------
-    <parameters>
-    delta : float, default=1.0
-        Where the Huber loss becomes linear.
-    quantile : float or sequence of float, default=0.5
-        Level of the quantile loss; several levels predict as many quantiles at once, in one more dimension.
-
-    Attributes
-    ----------
-    <attributes>
-
-    See Also
-    --------
-    RNNClassifier : The same network for classes.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from numbarnn import RNNRegressor
-    >>> X = np.random.default_rng(0).normal(size=(200, 12, 2))    # samples, steps, features
-    >>> y = X[:, -3:, 0].sum(axis=1)
-    >>> model = RNNRegressor(hidden_size=16, learning_rate_init=0.01, max_iter=60, tol=0, random_state=0)
-    >>> from sklearn.exceptions import ConvergenceWarning
-    >>> import warnings
-    >>> with warnings.catch_warnings():
-    ...     warnings.simplefilter("ignore", ConvergenceWarning)
-    ...     model = model.fit(X, y)
-    >>> model.score(X, y) > 0.9
-    True
-    """
-
-    _parameter_constraints: dict[str, list] = {
-        **_BaseRNN._parameter_constraints,
-        "loss": [StrOptions(set(LOSSES) - {"log_loss"})],
-        "delta": [Interval(Real, 0, None, closed="neither")],
-        "quantile": [Interval(Real, 0, 1, closed="neither"), "array-like"],
-    }
-
-    def __init__(
-        self, cell="gru", hidden_size=64, *, num_layers=1, bidirectional=False, dropout=0.0,
-        loss="squared_error", solver="adam", learning_rate_init=1e-3, learning_rate="constant", alpha=0.0,
-        batch_size="auto", max_iter=100, tol=1e-4, n_iter_no_change=10, early_stopping=False,
-        validation_fraction=0.1, max_grad_norm=1.0, initial_state="zeros", return_sequences=False,
-        n_channels=1, shuffle=True, warm_start=False, dtype="float32", device="cpu", n_jobs=None,
-        random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
-        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None, delta=1.0,
-        quantile=0.5,
-    ) -> None:  # fmt: skip
-        vars(self).update({name: value for name, value in locals().items() if name != "self"})
-
-    def _loss(self):
-        options = {"huber": {"delta": self.delta}, "quantile": {"level": self.quantile}}
-        return LOSSES[self.loss](**options.get(self.loss, {}))
-
-    def _encode(self, y, x, weight, lengths, reset):
-        y, flat = validation.check_targets(y, x, lengths, self.return_sequences, self.dtype)
-        self._loss().check(y)
-        if reset:
-            self._flat, self.n_outputs_ = flat, y.shape[-1]
-        return y, weight, y.shape[-1]
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNRegressor:
-        """Train the network.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_timesteps, n_features), list of array-like of shape \
-(T_i, n_features), or array-like of shape (n_samples, n_timesteps * n_channels)
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            With ``return_sequences=True`` a target for each step: (n_samples, n_timesteps) or
-            (n_samples, n_timesteps, n_outputs), or a list of such of unequal length.
-        sample_weight : array-like of shape (n_samples,), default=None
-        lengths : array-like of int of shape (n_samples,), default=None
-            Valid steps of each sample of an array that is padded at the end.
-
-        Returns
-        -------
-        self : RNNRegressor
-
-        Raises
-        ------
-        FloatingPointError
-            If the loss is no longer finite. The estimator is then as before the call.
-        """
-        with self._unchanged_on_error():
-            return self._fit(X, y, sample_weight, lengths)
-
-    @available_if(_can_partial_fit)
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNRegressor:
-        """Train for one epoch on these samples, going on from the last call; parameters as in `fit`."""
-        with self._unchanged_on_error():
-            return self._partial_fit(X, y, sample_weight, lengths)
-
-    def predict(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
-        """Predict the targets.
-
-        Parameters
-        ----------
-        X, lengths
-            As in `fit`; sequences may have other numbers of steps.
-
-        Returns
-        -------
-        y : ndarray of the shape of y in `fit`
-            One more dimension for several quantiles; a list where X is a list and ``return_sequences=True``.
-        """
-        result, lengths = self._predict(X, lengths)
-        if self._flat:
-            result = result[:, :, 0] if self.return_sequences else result[:, 0]
-        return self._hand_back(result, lengths, X)
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> float:
-        """Coefficient of determination R^2, over all valid steps with ``return_sequences=True``.
-
-        Parameters
-        ----------
-        X, y, sample_weight, lengths
-            As in `fit`.
-
-        Returns
-        -------
-        score : float
-        """
-        result, lengths = self._predict(X, lengths)
-        if self.loss == "quantile" and np.ndim(self.quantile):
-            raise ValueError("quantile has several levels, for which R^2 is not defined")
-        if not self.return_sequences:
-            return r2_score(y, result, sample_weight=sample_weight)
-        y, _ = validation.check_targets(y, result, lengths, True, np.float64)
-        steps = np.full(len(y), y.shape[1]) if lengths is None else lengths
-        valid = np.arange(y.shape[1]) < steps[:, np.newaxis]
-        weight = None if sample_weight is None else np.repeat(sample_weight, steps)
-        return r2_score(y[valid], result[valid], sample_weight=weight)
-
-
-@_document(loss="log_loss", losses='"log_loss": cross-entropy, of two classes or more.')
-class RNNClassifier(ClassifierMixin, _BaseRNN):
-    """Recurrent neural network for classification.
-
-    Parameters
-    ----------
-    <parameters>
-    class_weight : dict, "balanced" or None, default=None
-        Weight of each class, by its label; "balanced" weighs inversely to how often a class is seen.
-
-    Attributes
-    ----------
-    classes_ : ndarray of shape (n_classes,)
-    <attributes>
-
-    See Also
-    --------
-    RNNRegressor : The same network for numbers.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from numbarnn import RNNClassifier
-    >>> rng = np.random.default_rng(0)
-    >>> X = [rng.normal(size=(length, 1)) for length in rng.integers(5, 15, size=100)]
-    >>> y = np.where([x.sum() > 0 for x in X], "up", "down")
-    >>> model = RNNClassifier(hidden_size=16, learning_rate_init=0.02, max_iter=60, tol=0, random_state=0)
-    >>> from sklearn.exceptions import ConvergenceWarning
-    >>> import warnings
-    >>> with warnings.catch_warnings():
-    ...     warnings.simplefilter("ignore", ConvergenceWarning)
-    ...     model = model.fit(X, y)
-    >>> model.predict_proba(X[:3]).shape, model.score(X, y) > 0.9
-    ((3, 2), True)
-    """
-
-    _parameter_constraints: dict[str, list] = {
-        **_BaseRNN._parameter_constraints,
-        "loss": [StrOptions({"log_loss"})],
-        "class_weight": [dict, StrOptions({"balanced"}), None],
-    }
-
-    def __init__(
-        self, cell="gru", hidden_size=64, *, num_layers=1, bidirectional=False, dropout=0.0,
-        loss="log_loss", solver="adam", learning_rate_init=1e-3, learning_rate="constant", alpha=0.0,
-        batch_size="auto", max_iter=100, tol=1e-4, n_iter_no_change=10, early_stopping=False,
-        validation_fraction=0.1, max_grad_norm=1.0, initial_state="zeros", return_sequences=False,
-        n_channels=1, shuffle=True, warm_start=False, dtype="float32", device="cpu", n_jobs=None,
-        random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
-        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None,
-        class_weight=None,
-    ) -> None:  # fmt: skip
-        vars(self).update({name: value for name, value in locals().items() if name != "self"})
-
-    def _loss(self):
-        return LOSSES[self.loss]()
-
-    def _encode(self, y, x, weight, lengths, reset):
-        labels, valid = validation.check_labels(y, x, lengths, self.return_sequences)
-        seen = labels
-        if weight is not None:
-            # a label that has no weight is not there
-            seen = labels[np.repeat(weight > 0, valid.sum(axis=1))]
-        if reset and not hasattr(self, "_classes_given"):
-            self.classes_ = np.unique(seen)
-        elif not np.isin(seen, self.classes_).all():
-            raise ValueError(f"y had classes that are not in {self.classes_}, the classes of the first call")
-        if len(self.classes_) < 2:
-            raise ValueError(f"y had one class, {self.classes_[0]!r}; expected at least two")
-        codes = np.zeros(valid.shape, np.intp)
-        codes[valid] = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
-        if self.class_weight is not None:
-            by_class = np.ones(valid.shape)
-            by_class[valid] = compute_sample_weight(self.class_weight, labels)
-            weight = by_class if weight is None else by_class * weight[:, np.newaxis]
-            weight = np.where(valid, weight, 0.0) if self.return_sequences else weight[:, 0]
-        self.n_outputs_ = self._loss().n_raw(len(self.classes_))
-        return codes[..., np.newaxis] if self.return_sequences else codes, weight, len(self.classes_)
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNClassifier:
-        """Train the network.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_timesteps, n_features), list of array-like of shape \
-(T_i, n_features), or array-like of shape (n_samples, n_timesteps * n_channels)
-        y : array-like of shape (n_samples,)
-            Labels of any kind. With ``return_sequences=True`` a label for each step, (n_samples,
-            n_timesteps), or a list of sequences of labels.
-        sample_weight : array-like of shape (n_samples,), default=None
-        lengths : array-like of int of shape (n_samples,), default=None
-            Valid steps of each sample of an array that is padded at the end.
-
-        Returns
-        -------
-        self : RNNClassifier
-
-        Raises
-        ------
-        FloatingPointError
-            If the loss is no longer finite. The estimator is then as before the call.
-        """
-        with self._unchanged_on_error():
-            return self._fit(X, y, sample_weight, lengths)
-
-    @available_if(_can_partial_fit)
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(
-        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None, lengths: Any = None
-    ) -> RNNClassifier:
-        """Train for one epoch on these samples, going on from the last call.
-
-        Parameters
-        ----------
-        X, y, sample_weight, lengths
-            As in `fit`.
-        classes : array-like of shape (n_classes,), default=None
-            All classes that will ever come; needed in the first call.
-
-        Returns
-        -------
-        self : RNNClassifier
-        """
-        if self.class_weight == "balanced":
-            raise ValueError("class_weight was 'balanced', which partial_fit cannot know; pass a dict")
-        with self._unchanged_on_error():
-            if _check_partial_fit_first_call(self, classes):
-                self._classes_given = True
-            try:
-                return self._partial_fit(X, y, sample_weight, lengths)
-            finally:
-                vars(self).pop("_classes_given", None)
-
-    def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
-        """Probability of each class.
-
-        Parameters
-        ----------
-        X, lengths
-            As in `fit`; sequences may have other numbers of steps.
-
-        Returns
-        -------
-        probability : ndarray of shape (n_samples, n_classes) or (n_samples, n_timesteps, n_classes)
-            Columns in the order of `classes_`; a list where X is a list and ``return_sequences=True``.
-        """
-        result, lengths = self._predict(X, lengths)
-        return self._hand_back(result, lengths, X)
-
-    def predict(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
-        """Most probable class.
-
-        Parameters
-        ----------
-        X, lengths
-            As in `fit`; sequences may have other numbers of steps.
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,) or (n_samples, n_timesteps)
-            A list where X is a list and ``return_sequences=True``.
-        """
-        result, lengths = self._predict(X, lengths)
-        return self._hand_back(self.classes_[result.argmax(axis=-1)], lengths, X)
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> float:
-        """Accuracy, over all valid steps with ``return_sequences=True``.
-
-        Parameters
-        ----------
-        X, y, sample_weight, lengths
-            As in `fit`.
-
-        Returns
-        -------
-        score : float
-        """
-        result, lengths = self._predict(X, lengths)
-        found = self.classes_[result.argmax(axis=-1)]
-        if not self.return_sequences:
-            return accuracy_score(y, found, sample_weight=sample_weight)
-        labels, valid = validation.check_labels(y, result, lengths, True)
-        weight = None if sample_weight is None else np.repeat(sample_weight, valid.sum(axis=1))
-        return accuracy_score(labels, found[valid], sample_weight=weight)

@@ -1,0 +1,206 @@
+"""RNNClassifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.metrics import accuracy_score
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call
+
+from numbarnn.estimators import validation
+from numbarnn.estimators.base import BaseRNN, can_partial_fit, document
+from numbarnn.losses import LOSSES
+
+__all__ = ["RNNClassifier"]
+
+
+@document(loss="log_loss", losses='"log_loss": cross-entropy, of two classes or more.')
+class RNNClassifier(ClassifierMixin, BaseRNN):
+    """Recurrent neural network for classification.
+
+    Parameters
+    ----------
+    <parameters>
+    class_weight : dict, "balanced" or None, default=None
+        Weight of each class, by its label; "balanced" weighs inversely to how often a class is seen.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+    <attributes>
+
+    See Also
+    --------
+    RNNRegressor : The same network for numbers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn import RNNClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> X = [rng.normal(size=(length, 1)) for length in rng.integers(5, 15, size=100)]
+    >>> y = np.where([x.sum() > 0 for x in X], "up", "down")
+    >>> model = RNNClassifier(hidden_size=16, learning_rate_init=0.02, max_iter=60, tol=0, random_state=0)
+    >>> from sklearn.exceptions import ConvergenceWarning
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", ConvergenceWarning)
+    ...     model = model.fit(X, y)
+    >>> model.predict_proba(X[:3]).shape, model.score(X, y) > 0.9
+    ((3, 2), True)
+    """
+
+    _parameter_constraints: dict[str, list] = {
+        **BaseRNN._parameter_constraints,
+        "loss": [StrOptions({"log_loss"})],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
+    def __init__(
+        self, cell="gru", hidden_size=64, *, num_layers=1, bidirectional=False, dropout=0.0,
+        loss="log_loss", solver="adam", learning_rate_init=1e-3, learning_rate="constant", alpha=0.0,
+        batch_size="auto", max_iter=100, tol=1e-4, n_iter_no_change=10, early_stopping=False,
+        validation_fraction=0.1, max_grad_norm=1.0, initial_state="zeros", return_sequences=False,
+        n_channels=1, shuffle=True, warm_start=False, dtype="float32", device="cpu", n_jobs=None,
+        random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
+        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None,
+        class_weight=None,
+    ) -> None:  # fmt: skip
+        vars(self).update({name: value for name, value in locals().items() if name != "self"})
+
+    def _loss(self):
+        return LOSSES[self.loss]()
+
+    def _encode(self, y, x, weight, lengths, reset):
+        labels, valid = validation.check_labels(y, x, lengths, self.return_sequences)
+        seen = labels
+        if weight is not None:
+            # a label that has no weight is not there
+            seen = labels[np.repeat(weight > 0, valid.sum(axis=1))]
+        if reset and not hasattr(self, "_classes_given"):
+            self.classes_ = np.unique(seen)
+        elif not np.isin(seen, self.classes_).all():
+            raise ValueError(f"y had classes that are not in {self.classes_}, the classes of the first call")
+        if len(self.classes_) < 2:
+            raise ValueError(f"y had one class, {self.classes_[0]!r}; expected at least two")
+        codes = np.zeros(valid.shape, np.intp)
+        codes[valid] = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
+        if self.class_weight is not None:
+            by_class = np.ones(valid.shape)
+            by_class[valid] = compute_sample_weight(self.class_weight, labels)
+            weight = by_class if weight is None else by_class * weight[:, np.newaxis]
+            weight = np.where(valid, weight, 0.0) if self.return_sequences else weight[:, 0]
+        self.n_outputs_ = self._loss().n_raw(len(self.classes_))
+        return codes[..., np.newaxis] if self.return_sequences else codes, weight, len(self.classes_)
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNClassifier:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_timesteps, n_features), list of array-like of shape \
+(T_i, n_features), or array-like of shape (n_samples, n_timesteps * n_channels)
+        y : array-like of shape (n_samples,)
+            Labels of any kind. With ``return_sequences=True`` a label for each step, (n_samples,
+            n_timesteps), or a list of sequences of labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+        lengths : array-like of int of shape (n_samples,), default=None
+            Valid steps of each sample of an array that is padded at the end.
+
+        Returns
+        -------
+        self : RNNClassifier
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is no longer finite. The estimator is then as before the call.
+        """
+        with self._unchanged_on_error():
+            return self._fit(X, y, sample_weight, lengths)
+
+    @available_if(can_partial_fit)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None, lengths: Any = None
+    ) -> RNNClassifier:
+        """Train for one epoch on these samples, going on from the last call.
+
+        Parameters
+        ----------
+        X, y, sample_weight, lengths
+            As in `fit`.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that will ever come; needed in the first call.
+
+        Returns
+        -------
+        self : RNNClassifier
+        """
+        if self.class_weight == "balanced":
+            raise ValueError("class_weight was 'balanced', which partial_fit cannot know; pass a dict")
+        with self._unchanged_on_error():
+            if _check_partial_fit_first_call(self, classes):
+                self._classes_given = True
+            try:
+                return self._partial_fit(X, y, sample_weight, lengths)
+            finally:
+                vars(self).pop("_classes_given", None)
+
+    def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X, lengths
+            As in `fit`; sequences may have other numbers of steps.
+
+        Returns
+        -------
+        probability : ndarray of shape (n_samples, n_classes) or (n_samples, n_timesteps, n_classes)
+            Columns in the order of `classes_`; a list where X is a list and ``return_sequences=True``.
+        """
+        result, lengths = self._predict(X, lengths)
+        return self._hand_back(result, lengths, X)
+
+    def predict(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
+        """Most probable class.
+
+        Parameters
+        ----------
+        X, lengths
+            As in `fit`; sequences may have other numbers of steps.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,) or (n_samples, n_timesteps)
+            A list where X is a list and ``return_sequences=True``.
+        """
+        result, lengths = self._predict(X, lengths)
+        return self._hand_back(self.classes_[result.argmax(axis=-1)], lengths, X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> float:
+        """Accuracy, over all valid steps with ``return_sequences=True``.
+
+        Parameters
+        ----------
+        X, y, sample_weight, lengths
+            As in `fit`.
+
+        Returns
+        -------
+        score : float
+        """
+        result, lengths = self._predict(X, lengths)
+        found = self.classes_[result.argmax(axis=-1)]
+        if not self.return_sequences:
+            return accuracy_score(y, found, sample_weight=sample_weight)
+        labels, valid = validation.check_labels(y, result, lengths, True)
+        weight = None if sample_weight is None else np.repeat(sample_weight, valid.sum(axis=1))
+        return accuracy_score(labels, found[valid], sample_weight=weight)

@@ -1,0 +1,164 @@
+"""RNNRegressor."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
+
+from numbarnn.estimators import validation
+from numbarnn.estimators.base import BaseRNN, can_partial_fit, document
+from numbarnn.losses import LOSSES
+
+__all__ = ["RNNRegressor"]
+
+
+@document(
+    loss="squared_error",
+    losses='"squared_error" (half of it, as in MLPRegressor), "absolute_error", "huber", "quantile"\n'
+    '        or "poisson" (logarithm as link).',
+)
+class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
+    """Recurrent neural network for regression.
+
+    Parameters
+    ----------
+    <parameters>
+    delta : float, default=1.0
+        Where the Huber loss becomes linear.
+    quantile : float or sequence of float, default=0.5
+        Level of the quantile loss; several levels predict as many quantiles at once, in one more dimension.
+
+    Attributes
+    ----------
+    <attributes>
+
+    See Also
+    --------
+    RNNClassifier : The same network for classes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn import RNNRegressor
+    >>> X = np.random.default_rng(0).normal(size=(200, 12, 2))    # samples, steps, features
+    >>> y = X[:, -3:, 0].sum(axis=1)
+    >>> model = RNNRegressor(hidden_size=16, learning_rate_init=0.01, max_iter=60, tol=0, random_state=0)
+    >>> from sklearn.exceptions import ConvergenceWarning
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore", ConvergenceWarning)
+    ...     model = model.fit(X, y)
+    >>> model.score(X, y) > 0.9
+    True
+    """
+
+    _parameter_constraints: dict[str, list] = {
+        **BaseRNN._parameter_constraints,
+        "loss": [StrOptions(set(LOSSES) - {"log_loss"})],
+        "delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither"), "array-like"],
+    }
+
+    def __init__(
+        self, cell="gru", hidden_size=64, *, num_layers=1, bidirectional=False, dropout=0.0,
+        loss="squared_error", solver="adam", learning_rate_init=1e-3, learning_rate="constant", alpha=0.0,
+        batch_size="auto", max_iter=100, tol=1e-4, n_iter_no_change=10, early_stopping=False,
+        validation_fraction=0.1, max_grad_norm=1.0, initial_state="zeros", return_sequences=False,
+        n_channels=1, shuffle=True, warm_start=False, dtype="float32", device="cpu", n_jobs=None,
+        random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
+        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None, delta=1.0,
+        quantile=0.5,
+    ) -> None:  # fmt: skip
+        vars(self).update({name: value for name, value in locals().items() if name != "self"})
+
+    def _loss(self):
+        options = {"huber": {"delta": self.delta}, "quantile": {"level": self.quantile}}
+        return LOSSES[self.loss](**options.get(self.loss, {}))
+
+    def _encode(self, y, x, weight, lengths, reset):
+        y, flat = validation.check_targets(y, x, lengths, self.return_sequences, self.dtype)
+        self._loss().check(y)
+        if reset:
+            self._flat, self.n_outputs_ = flat, y.shape[-1]
+        return y, weight, y.shape[-1]
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNRegressor:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_timesteps, n_features), list of array-like of shape \
+(T_i, n_features), or array-like of shape (n_samples, n_timesteps * n_channels)
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            With ``return_sequences=True`` a target for each step: (n_samples, n_timesteps) or
+            (n_samples, n_timesteps, n_outputs), or a list of such of unequal length.
+        sample_weight : array-like of shape (n_samples,), default=None
+        lengths : array-like of int of shape (n_samples,), default=None
+            Valid steps of each sample of an array that is padded at the end.
+
+        Returns
+        -------
+        self : RNNRegressor
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss is no longer finite. The estimator is then as before the call.
+        """
+        with self._unchanged_on_error():
+            return self._fit(X, y, sample_weight, lengths)
+
+    @available_if(can_partial_fit)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNRegressor:
+        """Train for one epoch on these samples, going on from the last call; parameters as in `fit`."""
+        with self._unchanged_on_error():
+            return self._partial_fit(X, y, sample_weight, lengths)
+
+    def predict(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X, lengths
+            As in `fit`; sequences may have other numbers of steps.
+
+        Returns
+        -------
+        y : ndarray of the shape of y in `fit`
+            One more dimension for several quantiles; a list where X is a list and ``return_sequences=True``.
+        """
+        result, lengths = self._predict(X, lengths)
+        if self._flat:
+            result = result[:, :, 0] if self.return_sequences else result[:, 0]
+        return self._hand_back(result, lengths, X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> float:
+        """Coefficient of determination R^2, over all valid steps with ``return_sequences=True``.
+
+        Parameters
+        ----------
+        X, y, sample_weight, lengths
+            As in `fit`.
+
+        Returns
+        -------
+        score : float
+        """
+        result, lengths = self._predict(X, lengths)
+        if self.loss == "quantile" and np.ndim(self.quantile):
+            raise ValueError("quantile has several levels, for which R^2 is not defined")
+        if not self.return_sequences:
+            return r2_score(y, result, sample_weight=sample_weight)
+        y, _ = validation.check_targets(y, result, lengths, True, np.float64)
+        steps = np.full(len(y), y.shape[1]) if lengths is None else lengths
+        valid = np.arange(y.shape[1]) < steps[:, np.newaxis]
+        weight = None if sample_weight is None else np.repeat(sample_weight, steps)
+        return r2_score(y[valid], result[valid], sample_weight=weight)
