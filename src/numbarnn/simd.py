@@ -56,12 +56,6 @@ def probe_registers(target_machine: llvm.TargetMachine) -> tuple[int, int]:
 VECTOR_BYTES, REGISTERS = probe_registers(cpu_target.target_context.codegen()._tm)
 
 
-@register_jitable
-def lanes_of(array):
-    """Number of elements of `array` in one register."""
-    return VECTOR_BYTES // array.itemsize
-
-
 # ---- the type
 
 
@@ -146,7 +140,26 @@ _binary_operator(operator.truediv, lambda b, x, y: b.fdiv(x, y, ALLOWED))
 
 
 def _address(context, builder, array_type, array, offset):
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [offset])
+    if isinstance(array_type, types.Array):
+        array = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(array, [offset])
+
+
+@intrinsic
+def address(typingctx, array):
+    """Pointer to the first element; every function of this module that takes an array takes such a pointer as well."""
+
+    def emit(context, builder, sig, args):
+        return context.make_array(sig.args[0])(context, builder, args[0]).data
+
+    return types.CPointer(array.dtype)(array), emit
+
+
+@intrinsic
+def lanes_of(typingctx, array):
+    """Number of elements of `array` in one register."""
+    lanes = VECTOR_BYTES * 8 // array.dtype.bitwidth
+    return types.intp(array), lambda context, builder, sig, args: i64(lanes)
 
 
 def _load(builder, pointer, vector: ir.VectorType):

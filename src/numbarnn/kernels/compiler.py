@@ -13,12 +13,17 @@ import logging
 import os
 import sys
 import tempfile
+import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numba
-from numba import config, njit
+from llvmlite import binding as llvm
+from numba import config, njit, types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.ccallback import CFunc
+from numba.core.typing.templates import Signature
 from numba.misc.appdirs import AppDirs
 
 from numbarnn.simd import REGISTERS, VECTOR_BYTES
@@ -105,6 +110,16 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
 
 
+class _KernelCache(_Cache):
+    """The cache of a kernel, whose code calls shared functions by their symbols: they must be there first."""
+
+    def load_overload(self, sig, target_context):
+        for dtype in {a.dtype for a in sig if isinstance(a, types.Array) and isinstance(a.dtype, types.Float)}:
+            for shared in _SHARED:
+                shared.load(dtype)
+        return super().load_overload(sig, target_context)
+
+
 @cache
 def _announce() -> None:
     """Say once, to a person at a terminal, why the next seconds pass."""
@@ -112,6 +127,41 @@ def _announce() -> None:
     logger.info(message)
     if sys.stderr.isatty():
         print(message, file=sys.stderr)
+
+
+_SHARED: list[Shared] = []
+
+
+class Shared:
+    """A function that kernels call by its symbol, so that it is compiled once and not again inside each of them.
+
+    Parameters
+    ----------
+    function : callable
+        Takes pointers where a kernel has arrays (`simd.address`).
+    signature : callable
+        From the element type to the Numba signature.
+    """
+
+    def __init__(self, function: Callable, signature: Callable[[types.Float], Signature]) -> None:
+        self.function, self.signature = function, signature
+        self._loaded: dict[types.Float, CFunc] = {}
+        self._lock = threading.Lock()
+        _SHARED.append(self)
+
+    def load(self, dtype: types.Float) -> types.ExternalFunction:
+        """The function for elements of `dtype`, compiled or taken from the cache, and its symbol known to LLVM."""
+        signature = self.signature(dtype)
+        symbol = f"numbarnn_{self.function.__name__}_{dtype}"
+        with self._lock:
+            if dtype not in self._loaded:
+                compiled = CFunc(self.function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+                if cache_folder() is not None:
+                    compiled._cache = _Cache(self.function)
+                compiled.compile()
+                llvm.add_symbol(symbol, compiled.address)
+                self._loaded[dtype] = compiled
+        return types.ExternalFunction(symbol, signature)
 
 
 def kernel(function):
@@ -127,5 +177,5 @@ def kernel(function):
     dispatcher = njit(function, error_model="numpy", nogil=True)
     if cache_folder() is not None and os.path.exists(function.__code__.co_filename):
         # `enable_caching` would install Numba's own locators; everything else about the cache is Numba's
-        dispatcher._cache = _Cache(function)
+        dispatcher._cache = _KernelCache(function)
     return dispatcher

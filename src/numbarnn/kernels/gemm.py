@@ -7,8 +7,11 @@ the same order whatever tile it falls in, so a result does not depend on how row
 
 from __future__ import annotations
 
-from numbarnn.kernels.compiler import kernel
-from numbarnn.simd import REGISTERS, TILE_VECTORS, VECTOR_BYTES, lanes_of, tile
+from numba import types
+from numba.extending import overload
+
+from numbarnn.kernels.compiler import Shared
+from numbarnn.simd import REGISTERS, TILE_VECTORS, VECTOR_BYTES, address, lanes_of, tile
 
 ALONE = 2  # partial sums of a single row, see simd.TILE_SHAPES
 PANEL_BYTES = 16 << 10 if VECTOR_BYTES <= 32 else 32 << 10  # of W: stays in the first-level cache while rows pass
@@ -25,9 +28,12 @@ def panel_depth(columns: int, itemsize: int) -> int:
     return max(16, PANEL_BYTES // (columns * itemsize))
 
 
-@kernel
 def gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
-    """C (rows x vectors) = (C if add else 0) + A W; the arguments are those of `simd.tile`, for any rows and vectors."""
+    """C (rows x vectors) = (C if add else 0) + A W; arguments as in `simd.tile`, for any rows and vectors; njit code only."""
+    raise NotImplementedError
+
+
+def _gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
     lanes = lanes_of(c)
     width = TILE_VECTORS
     if sums == ALONE:
@@ -44,3 +50,22 @@ def gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, b
             tile(n_rows, n_vectors, sums, add, a, a_at + r * a_row, a_row, a_block, a_k,
                  w, w_at + v * lanes, w_k, blocks, depth, c, c_at + r * c_row + v * lanes, c_row)  # fmt: skip
             r += n_rows
+
+
+def _signature(dtype):
+    pointer, n = types.CPointer(dtype), types.intp
+    return types.void(n, n, n, types.boolean, pointer, n, n, n, n, pointer, n, n, n, n, pointer, n, n)
+
+
+_SHARED_GEMM = Shared(_gemm, _signature)
+
+
+@overload(gemm)
+def _call_gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
+    function = _SHARED_GEMM.load(c.dtype)
+
+    def call(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
+        function(vectors, rows, sums, add, address(a), a_at, a_row, a_block, a_k, address(w), w_at, w_k, blocks, depth,
+                 address(c), c_at, c_row)  # fmt: skip
+
+    return call
