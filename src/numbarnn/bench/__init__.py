@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of ``numbarnn bench``."""
     parser = argparse.ArgumentParser(prog="numbarnn bench", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="minutes instead of an hour; rougher figures")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds: rougher figures in minutes")
     for name, allowed, default in (("cells", GATES, CELLS), ("peers", PEERS, PEERS), ("only", KINDS, KINDS)):
         shown = "all" if len(default) == len(allowed) else ",".join(default)
         parser.add_argument(
