@@ -185,6 +185,27 @@ def test_cells_of_one_code_and_other_constants_are_other_cells(make, monkeypatch
     np.testing.assert_allclose(outputs[1], np.multiply(outputs[0], 2.0), rtol=1e-12)
 
 
+def test_rows_that_no_slot_reads_have_no_gradient(monkeypatch):
+    """Gate a sees h alone and gate b the input alone; whatever stood in the gradient before is overwritten."""
+    def forward(gates, states):
+        h = tanh(gates[0] + gates[1])
+        return (h,), (h, h)
+
+    def backward(gates, states, new_states, dstates):
+        da = dstates[0] * (1.0 - gates[0] * gates[0])
+        return (da, da), (dstates[0] * 0.0,)
+
+    cell = Cell("apart", ("a", "b"), (("a", "h"), ("b", "x")), forward, backward)
+    monkeypatch.setitem(CELLS, "apart", cell)
+    layer = Recurrent("apart", 2, 3, dtype="float64", random_state=0)
+    layer.bind(np.zeros(layer.n_parameters), np.full(layer.n_parameters, np.nan))
+    layer.forward(np.ones((2, 3, 2)), training=True)
+    layer.backward(np.ones((2, 3, 3)))
+    assert (layer.gradients["weight_ih_l0"][:3] == 0).all()
+    assert (layer.gradients["weight_hh_l0"][3:] == 0).all()
+    assert (layer.gradients["weight_ih_l0"][3:] != 0).all()
+
+
 # ------------------------------------------------------------------ the table
 
 
