@@ -186,7 +186,7 @@ def test_cells_of_one_code_and_other_constants_are_other_cells(make, monkeypatch
 
 
 def test_rows_that_no_slot_reads_have_no_gradient(monkeypatch):
-    """Gate a sees h alone and gate b the input alone; whatever stood in the gradient before is overwritten."""
+    """Gate a sees h alone and gate b the input alone; what stood in the gradient before is gone."""
     def forward(gates, states):
         h = tanh(gates[0] + gates[1])
         return (h,), (h, h)
