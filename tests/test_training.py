@@ -172,7 +172,8 @@ def test_shuffling_follows_the_generator(rng):
 def test_the_schedule_sets_the_rate_of_each_epoch(rng):
     network, source = problem(rng)
     seen = []
-    fit(network, source, learning_rate=1.0, schedule=StepSchedule(every=1), max_iter=3, callbacks=[seen.append])
+    schedule = StepSchedule(every=1)
+    fit(network, source, learning_rate=1.0, schedule=schedule, max_iter=3, callbacks=[seen.append])
     assert [info["learning_rate"] for info in seen if info["event"] == "epoch"] == [1.0, 0.5, 0.25]
 
 

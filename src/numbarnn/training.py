@@ -51,8 +51,8 @@ class Source(Protocol):
         x : ndarray of shape (n_batch, n_timesteps, n_features)
             C-contiguous, in the network's dtype. It may be a buffer that the next call overwrites.
         y : ndarray of shape (n_batch, n_targets) or (n_batch, n_timesteps, n_targets)
-        sample_weight : ndarray of shape (n_batch,) or None
-            Scaled so that the mean over all samples is 1; None for ones.
+        sample_weight : ndarray of shape (n_batch,) or (n_batch, n_timesteps) or None
+            Scaled so that the mean over all samples (or valid steps) is 1; None for ones.
         lengths : ndarray of int of shape (n_batch,) or None
             Valid steps of each sample; None for all.
         """
@@ -371,11 +371,11 @@ def _shares(raw, sample_weight, lengths):
     if raw.ndim == 2:
         return None if sample_weight is None else sample_weight / n, n
     steps = raw.shape[1]
+    weight = 1 if sample_weight is None else sample_weight.reshape(n, -1)
     if lengths is None:
         n *= steps
-        return None if sample_weight is None else sample_weight[:, np.newaxis] / n, n
+        return None if sample_weight is None else weight / n, n
     n = int(lengths.sum())
-    weight = 1 if sample_weight is None else sample_weight[:, np.newaxis]
     valid = np.arange(steps) < lengths[:, np.newaxis]
     return (valid * weight / n).astype(raw.dtype), n
 

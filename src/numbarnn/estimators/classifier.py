@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.metrics import accuracy_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
@@ -197,6 +196,8 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         -------
         score : float
         """
+        from sklearn.metrics import accuracy_score
+
         result, lengths = self._predict(X, lengths)
         found = self.classes_[result.argmax(axis=-1)]
         if not self.return_sequences:

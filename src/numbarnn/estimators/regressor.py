@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context
-from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
@@ -152,6 +151,8 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         -------
         score : float
         """
+        from sklearn.metrics import r2_score
+
         result, lengths = self._predict(X, lengths)
         if self.loss == "quantile" and np.ndim(self.quantile):
             raise ValueError("quantile has several levels, for which R^2 is not defined")

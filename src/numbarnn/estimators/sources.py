@@ -20,7 +20,8 @@ class ArraySource:
     x : ndarray of shape (n_samples, n_timesteps, n_features)
         C-contiguous, of any number type.
     y : ndarray of shape (n_samples, ...)
-    sample_weight, lengths : ndarray of shape (n_samples,), default=None
+    sample_weight : ndarray of shape (n_samples,) or (n_samples, n_timesteps), default=None
+    lengths : ndarray of int of shape (n_samples,), default=None
     dtype : dtype, default="float32"
         What `x` and the weights are turned into, batch by batch.
 
@@ -44,12 +45,14 @@ class ArraySource:
     def gather(self, indices: np.ndarray) -> Batch:
         """See `numbarnn.training.Source.gather`."""
         n = len(indices)
-        weight = None if self._weight is None else self._weight[indices]
+        weight = None if self._weight is None else self._weight[indices]  # [n] or [n, T]
         if self._lengths is not None:
             # no step beyond the longest sample of the batch is worth computing
             lengths = self._lengths[indices]
             steps = int(lengths.max())
             y = self._y[indices, :steps] if self._y.ndim == 3 else self._y[indices]
+            if weight is not None and weight.ndim == 2:
+                weight = weight[:, :steps]
             return self._x[indices, :steps].astype(self._dtype, copy=False), y, weight, lengths
         if len(self._batch) < n:
             self._batch = np.empty((n, *self._x.shape[1:]), self._dtype)

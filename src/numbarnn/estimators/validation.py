@@ -242,6 +242,7 @@ def merge_equal(x, y, weight, lengths):
         parts.append(lengths[:, np.newaxis])
     rows = np.concatenate(parts, axis=1, dtype=np.float64)
     _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    # ravel: NumPy 2.0.0 gave the groups a second dimension
-    total = np.bincount(group.ravel(), weights=weight).astype(np.float64)
+    weight = np.ones(len(x)) if weight is None else weight
+    total = np.zeros((len(first), *weight.shape[1:]))
+    np.add.at(total, group.ravel(), weight)  # ravel: in NumPy 2.0.0 the groups had a second dimension
     return x[first], y[first], total, None if lengths is None else lengths[first]
