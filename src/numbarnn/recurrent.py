@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -27,8 +28,8 @@ class _Buffers:
         self._arrays: dict[str, NDArray] = {}
 
     def get(self, name: str, *shape: int) -> NDArray:
-        """A flat array of that many elements; its content is whatever it was."""
-        size = int(np.prod(shape))
+        """A flat array of that many elements; its content is what the last call for it left there."""
+        size = math.prod(shape)
         array = self._arrays.get(name)
         if array is None or array.size < size:
             array = self._arrays[name] = np.zeros(size, self._dtype)
@@ -53,6 +54,7 @@ class _Direction:
         self.wht = np.zeros(self.padded * sizes.J * sizes.Sh, dtype)
         self.wxt: NDArray | None = None
         self.buffers = _Buffers(dtype)
+        self.ones: tuple[int, ...] = ()  # shape of the state rows that have their ones
         self.parameters: tuple[NDArray, ...] = ()  # weight_ih, weight_hh, bias_ih, bias_hh
         self.gradients: tuple[NDArray, ...] = ()
 
@@ -64,7 +66,9 @@ class _Direction:
         self.c = get("c", sizes.x_slots, B, sizes.E * self.padded)
         self.g = get("g", sizes.J, sizes.g_slots, B, sizes.S)
         rows = self.x.reshape(sizes.x_slots, B, sizes.LX)
-        rows[:, :, self.padded] = 1
+        if self.ones != rows.shape:  # nothing ever overwrites them while rows lie where they lay
+            rows[:, :, self.padded] = 1
+            self.ones = rows.shape
         first = n_timesteps * sizes.reverse % sizes.x_slots
         h, further = rows[first], self.c.reshape(sizes.x_slots, B, sizes.E, self.padded)[first]
         h[:, : self.padded] = 0
@@ -252,11 +256,12 @@ class Recurrent:
             for n in widths
         ]
         self._buffers = _Buffers(self.dtype)
+        self._ones: dict[int, int] = {}  # number of input rows of each layer that have their one
         self._lock = threading.Lock()
         self._kept: dict[str, Any] | None = None  # what backward needs of the last forward
         self._stepper: dict[str, Any] | None = None  # buffers and packed weights of `step`
         self._shapes = self._parameter_shapes()
-        self.n_parameters = sum(int(np.prod(shape)) for shape in self._shapes.values())
+        self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
         self.bind(np.zeros(self.n_parameters, self.dtype), np.zeros(self.n_parameters, self.dtype))
         self._initialize()
 
@@ -289,12 +294,13 @@ class Recurrent:
         old = getattr(self, "_flat", None)
         if old is not None:
             parameters[:] = old
+        gradients[:] = 0  # rows of gates that a cell has no use for are never written
         self._flat = parameters
         self._parameters, self._gradients = ({}, {})
         for views, vector in ((self._parameters, parameters), (self._gradients, gradients)):
             at = 0
             for name, shape in self._shapes.items():
-                size = int(np.prod(shape))
+                size = math.prod(shape)
                 views[name] = vector[at : at + size].reshape(shape)
                 at += size
         none = np.zeros(0, self.dtype)
@@ -466,7 +472,9 @@ class Recurrent:
         """Room for the rows [x | 1] that layer k reads, the ones in their place."""
         sizes = self._layers[k][0].layer_sizes
         z = self._buffers.get(f"z{k}", n_timesteps, n_samples, sizes.LZ)
-        z.reshape(-1, sizes.LZ)[:, sizes.I] = 1
+        if self._ones.get(k, 0) < n_timesteps * n_samples:
+            z.reshape(-1, sizes.LZ)[:, sizes.I] = 1
+            self._ones[k] = n_timesteps * n_samples
         return z
 
     def _drop(self, z: NDArray, k: int, n_timesteps: int, n_samples: int) -> NDArray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import operator
 import platform
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -248,7 +249,8 @@ def relu(x: Any) -> Any:
 
 def is_positive(x: Any) -> Any:
     """1 where x > 0, else 0 (also for NaN), in the dtype of x."""
-    return np.where(np.asarray(x) > 0, 1.0, 0.0)
+    x = np.asarray(x)
+    return (x > 0).astype(x.dtype)
 
 
 # minimax rational x P(x^2) / Q(x^2) on |x| <= 9, the coefficients of Eigen's float tanh
@@ -356,15 +358,12 @@ def _is_positive(x):
 
 # ---- the register tile
 
-# Rows x registers of accumulators that leave room for a row of operands and one broadcast; the last number is how many
-# partial sums a tile keeps: one, but for a row that is alone in its batch, where two hide the latency.
-if REGISTERS == 32:
-    TILE_VECTORS = 4
-    TILE_SHAPES = [(rows, vectors, 1) for rows in (6, 4, 2, 1) for vectors in (4, 3, 2, 1)]
-else:
-    TILE_VECTORS = 2
-    TILE_SHAPES = [(rows, vectors, 1) for rows in (6, 4, 2, 1) for vectors in (3, 2, 1) if rows * vectors <= 12]
-TILE_SHAPES += [(1, vectors, 2) for vectors in (4, 3, 2, 1)]
+# A tile keeps its accumulators, the smaller side of its operands and one more register: TILE_ROWS[vectors] rows at most.
+# The third number of a shape is how many partial sums it keeps: one, but for a row that is alone in its batch, where two
+# hide the latency of a product.
+TILE_ROWS = {4: 6, 3: 6, 2: 6, 1: 6} if REGISTERS == 32 else {4: 3, 3: 4, 2: 6, 1: 6}
+TILE_SHAPES = [(rows, v, 1) for v, most in TILE_ROWS.items() for rows in (6, 4, 3, 2, 1) if rows in (most, 2, 1) or rows == 4 < most]
+TILE_SHAPES += [(1, vectors, 2) for vectors in TILE_ROWS]
 
 
 def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add):
@@ -392,11 +391,18 @@ def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, bl
     def multiply_add(partial):
         a_now, w_now = builder.load(a_offset), builder.load(w_offset)
         w_pointer = builder.gep(w_start, [w_now])
-        operands = [_load(builder, builder.gep(w_pointer, [i64(v * vector.count)]), vector) for v in range(n_vectors)]
-        for r, start in enumerate(starts):
-            broadcast = _splat(builder, builder.load(builder.gep(start, [a_now])), vector)
-            for v in range(n_vectors):
-                builder.store(_fma(builder, broadcast, operands[v], builder.load(partial[r, v])), partial[r, v])
+
+        def broadcast(r):
+            return _splat(builder, builder.load(builder.gep(starts[r], [a_now])), vector)
+
+        def operand(v):
+            return _load(builder, builder.gep(w_pointer, [i64(v * vector.count)]), vector)
+
+        # the operands of the shorter side are all kept, those of the longer come one at a time
+        order = [(r, v) for v in range(n_vectors) for r in range(n_rows)] if n_rows < n_vectors else cells
+        left, right = cache(broadcast), cache(operand)
+        for r, v in order:
+            builder.store(_fma(builder, left(r), right(v), builder.load(partial[r, v])), partial[r, v])
         builder.store(builder.add(a_now, a_k), a_offset)
         builder.store(builder.add(w_now, w_k), w_offset)
 

@@ -1,4 +1,9 @@
-"""Recurrent cells: a file each, and the table of them."""
+"""Recurrent cells: a file each, and the table of them.
+
+>>> from numbarnn import cells
+>>> sorted(cells.CELLS)
+['gru', 'lstm', 'rnn', 'rnn_relu']
+"""
 
 from numbarnn.cells.base import CELLS, Cell, add_cell, find_cell
 from numbarnn.cells.gru import GRU

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from types import CodeType
 
+from numbarnn import simd
 from numbarnn.kernels.equations import CellType, register_equations
 
 CELLS: dict[str, Cell] = {}
@@ -55,9 +57,17 @@ class Cell:
     forget_gate: str | None = None
 
     def __post_init__(self) -> None:
-        products = "".join({"h": "0", "xh": "1", "x": "2"}[p] for _, p in self.slots)
-        if products != "".join(sorted(products)):
-            raise ValueError(f'slots of cell "{self.name}" were {self.slots}; expected those with "h", then "xh", then "x"')
+        order = {"h": 0, "xh": 1, "x": 2}
+        for gate, products in self.slots:
+            if gate not in self.gates or products not in order:
+                raise ValueError(
+                    f'slots had ({gate!r}, {products!r}); expected one of the gates {self.gates} with one of "h", "xh", "x"'
+                )
+        places = [order[products] for _, products in self.slots]
+        if places != sorted(places):
+            raise ValueError(f'slots were {self.slots}; expected those with "h" first, then "xh", then "x"')
+        if self.forget_gate is not None and self.forget_gate not in self.gates:
+            raise ValueError(f"forget_gate was {self.forget_gate!r}; expected None or one of the gates {self.gates}")
         register_equations(self.digest, self.forward, self.backward)
 
     @property
@@ -80,7 +90,7 @@ class Cell:
         """Digest of the equations, so that compiled code of other equations is never taken for theirs."""
         digest = hashlib.sha256()
         for function in (self.forward, self.backward):
-            _digest_code(digest, function.__code__)
+            _digest_function(digest, function, set())
         return digest.hexdigest()[:12]
 
     @cached_property
@@ -89,6 +99,22 @@ class Cell:
 
     def __reduce__(self):
         return _cell_named, (self.name,)
+
+
+def _digest_function(digest, function: Callable, seen: set[Callable]) -> None:
+    """Add all that the result of a function depends on: its code, its constants, and the functions it calls."""
+    if function in seen:
+        return
+    seen.add(function)
+    _digest_code(digest, function.__code__)
+    digest.update(repr((function.__defaults__, function.__kwdefaults__)).encode())
+    closure = inspect.getclosurevars(function)
+    for name, value in sorted((closure.nonlocals | closure.globals).items()):
+        digest.update(name.encode())
+        if inspect.isfunction(value) and value.__module__ != simd.__name__:  # simd's sources are in the cache's own key
+            _digest_function(digest, value, seen)
+        elif not inspect.isfunction(value):
+            digest.update(repr(value).encode())
 
 
 def _digest_code(digest, code: CodeType) -> None:

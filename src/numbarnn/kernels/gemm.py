@@ -11,16 +11,16 @@ from numba import types
 from numba.extending import overload
 
 from numbarnn.kernels.compiler import Shared
-from numbarnn.simd import REGISTERS, TILE_VECTORS, VECTOR_BYTES, address, lanes_of, tile
+from numbarnn.simd import TILE_ROWS, VECTOR_BYTES, address, lanes_of, tile
 
 ALONE = 2  # partial sums of a single row, see simd.TILE_SHAPES
+TILE_ROWS_TABLE = (0, *(TILE_ROWS[vectors] for vectors in (1, 2, 3, 4)))
 PANEL_BYTES = 16 << 10 if VECTOR_BYTES <= 32 else 32 << 10  # of W: stays in the first-level cache while rows pass
 
 
 def panel_vectors(vectors: int) -> int:
     """Width, in registers, of the fullest tiles that `vectors` can be cut into."""
-    widths = (4, 3, 2, 1) if TILE_VECTORS == 4 else (2, 3, 1)
-    return next(v for v in widths if vectors % v == 0)
+    return next(v for v in (4, 3, 2, 1) if vectors % v == 0)
 
 
 def panel_depth(columns: int, itemsize: int) -> int:
@@ -35,18 +35,17 @@ def gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, b
 
 def _gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
     lanes = lanes_of(c)
-    width = TILE_VECTORS
-    if sums == ALONE:
-        width = 4
-    elif vectors % 3 == 0 and vectors % TILE_VECTORS != 0:
-        width = 3
+    width = 3 if vectors % 4 != 0 and vectors % 3 == 0 else 4
     for v in range(0, vectors, width):
         n_vectors = min(width, vectors - v)
-        most = 4 if REGISTERS == 16 and n_vectors == 3 else 6
+        most = 1 if sums == ALONE else TILE_ROWS_TABLE[n_vectors]
         r = 0
         while r < rows:
             left = rows - r
-            n_rows = 6 if most == 6 and left >= 6 and left != 8 else 4 if left >= 4 else 2 if left >= 2 else 1
+            if left >= most and left != most + 1 and (left != 8 or most != 6):
+                n_rows = most
+            else:  # no lone row behind a full tile where two smaller tiles are fuller
+                n_rows = 4 if left >= 4 and most == 6 else 2 if left >= 2 and most > 1 else 1
             tile(n_rows, n_vectors, sums, add, a, a_at + r * a_row, a_row, a_block, a_k,
                  w, w_at + v * lanes, w_k, blocks, depth, c, c_at + r * c_row + v * lanes, c_row)  # fmt: skip
             r += n_rows

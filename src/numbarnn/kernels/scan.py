@@ -24,6 +24,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba.extending import register_jitable
 
 from numbarnn.kernels.compiler import kernel
 from numbarnn.kernels.equations import cell_backward, cell_forward, load_slots, load_states
@@ -97,6 +98,28 @@ def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) 
         x_slots=n_timesteps + 1 if training else 2,
         sums=ALONE if n_samples == 1 else 1,
     )
+
+
+@register_jitable
+def _copy_row(n, a, at, b, to):
+    """b[to:to + n] = a[at:at + n]."""
+    lanes = lanes_of(a)
+    whole = n // lanes * lanes
+    for i in range(0, whole, lanes):
+        store(b, to + i, load(a, at + i))
+    for i in range(whole, n):
+        b[to + i] = a[at + i]
+
+
+@register_jitable
+def _add_row(n, a, at, b, to):
+    """b[to:to + n] += a[at:at + n]."""
+    lanes = lanes_of(a)
+    whole = n // lanes * lanes
+    for i in range(0, whole, lanes):
+        store(b, to + i, load(b, to + i) + load(a, at + i))
+    for i in range(whole, n):
+        b[to + i] += a[at + i]
 
 
 @kernel
@@ -183,8 +206,7 @@ def scan_forward(signal, cell, sizes, r0, r1, lengths, z, wx, wh, x, g, c, out, 
                 for r in range(r0, r1):
                     at, to = (after + r) * sizes.LX, t * out_t + r * out_r
                     if t < lengths[r]:
-                        for u in range(sizes.H):
-                            out[to + u] = x[at + u]
+                        _copy_row(sizes.H, x, at, out, to)
                     else:
                         for u in range(sizes.H):
                             out[to + u] = 0
@@ -237,8 +259,7 @@ def scan_backward(signal, cell, sizes, r0, r1, lengths, dout, dout_t, dout_r, wh
         if dout.size > 0:
             for r in range(r0, r1):
                 if t < lengths[r]:
-                    for u in range(sizes.H):
-                        d[r * padded + u] += dout[t * dout_t + r * dout_r + u]
+                    _add_row(sizes.H, dout, t * dout_t + r * dout_r, d, r * padded)
         _cell_backward(cell, sizes, r0, r1, t, lengths, x, g, c, d, e)
         if t < last:
             for p in range(padded // P):

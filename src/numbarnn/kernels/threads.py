@@ -196,6 +196,8 @@ def ranges(total: int, parts: int, multiple: int = 1) -> list[tuple[int, int]]:
     >>> ranges(10, 3, multiple=2)
     [(0, 4), (4, 8), (8, 10)]
     """
+    if parts == 1:
+        return [(0, total)]
     units = -(-total // multiple)
     parts = max(1, min(parts, units))
     cuts = [min(total, -(-units * p // parts) * multiple) for p in range(parts + 1)]
