@@ -82,8 +82,6 @@ class TestWindows:
 
     def test_memory_grows_with_the_series_not_with_its_windows(self):
         y = np.random.default_rng(0).standard_normal(200_000).cumsum()
-        source = WindowSource(y[:1000, np.newaxis].astype("f4"), 336, 24, 24, Normalizer("last"), False)
-        source.gather(np.arange(256))
 
         def stop(info):
             return True

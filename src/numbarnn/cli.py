@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nnumbarnn: interrupted", file=sys.stderr)
         return 130
-    except (ImportError, OSError, TypeError, ValueError) as error:
+    except (FloatingPointError, ImportError, OSError, TypeError, ValueError) as error:
         print(f"numbarnn: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0

@@ -55,8 +55,7 @@ SETTINGS = {
     "electricity": Setting(
         "demand", "Electricity demand of the contiguous USA", "hours", 24, 168, 92 * 24,
         {"day": 24, "week": 168},
-        {"normalize": "window", "learning_rate_init": 3e-3, "learning_rate": "cosine", "batch_size": 128,
-         "max_iter": 20},
+        {"learning_rate_init": 3e-3, "learning_rate": "cosine", "batch_size": 128, "max_iter": 20},
     ),
     "co2": Setting(
         "co2", "CO2 at Mauna Loa", "weeks", 52, 156, 520,
@@ -66,7 +65,7 @@ SETTINGS = {
     "weather": Setting(
         "temp_max", "Highest temperature of the day in Seattle", "days", 14, 365, 365,
         {"year": 365},
-        {"normalize": "standard", "batch_size": 32, "max_iter": 20},
+        {"normalize": "window", "batch_size": 32, "max_iter": 20},
     ),
 }  # fmt: skip
 
@@ -275,13 +274,13 @@ def _draw(path: Path, task: _Task, forecast: np.ndarray, errors: dict[str, tuple
         left,
         time=task.times[typical, setting.context_length - shown :],
         ylabel=f"{setting.column.replace('_', ' ')} ({task.unit})",
-        title=f"{setting.title}: the forecast with the median error of {len(order):,}",
+        title=f"{setting.title}: a typical forecast (median error among {len(order):,})",
     )
     names = [name.replace(" (", "\n(") for name in errors]
     bars = right.barh(
         names, [mae for mae, _, _ in errors.values()], color=["#bbbbbb"] * (len(names) - 1) + ["#D55E00"]
     )
-    right.bar_label(bars, fmt="%.3g", padding=3, fontsize="small")
+    right.bar_label(bars, fmt="{:#.3g}", padding=3, fontsize="small")
     right.invert_yaxis()
     right.spines[["top", "right", "bottom"]].set_visible(False)
     right.tick_params(bottom=False, labelbottom=False, left=False, labelsize="small")

@@ -129,6 +129,7 @@ def plot_loss(estimator: Any, ax: Axes | None = None) -> Axes:
     if validation:
         ax.plot(epochs, validation, color=_FORECAST, linewidth=1.6, label="validation")
     ax.set_xlabel("epoch")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     if min([*losses, *validation]) > 0:
         ax.set_yscale("log")
     _finish(ax, "loss", None)
