@@ -422,6 +422,13 @@ def test_another_seed_gives_other_weights(data):
     assert (one.network_.parameters != other.network_.parameters).all()
 
 
+def test_dropout_is_drawn_again_from_the_seed_after_a_copy(data):
+    X, y = data
+    options = {**SMALL, "num_layers": 2, "dropout": 0.5}
+    copies = [pickle.loads(pickle.dumps(RNNRegressor(**options).fit(X, y))) for _ in range(2)]
+    assert_array_equal(*(model.partial_fit(X, y).predict(X) for model in copies))
+
+
 def test_random_state_objects(data):
     models = [
         RNNRegressor(**{**SMALL, "random_state": np.random.RandomState(3)}).fit(*data) for _ in range(2)

@@ -95,6 +95,7 @@ class Network:
         self.return_sequences = return_sequences
         self.dtype = np.dtype(dtype)
         self._directions = 2 if bidirectional else 1
+        self._random_state = random_state
         rng = np.random.default_rng(random_state)
         self.recurrent = Recurrent(
             cell, input_size, hidden_size, num_layers=num_layers, bidirectional=bidirectional,
@@ -193,11 +194,12 @@ class Network:
 
     def __getstate__(self) -> dict:
         """Only what the network is: buffers and compiled code are made anew."""
-        return {"config": self.config, "n_jobs": self.recurrent.n_jobs, "parameters": self.parameters}
+        options = {"n_jobs": self.recurrent.n_jobs, "random_state": self._random_state}
+        return {"config": self.config, "options": options, "parameters": self.parameters}
 
     def __setstate__(self, state: dict) -> None:
         """Build the network again."""
-        self.__init__(**state["config"], n_jobs=state["n_jobs"])
+        self.__init__(**state["config"], **state["options"])
         self.parameters[...] = state["parameters"]
 
 

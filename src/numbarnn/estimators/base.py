@@ -393,6 +393,7 @@ class BaseRNN(BaseEstimator):
         check_is_fitted(self)
         x, lengths = self._check_X(X, lengths, reset=False)
         network, loss = self.network_, self._loss()
+        network.recurrent.n_jobs = self.n_jobs
         result = None
         for start in range(0, len(x), _PREDICT_BATCH):
             batch = slice(start, start + _PREDICT_BATCH)

@@ -117,7 +117,17 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
     @available_if(can_partial_fit)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNRegressor:
-        """Train for one epoch on these samples, going on from the last call; parameters as in `fit`."""
+        """Train for one epoch on these samples, going on from the last call.
+
+        Parameters
+        ----------
+        X, y, sample_weight, lengths
+            As in `fit`.
+
+        Returns
+        -------
+        self : RNNRegressor
+        """
         with self._unchanged_on_error():
             return self._partial_fit(X, y, sample_weight, lengths)
 
