@@ -96,10 +96,10 @@ def test_unequal_results_are_not_timed():
 
 
 def test_cases_of_the_tables():
-    found = list(cases.make_cases())
+    found = cases.make_cases()
     assert len(found) == 3 * (10 + 5 + 5 + 3)
     assert {case.shape for case in found if case.kind == "train"} == set(cases.LAYER_SHAPES)
-    assert len(list(cases.make_cases(quick=True))) < len(found)
+    assert len(cases.make_cases(quick=True)) < len(found)
 
 
 def test_fit_data_are_windows_and_what_follows():

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
     effort = Effort(rounds=3, block=0.05) if arguments.quick else Effort()
-    cases = list(make_cases(arguments.cells, arguments.only, arguments.quick))
+    cases = make_cases(arguments.cells, arguments.only, arguments.quick)
     print(HEADER)
     rows = []
     for row in run_cases(cases, arguments.threads, peers, effort):
@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of ``numbarnn bench``."""
     parser = argparse.ArgumentParser(prog="numbarnn bench", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds: rougher figures in minutes")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer sizes and rounds: rougher figures in minutes"
+    )
     for name, allowed, default in (("cells", GATES, CELLS), ("peers", PEERS, PEERS), ("only", KINDS, KINDS)):
         shown = "all" if len(default) == len(allowed) else ",".join(default)
         parser.add_argument(

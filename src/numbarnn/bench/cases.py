@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,9 +78,7 @@ class Job(NamedTuple):
     count: int = 1
 
 
-def make_cases(
-    cells: Sequence[str] = CELLS, kinds: Sequence[str] = KINDS, quick: bool = False
-) -> Iterator[Case]:
+def make_cases(cells: Sequence[str] = CELLS, kinds: Sequence[str] = KINDS, quick: bool = False) -> list[Case]:
     """List the cases of the tables; ``quick`` keeps the smaller half of the sizes.
 
     Examples
@@ -88,19 +86,19 @@ def make_cases(
     >>> [case.shape for case in make_cases(["gru"], ["forward"], quick=True)]
     [(32, 100, 1, 32), (32, 100, 8, 64), (64, 100, 16, 128)]
     """
+    cases = []
     for kind in kinds:
         for cell in cells:
             if kind == "step":
-                for hidden in STEP_HIDDEN[: 3 if quick else None]:
-                    yield Case(kind, cell, 1, 1, 1, hidden)
+                cases += [Case(kind, cell, 1, 1, 1, hidden) for hidden in STEP_HIDDEN[: 3 if quick else None]]
             elif kind == "fit":
-                for hidden in FIT_HIDDEN[: 1 if quick else None]:
-                    yield Case(kind, cell, 64, 48, 7, hidden, n_windows=8000)
+                sizes = FIT_HIDDEN[: 1 if quick else None]
+                cases += [Case(kind, cell, 64, 48, 7, hidden, n_windows=8000) for hidden in sizes]
             else:
-                for shape in LAYER_SHAPES[: 3 if quick else None]:
-                    yield Case(kind, cell, *shape)
-                    if kind == "train":
-                        yield Case(kind, cell, *shape, input_gradient=True)
+                gradients = (False, True) if kind == "train" else (False,)
+                shapes = LAYER_SHAPES[: 3 if quick else None]
+                cases += [Case(kind, cell, *shape, dx) for shape in shapes for dx in gradients]
+    return cases
 
 
 def layer_data(case: Case) -> tuple[np.ndarray, dict[str, np.ndarray]]:
