@@ -92,3 +92,7 @@ def _build_parser() -> argparse.ArgumentParser:
     # everything after "bench" belongs to the benchmark's own parser, --help included
     commands.add_parser("bench", add_help=False, help="time training and prediction beside other libraries")
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

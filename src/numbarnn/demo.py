@@ -213,7 +213,7 @@ def _table(task: _Task, errors: dict[str, tuple[float, float, float]]) -> str:
     width = max(map(len, errors))
     lines = [
         f"Errors of {len(task.contexts):,} forecasts of {setting.horizon} {setting.step}, on held-out data",
-        f"{'':{width}}  {'MAE/' + task.unit:>10}  {'RMSE/' + task.unit:>10}  {'MASE':>6}",
+        f"{'':{width}}  {f'MAE ({task.unit})':>10}  {f'RMSE ({task.unit})':>10}  {'MASE':>6}",
     ]
     lines += [
         f"{name:{width}}  {mae:10.2f}  {rmse:10.2f}  {mase:6.3f}"
