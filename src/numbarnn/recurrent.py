@@ -39,24 +39,42 @@ class _Buffers:
 class _Direction:
     """One layer in one direction: its parameters, their packed form, and what the time loop works on."""
 
-    def __init__(self, cell: Cell, n_inputs: int, hidden_size: int, dtype: np.dtype, reverse: bool) -> None:
-        self.cell = cell
+    def __init__(self, cell: Cell, n_inputs: int, hidden_size: int, bias: bool, dtype: np.dtype, reverse: bool) -> None:
+        self.cell, self.bias = cell, bias
         self.layer_sizes = sizes = scan.layer_sizes(cell, n_inputs, hidden_size, dtype.itemsize, reverse)
         self.sizes = sizes
         self.padded = sizes.J * sizes.U
-        self.h_gates, self.x_gates = np.array(cell.h_gates), np.array(cell.x_gates)
         lanes = scan.VECTOR_BYTES // dtype.itemsize
         vectors = -(-n_inputs // lanes)
         self.input_panel = scan.panel_vectors(vectors) * lanes
+        self.input_group = max(1, scan.panel_depth(self.input_panel, dtype.itemsize) // sizes.Sx)
         self.padded_inputs = vectors * lanes
-        self.wx, self.dwx = (np.zeros(sizes.J * (n_inputs + 1) * sizes.Sx, dtype) for _ in range(2))
-        self.wh, self.dwh = (np.zeros(sizes.J * (self.padded + 1) * sizes.Sh, dtype) for _ in range(2))
-        self.wht = np.zeros(self.padded * sizes.J * sizes.Sh, dtype)
-        self.wxt: NDArray | None = None
+        self._lay_out_weights(dtype)
         self.buffers = _Buffers(dtype)
         self.ones: tuple[int, ...] = ()  # shape of the state rows that have their ones
-        self.parameters: tuple[NDArray, ...] = ()  # weight_ih, weight_hh, bias_ih, bias_hh
-        self.gradients: tuple[NDArray, ...] = ()
+        self.parameters = self.gradients = np.zeros(0, dtype)  # flat, given by `Recurrent.bind`
+
+    def _lay_out_weights(self, dtype: np.dtype) -> None:
+        """Room for the packed weights and their gradients, and the plans that fill it."""
+        sizes, x_gates, h_gates = self.layer_sizes, self.cell.x_gates, self.cell.h_gates
+        H, U, J, inputs, rows = sizes.H, sizes.U, sizes.J, sizes.I, len(self.cell.gates) * sizes.H
+        depth_x, depth_h = inputs + 1, self.padded + 1
+        parts = (J * depth_x * sizes.Sx, J * depth_h * sizes.Sh, self.padded * J * sizes.Sh, self.padded_inputs * J * sizes.Sx)
+        ends = np.cumsum((0, *parts))
+        packed, gradients = np.zeros(ends[4], dtype), np.zeros(ends[2], dtype)
+        self.packed, self.packed_gradients = packed, gradients
+        self.wx, self.wh, self.wht, self.wxt = (packed[a:b] for a, b in zip(ends[:-1], ends[1:]))
+        self.dwx, self.dwh = gradients[: ends[1]], gradients[ends[1] :]
+        weight_hh = rows * inputs
+        biases = weight_hh + rows * H
+        bias_ih, bias_hh = (biases, biases + rows) if self.bias else (None, None)
+        forward = pack.weight_plan(x_gates, H, U, inputs, depth_x, 0, bias_ih, 0)
+        forward += pack.weight_plan(h_gates, H, U, H, depth_h, weight_hh, bias_hh, ends[1])
+        backward = pack.transposed_plan(h_gates, H, U, J, H, sizes.P, weight_hh, ends[2])
+        self.plan = np.array(forward + backward, np.int64)
+        self.n_forward = len(forward)
+        self.input_plan = np.array(pack.transposed_plan(x_gates, H, U, J, inputs, self.input_panel, 0, ends[3]), np.int64)
+        self.gradient_plan = pack.reversed_plan(self.plan[: self.n_forward])
 
     def prepare(self, n_timesteps: int, n_samples: int, training: bool, state: tuple[NDArray, ...] | None) -> None:
         """Make room for a batch, the initial state in its slot."""
@@ -86,27 +104,21 @@ class _Direction:
         further = self.c.reshape(sizes.x_slots, sizes.B, sizes.E, self.padded)[last]
         return [h, *(further[:, e, : sizes.H] for e in range(sizes.E))]
 
-    def pack(self, threads: int, transposed: bool) -> None:
-        sizes = self.sizes
-        weight_ih, weight_hh, bias_ih, bias_hh = self.parameters
-        blocks = ranges(sizes.J, threads if weight_hh.size > 100_000 else 1)
-        H, U, J, padded = sizes.H, sizes.U, sizes.J, self.padded
-        forms = [
-            (weight_ih, bias_ih, self.x_gates, H, U, self.wx, sizes.I + 1),
-            (weight_hh, bias_hh, self.h_gates, H, U, self.wh, padded + 1),
-        ]
-        run_tasks(pack.pack, [(*block, *form) for form in forms for block in blocks], threads)
-        if transposed:
-            form = (weight_hh, self.h_gates, H, U, J, self.wht, sizes.P, padded // sizes.P)
-            run_tasks(pack.pack_transposed, [(*block, *form) for block in blocks], threads)
+    def pack(self, threads: int, training: bool) -> None:
+        """Bring the parameters into the layout of the kernels."""
+        self._move(self.plan[: len(self.plan) if training else self.n_forward], self.parameters, self.packed, threads)
 
     def pack_inputs_transposed(self, threads: int) -> None:
-        sizes = self.sizes
-        if self.wxt is None:
-            self.wxt = np.zeros(sizes.J * sizes.Sx * self.padded_inputs, self.wx.dtype)
-        panels = self.padded_inputs // self.input_panel
-        form = (self.parameters[0], self.x_gates, sizes.H, sizes.U, sizes.J, self.wxt, self.input_panel, panels)
-        run_tasks(pack.pack_transposed, [(*block, *form) for block in ranges(sizes.J, threads)], threads)
+        """Likewise what the gradient of the input takes."""
+        self._move(self.input_plan, self.parameters, self.packed, threads)
+
+    def unpack(self, threads: int) -> None:
+        """Bring the gradients into the layout of the parameters."""
+        self._move(self.gradient_plan, self.packed_gradients, self.gradients, threads)
+
+    def _move(self, plan: NDArray, source: NDArray, target: NDArray, threads: int) -> None:
+        boxes = ranges(len(plan), threads if self.parameters.size > 100_000 else 1)
+        run_tasks(pack.move, [(*box, plan, source, target) for box in boxes], threads)
 
     def prepare_gradient(self, dstate: tuple[NDArray, ...] | None) -> None:
         """Make room for the gradient of the states, that of the final one in it."""
@@ -135,16 +147,6 @@ class _Direction:
             for block in scan.weight_gradient_blocks(sizes, depth, columns, itemsize, threads):
                 tasks.append((sizes, *block, a, a_at, stride, depth, self.g, first, columns, dw))
         return tasks
-
-    def unpack(self, threads: int) -> None:
-        sizes = self.sizes
-        weight_ih, weight_hh, bias_ih, bias_hh = self.gradients
-        blocks = ranges(sizes.J, threads if weight_hh.size > 100_000 else 1)
-        forms = [
-            (self.dwx, sizes.I + 1, self.x_gates, sizes.H, sizes.U, weight_ih, bias_ih),
-            (self.dwh, self.padded + 1, self.h_gates, sizes.H, sizes.U, weight_hh, bias_hh),
-        ]
-        run_tasks(pack.unpack, [(*block, *form) for form in forms for block in blocks], threads)
 
 
 class Recurrent:
@@ -252,7 +254,7 @@ class Recurrent:
         directions = 1 + self.bidirectional
         widths = [self.input_size] + [self.hidden_size * directions] * (self.num_layers - 1)
         self._layers = [
-            [_Direction(self.cell, n, self.hidden_size, self.dtype, reverse) for reverse in (False, True)[:directions]]
+            [_Direction(self.cell, n, self.hidden_size, self.bias, self.dtype, reverse) for reverse in (False, True)[:directions]]
             for n in widths
         ]
         self._buffers = _Buffers(self.dtype)
@@ -303,12 +305,12 @@ class Recurrent:
                 size = math.prod(shape)
                 views[name] = vector[at : at + size].reshape(shape)
                 at += size
-        none = np.zeros(0, self.dtype)
-        for k, layer in enumerate(self._layers):
-            for suffix, direction in zip((f"l{k}", f"l{k}_reverse"), layer):
-                names = [f"{part}_{suffix}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-                direction.parameters = tuple(self._parameters.get(name, none) for name in names)
-                direction.gradients = tuple(self._gradients.get(name, none) for name in names)
+        at = 0
+        for direction in (direction for layer in self._layers for direction in layer):
+            sizes = direction.layer_sizes
+            size = len(self.cell.gates) * sizes.H * (sizes.I + sizes.H + 2 * self.bias)
+            direction.parameters, direction.gradients = parameters[at : at + size], gradients[at : at + size]
+            at += size
         self._stepper = None
 
     @property
@@ -440,9 +442,7 @@ class Recurrent:
                 direction.prepare(T, B, training, None if state is None else tuple(s[i] for s in state))
                 direction.pack(threads, training)
             if k == 0:
-                z = self._input_rows(0, T, B)
-                tasks = [(layer[0].sizes, *rows, lengths, x, z) for rows in ranges(B, threads if x.size > 100_000 else 1)]
-                run_tasks(scan.copy_input, tasks, threads)
+                z = self._copied_input(x, lengths)
             inputs.append(z)
             if k + 1 < self.num_layers:
                 stride = self._layers[k + 1][0].sizes.LZ
@@ -475,6 +475,16 @@ class Recurrent:
         if self._ones.get(k, 0) < n_timesteps * n_samples:
             z.reshape(-1, sizes.LZ)[:, sizes.I] = 1
             self._ones[k] = n_timesteps * n_samples
+        return z
+
+    def _copied_input(self, x: NDArray, lengths: NDArray) -> NDArray:
+        """The input rows of the first layer: x with time in front, zeros past the lengths."""
+        B, T, features = x.shape
+        z = self._input_rows(0, T, B)
+        rows = z.reshape(T, B, -1)
+        rows[:, :, :features] = x.swapaxes(0, 1)
+        if lengths.min() < T:
+            rows[np.arange(T)[:, None] >= lengths, :features] = 0
         return z
 
     def _drop(self, z: NDArray, k: int, n_timesteps: int, n_samples: int) -> NDArray:
@@ -584,7 +594,7 @@ class Recurrent:
         dz = self._buffers.get(f"dz{k}", n_timesteps, n_samples, columns)
         for direction in layer:
             direction.pack_inputs_transposed(threads)
-            form = (direction is not layer[0], direction.wxt, direction.g, dz, columns, direction.input_panel)
+            form = (direction is not layer[0], direction.wxt, direction.g, dz, columns, direction.input_panel, direction.input_group)
             tasks = [(direction.sizes, *rows, *form) for rows in ranges(n_samples, threads, 2)]
             run_tasks(scan.input_gradient, tasks, threads)
         return dz
@@ -649,7 +659,7 @@ class Recurrent:
     def _new_stepper(self, n_samples: int) -> dict[str, Any]:
         layers = []
         for (direction,) in self._layers:
-            own = _Direction(self.cell, direction.sizes.I, self.hidden_size, self.dtype, False)
+            own = _Direction(self.cell, direction.sizes.I, self.hidden_size, self.bias, self.dtype, False)
             own.parameters = direction.parameters
             own.prepare(1, n_samples, False, None)
             own.pack(1, False)

@@ -26,6 +26,8 @@ from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, overload, register_jitable, register_model
 
+# of functions that are only ever part of others: no entry points of their own, which would have to be compiled as well
+INLINED = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 i8, i32, i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 ALLOWED = ("contract", "nsz", "arcp")  # reassociation and finite-math flags stay off: sums keep their order, NaN is NaN
 
@@ -196,22 +198,14 @@ def store(typingctx, array, offset, value):
     return types.void(array, types.intp, value), emit
 
 
-@intrinsic(prefer_literal=True)
-def load_many(typingctx, count, array, offset, stride):
-    """A tuple of `count` (a literal) registers at offset, offset + stride, ..."""
-    vec = Vec(array.dtype)
-    out = types.UniTuple(vec, count.literal_value)
-
-    def emit(context, builder, sig, args):
-        _, array_value, offset_value, stride_value = args
-        vector = context.get_value_type(vec)
-        values = []
-        for k in range(out.count):
-            at = builder.add(offset_value, builder.mul(i64(k), stride_value))
-            values.append(_load(builder, _address(context, builder, sig.args[1], array_value, at), vector))
-        return context.make_tuple(builder, out, values)
-
-    return out(count, array, types.intp, types.intp), emit
+def load_tuple(context, builder, out: types.UniTuple, array_type, array, offset, stride):
+    """Emit the loads of a tuple of registers at offset, offset + stride, ..."""
+    vector = context.get_value_type(out.dtype)
+    values = []
+    for k in range(out.count):
+        at = builder.add(offset, builder.mul(i64(k), stride))
+        values.append(_load(builder, _address(context, builder, array_type, array, at), vector))
+    return context.make_tuple(builder, out, values)
 
 
 @intrinsic
@@ -304,7 +298,7 @@ def _exp_parts(typingctx, x):
     return pair(x), emit
 
 
-@overload(tanh, jit_options={"forceinline": True})
+@overload(tanh, jit_options=INLINED)
 def _tanh(x):
     if not isinstance(x, Vec):
         return None
@@ -319,7 +313,7 @@ def _tanh(x):
     return tanh_double
 
 
-@overload(sigmoid, jit_options={"forceinline": True})
+@overload(sigmoid, jit_options=INLINED)
 def _sigmoid(x):
     if isinstance(x, Vec):
         return lambda x: tanh(x * 0.5) * 0.5 + 0.5
@@ -344,13 +338,13 @@ def _is_positive_vec(typingctx, x):
     return x(x), emit
 
 
-@overload(relu, jit_options={"forceinline": True})
+@overload(relu, jit_options=INLINED)
 def _relu(x):
     if isinstance(x, Vec):
         return lambda x: _relu_vec(x)
 
 
-@overload(is_positive, jit_options={"forceinline": True})
+@overload(is_positive, jit_options=INLINED)
 def _is_positive(x):
     if isinstance(x, Vec):
         return lambda x: _is_positive_vec(x)
@@ -362,8 +356,8 @@ def _is_positive(x):
 # The third number of a shape is how many partial sums it keeps: one, but for a row that is alone in its batch, where two
 # hide the latency of a product.
 TILE_ROWS = {4: 6, 3: 6, 2: 6, 1: 6} if REGISTERS == 32 else {4: 3, 3: 4, 2: 6, 1: 6}
-TILE_SHAPES = [(rows, v, 1) for v, most in TILE_ROWS.items() for rows in (6, 4, 3, 2, 1) if rows in (most, 2, 1) or rows == 4 < most]
-TILE_SHAPES += [(1, vectors, 2) for vectors in TILE_ROWS]
+TILE_SHAPES = [(rows, v, 1) for v, most in TILE_ROWS.items() for rows in (most, 2, 1)]
+TILE_SHAPES += [(1, vectors, 2) for vectors in (4, 1)]
 
 
 def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add):
@@ -464,55 +458,55 @@ _MACHINE = platform.machine().lower()
 _FLUSH_BITS = 0x8040 if _MACHINE in ("x86_64", "amd64", "x86") else 1 << 24
 
 
-@intrinsic
-def _float_mode(typingctx, write, value):
-    """The processor's floating-point control word; set to `value` afterwards if `write`. Elsewhere nothing, and 0."""
 
-    def emit_x86(context, builder, sig, args):
-        byte_pointer = i8.as_pointer()
+
+def _read_mode(builder):
+    if _MACHINE in ("aarch64", "arm64"):
+        return builder.call(_named(builder, "aarch64.get.fpcr", i64), [])
+    if _MACHINE not in ("x86_64", "amd64", "x86"):
+        return i64(0)
+    slot = cgutils.alloca_once(builder, i32)
+    builder.call(_named(builder, "x86.sse.stmxcsr", ir.VoidType(), i8.as_pointer()), [builder.bitcast(slot, i8.as_pointer())])
+    return builder.zext(builder.load(slot), i64)
+
+
+def _write_mode(builder, mode) -> None:
+    if _MACHINE in ("aarch64", "arm64"):
+        builder.call(_named(builder, "aarch64.set.fpcr", ir.VoidType(), i64), [mode])
+    elif _MACHINE in ("x86_64", "amd64", "x86"):
         slot = cgutils.alloca_once(builder, i32)
-        pointer = builder.bitcast(slot, byte_pointer)
-        function_type = ir.FunctionType(ir.VoidType(), [byte_pointer])
-        read, write = (
-            cgutils.get_or_insert_function(builder.module, function_type, f"llvm.x86.sse.{name}mxcsr")
-            for name in ("st", "ld")
-        )
-        builder.call(read, [pointer])
-        before = builder.load(slot)
-        with builder.if_then(args[0]):
-            builder.store(builder.trunc(args[1], i32), slot)
-            builder.call(write, [pointer])
-        return builder.zext(before, i64)
-
-    def emit_arm(context, builder, sig, args):
-        read, write = (
-            cgutils.get_or_insert_function(builder.module, function_type, f"llvm.aarch64.{name}.fpcr")
-            for name, function_type in (
-                ("get", ir.FunctionType(i64, [])),
-                ("set", ir.FunctionType(ir.VoidType(), [i64])),
-            )
-        )
-        before = builder.call(read, [])
-        with builder.if_then(args[0]):
-            builder.call(write, [args[1]])
-        return before
-
-    emit = {"x86_64": emit_x86, "amd64": emit_x86, "x86": emit_x86, "aarch64": emit_arm, "arm64": emit_arm}
-    return types.int64(types.boolean, types.int64), emit.get(_MACHINE, lambda *_: i64(0))
+        builder.store(builder.trunc(mode, i32), slot)
+        builder.call(_named(builder, "x86.sse.ldmxcsr", ir.VoidType(), i8.as_pointer()), [builder.bitcast(slot, i8.as_pointer())])
 
 
-@register_jitable
-def flush_subnormals():
-    """Subnormal numbers count as zero from here on in this thread; returns the mode to give to `restore_mode`."""
-    mode = _float_mode(False, 0)
-    _float_mode(True, mode | _FLUSH_BITS)
-    return mode
+def _named(builder, name: str, result, *arguments):
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), f"llvm.{name}")
 
 
-@register_jitable
-def restore_mode(mode):
+@intrinsic
+def flush_subnormals(typingctx):
+    """Subnormal numbers count as zero from here on in this thread; returns the mode to give to `restore_mode`.
+
+    The mode is MXCSR on x86 and FPCR on ARM; elsewhere nothing happens.
+    """
+
+    def emit(context, builder, sig, args):
+        mode = _read_mode(builder)
+        _write_mode(builder, builder.or_(mode, i64(_FLUSH_BITS)))
+        return mode
+
+    return types.int64(), emit
+
+
+@intrinsic
+def restore_mode(typingctx, mode):
     """Set the floating-point mode that `flush_subnormals` found."""
-    _float_mode(True, mode)
+
+    def emit(context, builder, sig, args):
+        _write_mode(builder, args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
 
 
 # ---- words shared between threads
@@ -539,18 +533,14 @@ def atomic_store(typingctx, array, index, value):
     return types.void(array, types.intp, types.int64), emit
 
 
-_PAUSE = dict.fromkeys(("x86_64", "amd64", "x86"), ("x86.sse2.pause",)) | dict.fromkeys(
-    ("aarch64", "arm64"), ("aarch64.isb", i32(15))
-)
-
-
 @intrinsic
 def pause(typingctx):
     """Tell the processor that this thread spins (some tens of cycles)."""
     def emit(context, builder, sig, args):
-        name, *operands = _PAUSE.get(_MACHINE, ("sideeffect",))
-        function_type = ir.FunctionType(ir.VoidType(), [o.type for o in operands])
-        builder.call(cgutils.get_or_insert_function(builder.module, function_type, f"llvm.{name}"), operands)
+        if _MACHINE in ("aarch64", "arm64"):
+            builder.call(_named(builder, "aarch64.isb", ir.VoidType(), i32), [i32(15)])
+        elif _MACHINE in ("x86_64", "amd64", "x86"):
+            builder.call(_named(builder, "x86.sse2.pause", ir.VoidType()), [])
         return context.get_dummy_value()
 
     return types.void(), emit

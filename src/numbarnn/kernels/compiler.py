@@ -174,7 +174,7 @@ def kernel(function):
     >>> double(21)
     42
     """
-    dispatcher = njit(function, error_model="numpy", nogil=True)
+    dispatcher = njit(function, error_model="numpy", nogil=True, no_cfunc_wrapper=True)
     if cache_folder() is not None and os.path.exists(function.__code__.co_filename):
         # `enable_caching` would install Numba's own locators; everything else about the cache is Numba's
         dispatcher._cache = _KernelCache(function)

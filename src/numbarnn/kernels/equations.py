@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from numba import njit, types
-from numba.extending import NativeValue, models, overload, register_model, unbox
+from numba.core import cgutils
+from numba.extending import NativeValue, intrinsic, models, overload, register_model, unbox
 
-from numbarnn.simd import load_many
+from numbarnn.simd import INLINED, Vec, load_tuple
 
 
 class CellType(types.Type):
@@ -38,7 +39,7 @@ _EQUATIONS: dict[str, tuple[Callable, Callable]] = {}
 def register_equations(digest: str, forward: Callable, backward: Callable) -> None:
     """Make two pure functions the equations of every CellType with this digest."""
     if digest not in _EQUATIONS:
-        _EQUATIONS[digest] = njit(forward, forceinline=True), njit(backward, forceinline=True)
+        _EQUATIONS[digest] = njit(forward, **INLINED), njit(backward, **INLINED)
 
 
 def cell_forward(cell, gates, states):
@@ -51,37 +52,40 @@ def cell_backward(cell, gates, states, new_states, dstates):
     raise NotImplementedError
 
 
-def load_slots(cell, array, offset, stride):
-    """One register for each slot of the cell, `stride` apart; njit code only."""
-    raise NotImplementedError
-
-
-def load_states(cell, first, array, offset, stride):
-    """The tuple (first, ...) with one register for each further state of the cell; njit code only."""
-    raise NotImplementedError
-
-
-@overload(cell_forward, jit_options={"forceinline": True})
+@overload(cell_forward, jit_options=INLINED)
 def _cell_forward(cell, gates, states):
     forward, _ = _EQUATIONS[cell.digest]
     return lambda cell, gates, states: forward(gates, states)
 
 
-@overload(cell_backward, jit_options={"forceinline": True})
+@overload(cell_backward, jit_options=INLINED)
 def _cell_backward(cell, gates, states, new_states, dstates):
     _, backward = _EQUATIONS[cell.digest]
     return lambda cell, gates, states, new_states, dstates: backward(gates, states, new_states, dstates)
 
 
-@overload(load_slots, jit_options={"forceinline": True})
-def _load_slots(cell, array, offset, stride):
-    count = cell.n_slots
-    return lambda cell, array, offset, stride: load_many(count, array, offset, stride)
+@intrinsic
+def load_slots(typingctx, cell, array, offset, stride):
+    """One register for each slot of the cell, `stride` apart."""
+    out = types.UniTuple(Vec(array.dtype), cell.n_slots)
+
+    def emit(context, builder, sig, args):
+        return load_tuple(context, builder, out, sig.args[1], *args[1:])
+
+    return out(cell, array, types.intp, types.intp), emit
 
 
-@overload(load_states, jit_options={"forceinline": True})
-def _load_states(cell, first, array, offset, stride):
-    count = cell.n_states - 1
-    if count == 0:
-        return lambda cell, first, array, offset, stride: (first,)
-    return lambda cell, first, array, offset, stride: (first,) + load_many(count, array, offset, stride)
+@intrinsic
+def load_states(typingctx, cell, array, offset, further, further_offset, stride):
+    """One register for each state of the cell: h from `array`, the others from `further`, `stride` apart."""
+    h, others = types.UniTuple(Vec(array.dtype), 1), types.UniTuple(Vec(array.dtype), cell.n_states - 1)
+    out = types.UniTuple(Vec(array.dtype), cell.n_states)
+
+    def emit(context, builder, sig, args):
+        _, array_value, at, further_value, further_at, step = args
+        first = load_tuple(context, builder, h, sig.args[1], array_value, at, step)
+        rest = load_tuple(context, builder, others, sig.args[3], further_value, further_at, step)
+        values = cgutils.unpack_tuple(builder, first) + cgutils.unpack_tuple(builder, rest)
+        return context.make_tuple(builder, out, values)
+
+    return out(cell, array, types.intp, further, types.intp, types.intp), emit

@@ -35,20 +35,24 @@ def gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, b
 
 def _gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
     lanes = lanes_of(c)
-    width = 3 if vectors % 4 != 0 and vectors % 3 == 0 else 4
-    for v in range(0, vectors, width):
+    width = 3 if vectors % 4 != 0 and vectors % 3 == 0 and sums != ALONE else 4
+    v = 0
+    while v < vectors:
         n_vectors = min(width, vectors - v)
-        most = 1 if sums == ALONE else TILE_ROWS_TABLE[n_vectors]
+        if sums == ALONE and n_vectors < 4:
+            n_vectors = 1
+        most = TILE_ROWS_TABLE[n_vectors]
         r = 0
         while r < rows:
             left = rows - r
-            if left >= most and left != most + 1 and (left != 8 or most != 6):
-                n_rows = most
-            else:  # no lone row behind a full tile where two smaller tiles are fuller
-                n_rows = 4 if left >= 4 and most == 6 else 2 if left >= 2 and most > 1 else 1
+            # no lone row behind a full tile where two pairs do
+            n_rows = most if left >= most and left != most + 1 else min(left, 2)
+            if sums == ALONE:
+                n_rows = 1
             tile(n_rows, n_vectors, sums, add, a, a_at + r * a_row, a_row, a_block, a_k,
                  w, w_at + v * lanes, w_k, blocks, depth, c, c_at + r * c_row + v * lanes, c_row)  # fmt: skip
             r += n_rows
+        v += n_vectors
 
 
 def _signature(dtype):

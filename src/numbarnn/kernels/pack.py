@@ -1,61 +1,64 @@
-"""Between PyTorch's parameter layout and the blocks the time loop reads: see `scan` for the shapes.
+"""Between PyTorch's parameter layout and the blocks the time loop reads (see `scan` for the shapes).
 
-PyTorch's `weight` is (gates * H, inputs) with a row of H for each gate, `bias` (gates * H,) or empty. `gates` says which of
-them each slot of a block is.
+All parameters of a layer lie in one vector, all its packed weights in another. What goes where is a plan, made once: a row for
+each box of numbers, which `move` copies one way to pack weights and the other way to unpack gradients.
 """
 
 from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
 
 from numbarnn.kernels.compiler import kernel
 from numbarnn.kernels.threads import post
 
 
 @kernel
-def pack(signal, j0, j1, weight, bias, gates, H, U, w, depth):
-    """w (J, depth, slots U) = weight transposed, with the bias as its last row; padding is left as it was (zero)."""
+def move(signal, first, last, plan, source, target):
+    """Copy boxes `first` to `last`: target[to + i ti + j tj + k tk] = source[at + i ai + j aj + k ak]."""
     post(signal)
-    columns = gates.size * U
-    for j in range(j0, j1):
-        units = min(U, H - j * U)
-        for s in range(gates.size):
-            row = gates[s] * H + j * U
-            to = j * depth * columns + s * U
-            for k in range(weight.shape[1]):
-                for i in range(units):
-                    w[to + k * columns + i] = weight[row + i, k]
-            if bias.size > 0:
-                for i in range(units):
-                    w[to + (depth - 1) * columns + i] = bias[row + i]
+    for b in range(first, last):
+        n_i, n_j, n_k, at, a_i, a_j, a_k, to, t_i, t_j, t_k = plan[b]
+        for i in range(n_i):
+            for j in range(n_j):
+                a, t = at + i * a_i + j * a_j, to + i * t_i + j * t_j
+                for k in range(n_k):
+                    target[t + k * t_k] = source[a + k * a_k]
 
 
-@kernel
-def pack_transposed(signal, j0, j1, weight, gates, H, U, J, wt, P, panels):
-    """wt (panels, J, slots U, P) = weight, P of its columns side by side; padding is left as it was (zero)."""
-    post(signal)
-    columns = gates.size * U
-    for j in range(j0, j1):
-        for s in range(gates.size):
-            for i in range(min(U, H - j * U)):
-                row = gates[s] * H + j * U + i
-                for p in range(panels):
-                    to = ((p * J + j) * columns + s * U + i) * P
-                    for q in range(min(P, weight.shape[1] - p * P)):
-                        wt[to + q] = weight[row, p * P + q]
+def reversed_plan(plan: NDArray) -> NDArray:
+    """The plan of the way back."""
+    return np.ascontiguousarray(plan[:, [0, 1, 2, 7, 8, 9, 10, 3, 4, 5, 6]])
 
 
-@kernel
-def unpack(signal, j0, j1, w, depth, gates, H, U, weight, bias):
-    """The inverse of `pack`, for gradients."""
-    post(signal)
-    columns = gates.size * U
-    for j in range(j0, j1):
-        units = min(U, H - j * U)
-        for s in range(gates.size):
-            row = gates[s] * H + j * U
-            at = j * depth * columns + s * U
-            for k in range(weight.shape[1]):
-                for i in range(units):
-                    weight[row + i, k] = w[at + k * columns + i]
-            if bias.size > 0:
-                for i in range(units):
-                    bias[row + i] = w[at + (depth - 1) * columns + i]
+def _unit_boxes(hidden_size: int, units: int) -> list[tuple[int, int, int]]:
+    """(first block, blocks, units in each) of the full blocks and of the one that is not."""
+    full, rest = divmod(hidden_size, units)
+    return [box for box in ((0, full, units), (full, 1, rest)) if box[1] * box[2] > 0]
+
+
+def weight_plan(gates, hidden_size: int, units: int, inputs: int, depth: int, weight_at: int, bias_at: int | None, to: int):
+    """Boxes for w (blocks, depth, slots units): the weight (gates H, inputs) transposed, the bias as last row."""
+    columns, boxes = len(gates) * units, []
+    for slot, gate in enumerate(gates):
+        for first, blocks, width in _unit_boxes(hidden_size, units):
+            row, at = gate * hidden_size + first * units, to + first * depth * columns + slot * units
+            boxes.append((blocks, inputs, width, weight_at + row * inputs, units * inputs, 1, inputs,
+                          at, depth * columns, columns, 1))  # fmt: skip
+            if bias_at is not None:
+                boxes.append((blocks, 1, width, bias_at + row, units, 0, 1,
+                              at + (depth - 1) * columns, depth * columns, 0, 1))  # fmt: skip
+    return boxes
+
+
+def transposed_plan(gates, hidden_size: int, units: int, n_blocks: int, inputs: int, panel: int, weight_at: int, to: int):
+    """Boxes for wt (panels, blocks, slots units, panel): the weight as it is, `panel` columns side by side."""
+    columns, boxes = len(gates) * units, []
+    for slot, gate in enumerate(gates):
+        for first, blocks, width in _unit_boxes(hidden_size, units):
+            for p in range(0, inputs, panel):
+                at = weight_at + (gate * hidden_size + first * units) * inputs + p
+                into = to + ((p // panel * n_blocks + first) * columns + slot * units) * panel
+                boxes.append((blocks, width, min(panel, inputs - p), at, units * inputs, inputs, 1,
+                              into, columns * panel, panel, 1))  # fmt: skip
+    return boxes

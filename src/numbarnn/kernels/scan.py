@@ -24,14 +24,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numba.extending import register_jitable
 
 from numbarnn.kernels.compiler import kernel
 from numbarnn.kernels.equations import cell_backward, cell_forward, load_slots, load_states
-from numbarnn.kernels.gemm import ALONE, PANEL_BYTES, gemm, panel_depth, panel_vectors
+from numbarnn.kernels.gemm import ALONE, gemm, panel_depth, panel_vectors
 from numbarnn.kernels.threads import post
-from numbarnn.simd import VECTOR_BYTES, flush_subnormals, lanes_of, load, restore_mode, store, store_many
+from numbarnn.simd import INLINED, VECTOR_BYTES, flush_subnormals, lanes_of, load, restore_mode, store, store_many
 
+inline = njit(inline="always")  # into the kernel it is part of: compiled once, there
 LINE_BYTES = 64
 L2_BYTES = 256 << 10  # of a second-level cache of 512 KiB or more, what one operand may take
 
@@ -59,6 +61,7 @@ class Sizes(NamedTuple):
     kx: int  # rows of a panel of wx, of wh: what stays in the first-level cache
     kh: int
     P: int  # columns of a panel of wht
+    group: int  # blocks of a panel of wht that stay in the first-level cache
 
 
 def row_stride(elements: int, itemsize: int) -> int:
@@ -77,13 +80,14 @@ def layer_sizes(cell, n_inputs: int, hidden_size: int, itemsize: int, reverse: b
     units = each * lanes
     blocks = -(-vectors // each)
     padded = blocks * units
+    panel = panel_vectors(padded // lanes) * lanes
     h_columns, x_columns = len(cell.h_gates) * units, len(cell.x_gates) * units
     return Sizes(
         T=0, B=0, I=n_inputs, H=hidden_size, U=units, J=blocks, S=n_slots * units, Sh=h_columns, Sx=x_columns,
         E=cell.n_states - 1, LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(padded + 1, itemsize),
         g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
         kx=panel_depth(x_columns, itemsize), kh=panel_depth(h_columns, itemsize),
-        P=panel_vectors(padded // lanes) * lanes,
+        P=panel, group=max(1, panel_depth(panel, itemsize) // h_columns),
     )  # fmt: skip
 
 
@@ -100,7 +104,7 @@ def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) 
     )
 
 
-@register_jitable
+@register_jitable(**INLINED)
 def _copy_row(n, a, at, b, to):
     """b[to:to + n] = a[at:at + n]."""
     lanes = lanes_of(a)
@@ -111,7 +115,7 @@ def _copy_row(n, a, at, b, to):
         b[to + i] = a[at + i]
 
 
-@register_jitable
+@register_jitable(**INLINED)
 def _add_row(n, a, at, b, to):
     """b[to:to + n] += a[at:at + n]."""
     lanes = lanes_of(a)
@@ -122,7 +126,7 @@ def _add_row(n, a, at, b, to):
         b[to + i] += a[at + i]
 
 
-@kernel
+@inline
 def _input_product(sizes, r0, r1, s0, s1, z, wx, g):
     """Sums of steps s0 to s1 of g = [x | 1] wx, zeros in the slots that do not see the input."""
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
@@ -144,7 +148,7 @@ def _input_product(sizes, r0, r1, s0, s1, z, wx, g):
                         g[to + r * S + i] = 0
 
 
-@kernel
+@inline
 def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
     """One step of rows r0 to r1: the recurrent product onto the sums in g, then the cell."""
     B, U, S, Sh, LX = sizes.B, sizes.U, sizes.S, sizes.Sh, sizes.LX
@@ -165,7 +169,7 @@ def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
                 u = j * U + i
                 at, c_at = (before + r) * LX + u, (before + r) * LC + u
                 to, c_to = (after + r) * LX + u, (after + r) * LC + u
-                states = load_states(cell, load(x, at), c, c_at, padded)
+                states = load_states(cell, x, at, c, c_at, padded)
                 if t < lengths[r]:
                     gates = load_slots(cell, g, (block + r) * S + i, U)
                     states, kept = cell_forward(cell, gates, states)
@@ -176,7 +180,7 @@ def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
                 _clear_padding(sizes, j, block + r, after + r, x, g, c)
 
 
-@kernel
+@register_jitable(**INLINED)
 def _clear_padding(sizes, j, g_row, row, x, g, c):
     """Zeros in the units past H of block j: an input of inf made NaN of the zero weights there, and would spread."""
     padded = sizes.J * sizes.U
@@ -184,8 +188,10 @@ def _clear_padding(sizes, j, g_row, row, x, g, c):
         x[row * sizes.LX + u] = 0
         for s in range(sizes.E):
             c[(row * sizes.E + s) * padded + u] = 0
-        for slot in range(u - j * sizes.U, sizes.S, sizes.U):
-            g[g_row * sizes.S + slot] = 0
+        at = u - j * sizes.U
+        while at < sizes.S:
+            g[g_row * sizes.S + at] = 0
+            at += sizes.U
 
 
 @kernel
@@ -212,7 +218,7 @@ def scan_forward(signal, cell, sizes, r0, r1, lengths, z, wx, wh, x, g, c, out, 
                             out[to + u] = 0
 
 
-@kernel
+@inline
 def _cell_backward(cell, sizes, r0, r1, t, lengths, x, g, c, d, e):
     """The cell of one step: gates in g become their gradient, d and e the gradient of the states before the step."""
     B, U, S, LX = sizes.B, sizes.U, sizes.S, sizes.LX
@@ -227,9 +233,9 @@ def _cell_backward(cell, sizes, r0, r1, t, lengths, x, g, c, d, e):
             if t < lengths[r]:
                 for i in range(0, U, lanes):
                     u = j * U + i
-                    states = load_states(cell, load(x, (before + r) * LX + u), c, (before + r) * LC + u, padded)
-                    new_states = load_states(cell, load(x, (after + r) * LX + u), c, (after + r) * LC + u, padded)
-                    dstates = load_states(cell, load(d, r * padded + u), e, r * LC + u, padded)
+                    states = load_states(cell, x, (before + r) * LX + u, c, (before + r) * LC + u, padded)
+                    new_states = load_states(cell, x, (after + r) * LX + u, c, (after + r) * LC + u, padded)
+                    dstates = load_states(cell, d, r * padded + u, e, r * LC + u, padded)
                     gates = load_slots(cell, g, (block + r) * S + i, U)
                     dgates, dstates = cell_backward(cell, gates, states, new_states, dstates)
                     store_many(g, (block + r) * S + i, U, dgates)
@@ -250,7 +256,6 @@ def scan_backward(signal, cell, sizes, r0, r1, lengths, dout, dout_t, dout_r, wh
     mode = flush_subnormals()
     T, B, S, Sh, P = sizes.T, sizes.B, sizes.S, sizes.Sh, sizes.P
     padded = sizes.J * sizes.U
-    group = max(1, panel_depth_of(g, P) // Sh)
     last = 0
     for r in range(r0, r1):
         last = max(last, lengths[r])
@@ -263,26 +268,19 @@ def scan_backward(signal, cell, sizes, r0, r1, lengths, dout, dout_t, dout_r, wh
         _cell_backward(cell, sizes, r0, r1, t, lengths, x, g, c, d, e)
         if t < last:
             for p in range(padded // P):
-                for j in range(0, sizes.J, group):
+                for j in range(0, sizes.J, sizes.group):
                     gemm(P // lanes_of(g), r1 - r0, sizes.sums, True, g, ((j * T + t) * B + r0) * S, S, T * B * S, 1,
-                         wht, (p * sizes.J + j) * Sh * P, P, min(group, sizes.J - j), Sh,
+                         wht, (p * sizes.J + j) * Sh * P, P, min(sizes.group, sizes.J - j), Sh,
                          d, r0 * padded + p * P, padded)  # fmt: skip
     restore_mode(mode)
 
 
 @kernel
-def panel_depth_of(array, columns):
-    """`gemm.panel_depth` for the element type of `array`."""
-    return max(16, PANEL_BYTES // (columns * array.itemsize))
-
-
-@kernel
-def input_gradient(signal, sizes, r0, r1, add, wxt, g, dz, LD, P):
+def input_gradient(signal, sizes, r0, r1, add, wxt, g, dz, LD, P, group):
     """dz (T, B, LD) = (dz if add else 0) + dgates wx', for rows r0 to r1, from the gradients that `scan_backward` left in g."""
     post(signal)
     mode = flush_subnormals()
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
-    group = max(1, panel_depth_of(g, P) // Sx)
     for p in range(LD // P):
         for j in range(0, sizes.J, group):
             for t in range(T):
@@ -318,21 +316,6 @@ def weight_gradient_blocks(sizes: Sizes, depth: int, columns: int, itemsize: int
         for m in range(0, depth, rows)
         for j in range(0, sizes.J, group)
     ]
-
-
-@kernel
-def copy_input(signal, sizes, r0, r1, lengths, x, z):
-    """Rows r0 to r1 of x (B, T, I) into z (T, B, LZ), zeros past a row's length."""
-    post(signal)
-    for t in range(sizes.T):
-        for r in range(r0, r1):
-            to = (t * sizes.B + r) * sizes.LZ
-            if t < lengths[r]:
-                for i in range(sizes.I):
-                    z[to + i] = x[r, t, i]
-            else:
-                for i in range(sizes.I):
-                    z[to + i] = 0
 
 
 @kernel

@@ -21,11 +21,11 @@ from typing import Any
 
 import joblib
 import numpy as np
-from numba import types
+from numba import njit, types
 from numba.extending import register_jitable
 
 from numbarnn.kernels.compiler import kernel
-from numbarnn.simd import atomic_load, atomic_store, pause
+from numbarnn.simd import INLINED, atomic_load, atomic_store, pause
 
 TICKET, NEXT_TICKET = 0, 1  # words of the mailbox; worker i has two more on a cache line of its own
 LINE = 8
@@ -36,13 +36,13 @@ YIELD_EVERY = 1024  # looks after which another thread may have the core, should
 _yield_core = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
 
 
-@register_jitable
+@njit(inline="always")
 def post(signal):
     """Let the workers start: the first statement of every kernel that `run_tasks` runs."""
     atomic_store(signal, TICKET, atomic_load(signal, NEXT_TICKET))
 
 
-@register_jitable
+@register_jitable(**INLINED)
 def _relax(look):
     if look % YIELD_EVERY == YIELD_EVERY - 1:
         _yield_core()
