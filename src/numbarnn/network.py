@@ -7,28 +7,15 @@ Letters in comments: n samples, T steps, F inputs, H hidden units, D directions,
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from numbarnn.kernels.dense import matmul
 from numbarnn.recurrent import Recurrent
 
 __all__ = ["Network"]
-
-
-def _dense_forward(x, weight, bias):
-    """Return x [n, I] times weight [K, I] transposed, plus bias [K]."""
-    # einsum's loops give the same bits for one row as for many, and whatever BLAS's threads do
-    return np.einsum("ni,ki->nk", x, weight) + bias
-
-
-def _dense_backward(doutput, x, weight, dweight, dbias):
-    """Fill dweight and dbias, and return dx."""
-    np.einsum("nk,ni->ki", doutput, x, out=dweight)
-    np.sum(doutput, axis=0, out=dbias)
-    return np.einsum("nk,ki->ni", doutput, weight)
 
 
 class Network:
@@ -117,7 +104,6 @@ class Network:
             [np.full(values.size, "bias" not in name) for name, values in self.named_parameters.items()]
         )
         self._tape: tuple | None = None
-        self._lock = threading.Lock()  # the layers serve one caller at a time
 
     @property
     def named_parameters(self) -> dict[str, np.ndarray]:
@@ -143,17 +129,13 @@ class Network:
         -------
         raw_output : ndarray of shape (n_samples, n_outputs) or (n_samples, n_timesteps, n_outputs)
         """
-        if len(x) == 1 and not training:
-            # the kernels sum in another order for one sample alone than for one among others
-            pair = None if lengths is None else np.repeat(lengths, 2)
-            return self.forward(np.repeat(x, 2, axis=0), pair)[:1]
-        with self._lock:
-            output, state = self.recurrent.forward(x, lengths=lengths, training=training)
+        output, state = self.recurrent.forward(x, lengths=lengths, training=training)
         if self.return_sequences:
             features = output.reshape(-1, output.shape[2])  # [n * T, D * H]
         else:
             features = self._last(state)  # [n, D * H]
-        raw = _dense_forward(features, *self._head)
+        weight, bias = self._head
+        raw = matmul(features, weight.T, self.recurrent.n_jobs) + bias
         if training:
             self._tape = features, state
         return raw.reshape(*x.shape[:2], -1) if self.return_sequences else raw
@@ -169,9 +151,11 @@ class Network:
         if self._tape is None:
             raise RuntimeError("backward was called without forward(training=True) before it")
         (features, state), self._tape = self._tape, None
-        dfeatures = _dense_backward(
-            draw.reshape(-1, draw.shape[-1]), features, self._head[0], *self._dhead
-        )
+        (weight, _), (dweight, dbias), n_jobs = self._head, self._dhead, self.recurrent.n_jobs
+        doutputs = draw.reshape(-1, draw.shape[-1])
+        dweight[...] = matmul(doutputs.T, features, n_jobs)
+        np.sum(doutputs, axis=0, out=dbias)
+        dfeatures = matmul(doutputs, weight, n_jobs)
         if self.return_sequences:
             doutput = dfeatures.reshape(*draw.shape[:2], -1)
             self.recurrent.backward(doutput, input_gradient=False)

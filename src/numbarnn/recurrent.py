@@ -664,7 +664,8 @@ class Recurrent:
             own.prepare(1, n_samples, False, None)
             own.pack(1, False)
             z = np.ones(n_samples * own.sizes.LZ, self.dtype)
-            layers.append((own.sizes, z, own.wx, own.wh, own.x, own.g, own.c))
+            sizes = own.sizes._replace(sums=scan.ALONE if n_samples == 1 else 1)
+            layers.append((sizes, z, own.wx, own.wh, own.x, own.g, own.c))
         shape = (self.num_layers, n_samples, self.hidden_size)
         further = (self.num_layers, self.cell.n_states - 1, n_samples, self.hidden_size)
         return {

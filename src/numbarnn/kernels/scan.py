@@ -57,7 +57,7 @@ class Sizes(NamedTuple):
     x_slots: int
     steps: int  # whose input product is done at once
     reverse: int
-    sums: int  # of a tile, see gemm.ALONE
+    sums: int  # of a tile: one, but gemm.ALONE for a row that streams
     kx: int  # rows of a panel of wx, of wh: what stays in the first-level cache
     kh: int
     P: int  # columns of a panel of wht
@@ -87,7 +87,7 @@ def layer_sizes(cell, n_inputs: int, hidden_size: int, itemsize: int, reverse: b
         E=cell.n_states - 1, LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(padded + 1, itemsize),
         g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
         kx=panel_depth(x_columns, itemsize), kh=panel_depth(h_columns, itemsize),
-        P=panel, group=max(1, panel_depth(panel, itemsize) // h_columns),
+        P=panel, group=max(1, 2 * panel_depth(panel, itemsize) // h_columns),
     )  # fmt: skip
 
 
@@ -100,7 +100,6 @@ def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) 
         steps=steps,
         g_slots=n_timesteps if training else steps,
         x_slots=n_timesteps + 1 if training else 2,
-        sums=ALONE if n_samples == 1 else 1,
     )
 
 
@@ -297,10 +296,11 @@ def weight_gradient(signal, sizes, j0, j1, m0, m1, a, a_at, a_stride, depth, g, 
     mode = flush_subnormals()
     lanes = lanes_of(g)
     N = sizes.T * sizes.B
-    for n in range(0, N, sizes.kh):
+    depth_n = max(16, sizes.kh // 2)  # half a panel: the other half of the cache is for a's rows, which lie apart
+    for n in range(0, N, depth_n):
         for j in range(j0, j1):
             gemm(columns // lanes, m1 - m0, 1, n > 0, a, a_at + n * a_stride + m0, 1, 0, a_stride,
-                 g, (j * N + n) * sizes.S + first, sizes.S, 1, min(sizes.kh, N - n),
+                 g, (j * N + n) * sizes.S + first, sizes.S, 1, min(depth_n, N - n),
                  dw, (j * depth + m0) * columns, columns)  # fmt: skip
     restore_mode(mode)
 
