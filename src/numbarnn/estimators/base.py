@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral, Real
-from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
@@ -18,11 +17,11 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from numbarnn.estimators import validation
 from numbarnn.estimators.sources import ArraySource, Subset
 from numbarnn.losses import Loss
+from numbarnn.network import Network
+from numbarnn.optimizers import OPTIMIZERS
 from numbarnn.schedules import SCHEDULES, Schedule
+from numbarnn.training import Trainer
 
-if TYPE_CHECKING:
-    from numbarnn.network import Network
-    from numbarnn.training import Trainer
 
 __all__ = ["BaseRNN", "can_partial_fit", "document"]
 
@@ -248,8 +247,6 @@ class BaseRNN(BaseEstimator):
     # ------------------------------------------------------------------ training
 
     def _make_trainer(self, n_samples: int, loss: Loss, rng: np.random.Generator) -> Trainer:
-        from numbarnn.training import Trainer
-
         batch_size = self.batch_size
         if batch_size == "auto":
             batch_size = int(np.clip(2 ** int(math.log2(max(n_samples / 100, 1))), 32, 256))
@@ -265,8 +262,6 @@ class BaseRNN(BaseEstimator):
         )  # fmt: skip
 
     def _make_network(self, input_size: int, n_outputs: int, seed: int) -> Network:
-        from numbarnn.network import Network
-
         return Network(
             self.cell, input_size, self.hidden_size, n_outputs, num_layers=self.num_layers,
             bidirectional=self.bidirectional, dropout=self.dropout, return_sequences=self.return_sequences,
@@ -275,8 +270,6 @@ class BaseRNN(BaseEstimator):
         )  # fmt: skip
 
     def _make_optimizer(self, network: Network):
-        from numbarnn.optimizers import OPTIMIZERS
-
         adam = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
         options = {
             "sgd": {"momentum": self.momentum, "nesterov": self.nesterovs_momentum},
