@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from numbarnn.cells import Cell, find_cell
-from numbarnn.kernels import pack, scan
+from numbarnn.cells import find_cell
+from numbarnn.checks import as_float, as_input, boolean, check_lengths, number, positive_int
+from numbarnn.kernels import scan
+from numbarnn.kernels.gemm import ALONE
+from numbarnn.kernels.sizes import EMPTY
 from numbarnn.kernels.threads import ranges, run_tasks, thread_count
+from numbarnn.layer import Buffers, Direction
 
 State = NDArray | tuple[NDArray, ...]
 PARALLEL_FLOPS = 4_000_000  # below this, waking a second thread costs more than it saves
@@ -20,137 +24,8 @@ INITIALIZATIONS = ("uniform", "orthogonal")
 DTYPES = ("float32", "float64", np.float32, np.float64, np.dtype("float32"), np.dtype("float64"))
 
 
-class _Buffers:
-    """Arrays that are used from call to call and only ever grow."""
-
-    def __init__(self, dtype: np.dtype) -> None:
-        self._dtype = dtype
-        self._arrays: dict[str, NDArray] = {}
-
-    def get(self, name: str, *shape: int) -> NDArray:
-        """A flat array of that many elements; its content is what the last call for it left there."""
-        size = math.prod(shape)
-        array = self._arrays.get(name)
-        if array is None or array.size < size:
-            array = self._arrays[name] = np.zeros(size, self._dtype)
-        return array[:size]
-
-
-class _Direction:
-    """One layer in one direction: its parameters, their packed form, and what the time loop works on."""
-
-    def __init__(self, cell: Cell, n_inputs: int, hidden_size: int, bias: bool, dtype: np.dtype, reverse: bool) -> None:
-        self.cell, self.bias = cell, bias
-        self.layer_sizes = sizes = scan.layer_sizes(cell, n_inputs, hidden_size, dtype.itemsize, reverse)
-        self.sizes = sizes
-        self.padded = sizes.J * sizes.U
-        lanes = scan.VECTOR_BYTES // dtype.itemsize
-        vectors = -(-n_inputs // lanes)
-        self.input_panel = scan.panel_vectors(vectors) * lanes
-        self.input_group = max(1, scan.panel_depth(self.input_panel, dtype.itemsize) // sizes.Sx)
-        self.padded_inputs = vectors * lanes
-        self._lay_out_weights(dtype)
-        self.buffers = _Buffers(dtype)
-        self.ones: tuple[int, ...] = ()  # shape of the state rows that have their ones
-        self.parameters = self.gradients = np.zeros(0, dtype)  # flat, given by `Recurrent.bind`
-
-    def _lay_out_weights(self, dtype: np.dtype) -> None:
-        """Room for the packed weights and their gradients, and the plans that fill it."""
-        sizes, x_gates, h_gates = self.layer_sizes, self.cell.x_gates, self.cell.h_gates
-        H, U, J, inputs, rows = sizes.H, sizes.U, sizes.J, sizes.I, len(self.cell.gates) * sizes.H
-        depth_x, depth_h = inputs + 1, self.padded + 1
-        parts = (J * depth_x * sizes.Sx, J * depth_h * sizes.Sh, self.padded * J * sizes.Sh, self.padded_inputs * J * sizes.Sx)
-        ends = np.cumsum((0, *parts))
-        packed, gradients = np.zeros(ends[4], dtype), np.zeros(ends[2], dtype)
-        self.packed, self.packed_gradients = packed, gradients
-        self.wx, self.wh, self.wht, self.wxt = (packed[a:b] for a, b in zip(ends[:-1], ends[1:]))
-        self.dwx, self.dwh = gradients[: ends[1]], gradients[ends[1] :]
-        weight_hh = rows * inputs
-        biases = weight_hh + rows * H
-        bias_ih, bias_hh = (biases, biases + rows) if self.bias else (None, None)
-        forward = pack.weight_plan(x_gates, H, U, inputs, depth_x, 0, bias_ih, 0)
-        forward += pack.weight_plan(h_gates, H, U, H, depth_h, weight_hh, bias_hh, ends[1])
-        backward = pack.transposed_plan(h_gates, H, U, J, H, sizes.P, weight_hh, ends[2])
-        self.plan = np.array(forward + backward, np.int64)
-        self.n_forward = len(forward)
-        self.input_plan = np.array(pack.transposed_plan(x_gates, H, U, J, inputs, self.input_panel, 0, ends[3]), np.int64)
-        self.gradient_plan = pack.reversed_plan(self.plan[: self.n_forward])
-
-    def prepare(self, n_timesteps: int, n_samples: int, training: bool, state: tuple[NDArray, ...] | None) -> None:
-        """Make room for a batch, the initial state in its slot."""
-        self.sizes = sizes = scan.batch_sizes(self.layer_sizes, n_timesteps, n_samples, training)
-        get, B = self.buffers.get, n_samples
-        self.x = get("x", sizes.x_slots, B, sizes.LX)
-        self.c = get("c", sizes.x_slots, B, sizes.E * self.padded)
-        self.g = get("g", sizes.J, sizes.g_slots, B, sizes.S)
-        rows = self.x.reshape(sizes.x_slots, B, sizes.LX)
-        if self.ones != rows.shape:  # nothing ever overwrites them while rows lie where they lay
-            rows[:, :, self.padded] = 1
-            self.ones = rows.shape
-        first = n_timesteps * sizes.reverse % sizes.x_slots
-        h, further = rows[first], self.c.reshape(sizes.x_slots, B, sizes.E, self.padded)[first]
-        h[:, : self.padded] = 0
-        further[...] = 0
-        if state is not None:
-            h[:, : sizes.H] = state[0]
-            for e, values in enumerate(state[1:]):
-                further[:, e, : sizes.H] = values
-
-    def final_state(self) -> list[NDArray]:
-        """Views of the states after the last step of the direction."""
-        sizes = self.sizes
-        last = (0 if sizes.reverse else sizes.T) % sizes.x_slots
-        h = self.x.reshape(sizes.x_slots, sizes.B, sizes.LX)[last, :, : sizes.H]
-        further = self.c.reshape(sizes.x_slots, sizes.B, sizes.E, self.padded)[last]
-        return [h, *(further[:, e, : sizes.H] for e in range(sizes.E))]
-
-    def pack(self, threads: int, training: bool) -> None:
-        """Bring the parameters into the layout of the kernels."""
-        self._move(self.plan[: len(self.plan) if training else self.n_forward], self.parameters, self.packed, threads)
-
-    def pack_inputs_transposed(self, threads: int) -> None:
-        """Likewise what the gradient of the input takes."""
-        self._move(self.input_plan, self.parameters, self.packed, threads)
-
-    def unpack(self, threads: int) -> None:
-        """Bring the gradients into the layout of the parameters."""
-        self._move(self.gradient_plan, self.packed_gradients, self.gradients, threads)
-
-    def _move(self, plan: NDArray, source: NDArray, target: NDArray, threads: int) -> None:
-        boxes = ranges(len(plan), threads if self.parameters.size > 100_000 else 1)
-        run_tasks(pack.move, [(*box, plan, source, target) for box in boxes], threads)
-
-    def prepare_gradient(self, dstate: tuple[NDArray, ...] | None) -> None:
-        """Make room for the gradient of the states, that of the final one in it."""
-        sizes = self.sizes
-        self.d = self.buffers.get("d", sizes.B, self.padded)
-        self.e = self.buffers.get("e", sizes.B, sizes.E * self.padded)
-        self.d[:] = 0
-        self.e[:] = 0
-        if dstate is not None:
-            for view, values in zip(self.state_gradient(), dstate):
-                view[...] = values
-
-    def state_gradient(self) -> list[NDArray]:
-        """Views of the gradient of the states."""
-        sizes = self.sizes
-        further = self.e.reshape(sizes.B, sizes.E, self.padded)
-        return [self.d.reshape(sizes.B, self.padded)[:, : sizes.H], *(further[:, e, : sizes.H] for e in range(sizes.E))]
-
-    def weight_gradient_tasks(self, z: NDArray, threads: int) -> list[tuple]:
-        sizes, itemsize = self.sizes, z.itemsize
-        tasks = []
-        for a, a_at, stride, depth, first, columns, dw in (
-            (self.x, sizes.reverse * sizes.B * sizes.LX, sizes.LX, self.padded + 1, 0, sizes.Sh, self.dwh),
-            (z, 0, sizes.LZ, sizes.I + 1, sizes.S - sizes.Sx, sizes.Sx, self.dwx),
-        ):
-            for block in scan.weight_gradient_blocks(sizes, depth, columns, itemsize, threads):
-                tasks.append((sizes, *block, a, a_at, stride, depth, self.g, first, columns, dw))
-        return tasks
-
-
 class Recurrent:
-    """Recurrent layers with `torch.nn`'s options under their names there, and its parameter layout and gate order.
+    """Recurrent layers with `torch.nn`'s options under its names, its parameter layout and its gate order.
 
     Parameters
     ----------
@@ -174,8 +49,8 @@ class Recurrent:
     random_state : int, numpy.random.Generator or None, default=None
         Seed of initial parameters and dropout.
     init : {"uniform", "orthogonal"}, default="uniform"
-        ``"uniform"``: all parameters from U(-k, k), k = 1 / sqrt(hidden_size), as PyTorch; ``"orthogonal"``: recurrent
-        weights orthogonal, input weights Glorot uniform, biases zero, as Keras.
+        ``"uniform"``: all parameters from U(-k, k), k = 1 / sqrt(hidden_size), as PyTorch; ``"orthogonal"``:
+        recurrent weights orthogonal, input weights Glorot uniform, biases zero, as Keras.
     forget_bias : float or None, default=None
         Initial bias of the forget gate, where the cell has one; None leaves it to `init`.
     n_jobs : int or None, default=None
@@ -184,8 +59,9 @@ class Recurrent:
     Attributes
     ----------
     parameters, gradients : dict of str to ndarray
-        By PyTorch's names: ``weight_ih_l0`` (gates * hidden_size, input_size), ``weight_hh_l0``, ``bias_ih_l0``, ``bias_hh_l0``,
-        with ``_reverse`` for the other direction. Parameters may be changed in place. `backward` overwrites the gradients.
+        By PyTorch's names: ``weight_ih_l0`` (gates * hidden_size, input_size), ``weight_hh_l0``,
+        ``bias_ih_l0``, ``bias_hh_l0``, with ``_reverse`` for the other direction. Parameters may be changed
+        in place. `backward` overwrites the gradients.
     n_parameters : int
         Number of parameters.
 
@@ -200,7 +76,7 @@ class Recurrent:
 
     References
     ----------
-    Equations, parameter names and gate order: the documentation of torch.nn.LSTM, torch.nn.GRU and torch.nn.RNN.
+    Equations, parameter names and gate order: documentation of torch.nn.LSTM, torch.nn.GRU and torch.nn.RNN.
 
     Examples
     --------
@@ -232,32 +108,36 @@ class Recurrent:
         n_jobs: int | None = None,
     ) -> None:
         self.cell = find_cell(cell)
-        self.input_size = _positive_int("input_size", input_size)
-        self.hidden_size = _positive_int("hidden_size", hidden_size)
-        self.num_layers = _positive_int("num_layers", num_layers)
-        if not 0 <= _number("dropout", dropout) < 1:
-            raise ValueError(f"dropout was {dropout!r}; expected a probability from 0 up to, not including, 1")
+        self.input_size = positive_int("input_size", input_size)
+        self.hidden_size = positive_int("hidden_size", hidden_size)
+        self.num_layers = positive_int("num_layers", num_layers)
+        if not 0 <= number("dropout", dropout) < 1:
+            expected = "a probability from 0 up to, not including, 1"
+            raise ValueError(f"dropout was {dropout!r}; expected {expected}")
         if dtype not in DTYPES:
             raise ValueError(f"dtype was {dtype!r}; expected float32 or float64")
         if init not in INITIALIZATIONS:
             raise ValueError(f"init was {init!r}; expected one of {', '.join(INITIALIZATIONS)}")
-        self.bias, self.bidirectional = _boolean("bias", bias), _boolean("bidirectional", bidirectional)
+        self.bias, self.bidirectional = boolean("bias", bias), boolean("bidirectional", bidirectional)
         self.dropout, self.dtype = float(dropout), np.dtype(dtype)
         self.n_jobs = n_jobs
         self.init = init
-        self.forget_bias = None if forget_bias is None else _number("forget_bias", forget_bias)
+        self.forget_bias = None if forget_bias is None else number("forget_bias", forget_bias)
         thread_count(n_jobs)  # says at once what is wrong with it
         try:
             self._random = np.random.default_rng(random_state)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"random_state was {random_state!r}; expected None, an integer or a Generator") from error
-        directions = 1 + self.bidirectional
-        widths = [self.input_size] + [self.hidden_size * directions] * (self.num_layers - 1)
+            raise type(error)(
+                f"random_state was {random_state!r}; expected None, an integer or a Generator"
+            ) from error
+        directions = (False, True)[: 1 + self.bidirectional]
+        widths = [self.input_size] + [self.hidden_size * len(directions)] * (self.num_layers - 1)
+        hidden = self.hidden_size
         self._layers = [
-            [_Direction(self.cell, n, self.hidden_size, self.bias, self.dtype, reverse) for reverse in (False, True)[:directions]]
+            [Direction(self.cell, n, hidden, self.bias, self.dtype, reverse) for reverse in directions]
             for n in widths
         ]
-        self._buffers = _Buffers(self.dtype)
+        self._buffers = Buffers(self.dtype)
         self._ones: dict[int, int] = {}  # number of input rows of each layer that have their one
         self._lock = threading.Lock()
         self._kept: dict[str, Any] | None = None  # what backward needs of the last forward
@@ -272,7 +152,8 @@ class Recurrent:
     def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         rows, shapes = len(self.cell.gates) * self.hidden_size, {}
         for k, layer in enumerate(self._layers):
-            for suffix, direction in zip((f"l{k}", f"l{k}_reverse"), layer):
+            for direction in layer:
+                suffix = f"l{k}_reverse" if direction.sizes.reverse else f"l{k}"
                 shapes[f"weight_ih_{suffix}"] = (rows, direction.sizes.I)
                 shapes[f"weight_hh_{suffix}"] = (rows, self.hidden_size)
                 if self.bias:
@@ -288,7 +169,8 @@ class Recurrent:
             C-contiguous, of the layer's dtype.
         """
         for name, vector in (("parameters", parameters), ("gradients", gradients)):
-            if vector.shape != (self.n_parameters,) or vector.dtype != self.dtype or not vector.flags.c_contiguous:
+            alike = vector.shape == (self.n_parameters,) and vector.dtype == self.dtype
+            if not alike or not vector.flags.c_contiguous:
                 raise ValueError(
                     f"{name} was an array of shape {vector.shape} and dtype {vector.dtype}; "
                     f"expected a contiguous one of shape ({self.n_parameters},) and dtype {self.dtype}"
@@ -298,7 +180,7 @@ class Recurrent:
             parameters[:] = old
         gradients[:] = 0  # rows of gates that a cell has no use for are never written
         self._flat = parameters
-        self._parameters, self._gradients = ({}, {})
+        self._parameters, self._gradients = {}, {}
         for views, vector in ((self._parameters, parameters), (self._gradients, gradients)):
             at = 0
             for name, shape in self._shapes.items():
@@ -346,12 +228,16 @@ class Recurrent:
         True
         """
         if set(parameters) != set(self._shapes):
-            missing, unknown = sorted(set(self._shapes) - set(parameters)), sorted(set(parameters) - set(self._shapes))
+            missing = sorted(set(self._shapes) - set(parameters))
+            unknown = sorted(set(parameters) - set(self._shapes))
             raise ValueError(f"parameters had missing names {missing} and unknown names {unknown}")
-        arrays = {name: _as_float(f'parameters["{name}"]', value, self.dtype) for name, value in parameters.items()}
+        arrays = {
+            name: as_float(f'parameters["{name}"]', value, self.dtype) for name, value in parameters.items()
+        }
         for name, array in arrays.items():
             if array.shape != self._shapes[name]:
-                raise ValueError(f'parameters["{name}"] had shape {array.shape}; expected {self._shapes[name]}')
+                expected = self._shapes[name]
+                raise ValueError(f'parameters["{name}"] had shape {array.shape}; expected {expected}')
         for name, array in arrays.items():
             self._parameters[name][...] = array
         self._stepper = None
@@ -373,13 +259,15 @@ class Recurrent:
                 array[at : at + hidden] = self.forget_bias if name.startswith("bias_ih") else 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Options, parameters and the state of the random generator: buffers are made again where they are needed."""
-        names = ("input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional", "init", "forget_bias", "n_jobs")
+        """Keep options, parameters and the random generator: buffers are made again where they are needed."""
+        names = ("input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional")
+        names += ("init", "forget_bias", "n_jobs")
         options = {name: getattr(self, name) for name in names}
         options |= {"cell": self.cell.name, "dtype": self.dtype.name}
         return {"options": options, "parameters": self._flat.copy(), "random": self._random}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Build the layer again."""
         self.__init__(**state["options"], random_state=0)
         self._flat[:] = state["parameters"]
         self._random = state["random"]
@@ -400,8 +288,8 @@ class Recurrent:
         x : array-like of shape (n_samples, n_timesteps, input_size)
             The sequences, padded behind to one length.
         state : ndarray or tuple of ndarray, default=None
-            Initial state: h, or (h, c) for an LSTM, each (num_layers * directions, n_samples, hidden_size), in PyTorch's
-            order; None is zeros.
+            Initial state: h, or (h, c) for an LSTM, each (num_layers * directions, n_samples, hidden_size),
+            in PyTorch's order; None is zeros.
         lengths : array-like of int of shape (n_samples,), default=None
             Number of valid steps of each sequence, from 1; None is all of them.
         training : bool, default=False
@@ -419,18 +307,21 @@ class Recurrent:
         ValueError, TypeError
             If an argument has another shape or type.
         """
-        x = _as_input(x, self.input_size, self.dtype)
+        x = as_input(x, self.input_size, self.dtype)
         B, T, _ = x.shape
         state = self._check_state("state", state, B)
-        lengths = _check_lengths(lengths, B, T)
+        lengths = check_lengths(lengths, B, T)
         output = np.empty((B, T, self.hidden_size * len(self._layers[0])), self.dtype)
         final = self._new_state(B)
         with self._lock:
             self._run_forward(x, state, lengths, training, output, final)
         return output, _public_state(final)
 
-    def _run_forward(self, x, state, lengths, training: bool, output: NDArray | None, final: list[NDArray]) -> None:
-        """Forward on checked arguments: `output` (or nobody) and `final` receive the results."""
+    def _run_forward(
+        self, x: NDArray, state: tuple[NDArray, ...] | None, lengths: NDArray, training: bool,
+        output: NDArray | None, final: list[NDArray],
+    ) -> None:
+        """Go forward on checked arguments: `output` (or nobody) and `final` receive the results."""
         self._kept = None
         B, T, _ = x.shape
         hidden, directions = self.hidden_size, len(self._layers[0])
@@ -448,18 +339,18 @@ class Recurrent:
                 stride = self._layers[k + 1][0].sizes.LZ
                 out, out_t, out_r = self._input_rows(k + 1, T, B), B * stride, stride
             elif output is None:
-                out, out_t, out_r = scan.EMPTY[self.dtype], 0, 0
+                out, out_t, out_r = EMPTY[self.dtype], 0, 0
             else:
                 out, out_t, out_r = output.reshape(-1), output.shape[2], T * output.shape[2]
             tasks = [
-                (direction.cell, direction.sizes, *rows, lengths, z, direction.wx, direction.wh, direction.x, direction.g,
-                 direction.c, out[i * hidden :], out_t, out_r)
+                (direction.cell, direction.sizes, *rows, lengths, z, direction.wx, direction.wh,
+                 direction.x, direction.g, direction.c, out[i * hidden :], out_t, out_r)
                 for i, direction in enumerate(layer)
                 for rows in ranges(B, threads, 2)
-            ]  # fmt: skip
+            ]
             run_tasks(scan.scan_forward, tasks, threads)
             for i, direction in enumerate(layer, k * directions):
-                for array, values in zip(final, direction.final_state()):
+                for array, values in zip(final, direction.final_state(), strict=True):
                     array[i] = values
             if k + 1 < self.num_layers:
                 z = out
@@ -469,7 +360,7 @@ class Recurrent:
             self._kept = {"inputs": inputs, "masks": masks, "lengths": lengths, "shape": (B, T)}
 
     def _input_rows(self, k: int, n_timesteps: int, n_samples: int) -> NDArray:
-        """Room for the rows [x | 1] that layer k reads, the ones in their place."""
+        """Make room for the rows [x | 1] that layer k reads, the ones in their place."""
         sizes = self._layers[k][0].layer_sizes
         z = self._buffers.get(f"z{k}", n_timesteps, n_samples, sizes.LZ)
         if self._ones.get(k, 0) < n_timesteps * n_samples:
@@ -478,7 +369,7 @@ class Recurrent:
         return z
 
     def _copied_input(self, x: NDArray, lengths: NDArray) -> NDArray:
-        """The input rows of the first layer: x with time in front, zeros past the lengths."""
+        """Copy x to the input rows of the first layer: time in front, zeros past the lengths."""
         B, T, features = x.shape
         z = self._input_rows(0, T, B)
         rows = z.reshape(T, B, -1)
@@ -490,7 +381,8 @@ class Recurrent:
     def _drop(self, z: NDArray, k: int, n_timesteps: int, n_samples: int) -> NDArray:
         """Apply a new dropout mask to the input rows of layer k; returns the mask."""
         sizes = self._layers[k][0].layer_sizes
-        mask = (self._random.random((n_timesteps * n_samples, sizes.I), np.float32) >= self.dropout).astype(self.dtype)
+        draws = self._random.random((n_timesteps * n_samples, sizes.I), np.float32)
+        mask = (draws >= self.dropout).astype(self.dtype)
         mask *= 1 / (1 - self.dropout)
         z.reshape(-1, sizes.LZ)[:, : sizes.I] *= mask
         return mask
@@ -524,21 +416,24 @@ class Recurrent:
         Raises
         ------
         RuntimeError
-            If there is nothing to go back through: no ``forward(training=True)`` since the last `backward` or ``forward``.
+            If there is nothing to go back through: the last call was no ``forward(training=True)``.
         ValueError, TypeError
             If an argument has another shape or type.
 
         Notes
         -----
-        Numbers below the normal range count as zero here: gradients that fade away would otherwise slow every product.
+        Numbers below the normal range count as zero here: gradients that fade away would otherwise slow every
+        product.
         """
         kept = self._kept
         if kept is None:
-            raise RuntimeError("backward was called with nothing kept; call forward(..., training=True) before each backward")
+            raise RuntimeError(
+                "backward was called with nothing kept; call forward(..., training=True) before each backward"
+            )
         B, T = kept["shape"]
         if doutput is not None:
             shape = (B, T, self.hidden_size * len(self._layers[0]))
-            doutput = np.ascontiguousarray(_as_float("doutput", doutput, self.dtype))
+            doutput = np.ascontiguousarray(as_float("doutput", doutput, self.dtype))
             if doutput.shape != shape:
                 raise ValueError(f"doutput had shape {doutput.shape}; expected {shape}")
         dstate = self._check_state("dstate", dstate, B)
@@ -548,11 +443,15 @@ class Recurrent:
             dz = self._run_backward(kept, doutput, dstate, input_gradient, dinitial)
             if input_gradient:
                 columns = self._layers[0][0].padded_inputs
-                dx = np.ascontiguousarray(dz.reshape(T, B, columns)[:, :, : self.input_size].transpose(1, 0, 2))
+                rows = dz.reshape(T, B, columns)[:, :, : self.input_size]
+                dx = np.ascontiguousarray(rows.transpose(1, 0, 2))
         return dx, _public_state(dinitial)
 
-    def _run_backward(self, kept, doutput, dstate, input_gradient: bool, dinitial: list[NDArray]) -> NDArray | None:
-        """Backward on checked arguments; returns the gradient of the input rows of the first layer."""
+    def _run_backward(
+        self, kept: dict[str, Any], doutput: NDArray | None, dstate: tuple[NDArray, ...] | None,
+        input_gradient: bool, dinitial: list[NDArray],
+    ) -> NDArray | None:
+        """Go backward on checked arguments; returns the gradient of the input rows of the first layer."""
         self._kept = None
         (B, T), lengths = kept["shape"], kept["lengths"]
         hidden, directions = self.hidden_size, len(self._layers[0])
@@ -569,33 +468,38 @@ class Recurrent:
             elif doutput is not None:
                 dout, dout_t, dout_r = doutput.reshape(-1), doutput.shape[2], T * doutput.shape[2]
             else:
-                dout, dout_t, dout_r = scan.EMPTY[self.dtype], 0, 0
+                dout, dout_t, dout_r = EMPTY[self.dtype], 0, 0
             for i, direction in enumerate(layer, k * directions):
                 direction.prepare_gradient(None if dstate is None else tuple(s[i] for s in dstate))
             tasks = [
-                (direction.cell, direction.sizes, *rows, lengths, dout[i * hidden :], dout_t, dout_r, direction.wht,
-                 direction.x, direction.g, direction.c, direction.d, direction.e)
+                (direction.cell, direction.sizes, *rows, lengths, dout[i * hidden :], dout_t, dout_r,
+                 direction.wht, direction.x, direction.g, direction.c, direction.d, direction.e)
                 for i, direction in enumerate(layer)
                 for rows in ranges(B, threads, 2)
-            ]  # fmt: skip
+            ]
             run_tasks(scan.scan_backward, tasks, threads)
             tasks = [task for direction in layer for task in direction.weight_gradient_tasks(z, threads)]
             run_tasks(scan.weight_gradient, tasks, threads)
             for i, direction in enumerate(layer, k * directions):
                 direction.unpack(threads)
-                for array, values in zip(dinitial, direction.state_gradient()):
+                for array, values in zip(dinitial, direction.state_gradient(), strict=True):
                     array[i] = values
             dz = self._input_gradient(k, T, B, threads) if k > 0 or input_gradient else None
         return dz
 
     def _input_gradient(self, k: int, n_timesteps: int, n_samples: int, threads: int) -> NDArray:
+        """Sum over the directions of layer k the gradient of the input rows that it read."""
         layer = self._layers[k]
         columns = layer[0].padded_inputs
         dz = self._buffers.get(f"dz{k}", n_timesteps, n_samples, columns)
         for direction in layer:
             direction.pack_inputs_transposed(threads)
-            form = (direction is not layer[0], direction.wxt, direction.g, dz, columns, direction.input_panel, direction.input_group)
-            tasks = [(direction.sizes, *rows, *form) for rows in ranges(n_samples, threads, 2)]
+            add = direction is not layer[0]
+            panels = direction.input_panel, direction.input_group
+            tasks = [
+                (direction.sizes, *rows, add, direction.wxt, direction.g, dz, columns, *panels)
+                for rows in ranges(n_samples, threads, 2)
+            ]
             run_tasks(scan.input_gradient, tasks, threads)
         return dz
 
@@ -625,8 +529,8 @@ class Recurrent:
 
         Notes
         -----
-        Weights are packed once and used until the next `forward`, `load_parameters` or look at `parameters`. Who changes an
-        array in place through a reference kept from before must look at `parameters` again.
+        Weights are packed once and used until the next `load_parameters`, `bind` or look at `parameters`. Who
+        changes an array in place through a reference kept from before must look at `parameters` again.
 
         Examples
         --------
@@ -639,8 +543,10 @@ class Recurrent:
         (1, 4)
         """
         if self.bidirectional:
-            raise ValueError("step was called on a bidirectional layer, whose output needs the steps to come; use forward")
-        x_t = _as_float("x_t", x_t, self.dtype)
+            raise ValueError(
+                "step was called on a bidirectional layer, whose output needs the steps to come; use forward"
+            )
+        x_t = as_float("x_t", x_t, self.dtype)
         if x_t.ndim != 2 or x_t.shape[1] != self.input_size or x_t.shape[0] == 0:
             raise ValueError(f"x_t had shape {x_t.shape}; expected (n_samples, {self.input_size})")
         B = x_t.shape[0]
@@ -657,14 +563,15 @@ class Recurrent:
         return new_h[-1].copy(), _public_state([new_h, *new_c.swapaxes(0, 1)])
 
     def _new_stepper(self, n_samples: int) -> dict[str, Any]:
+        """Pack the weights for `step` and make its buffers, apart from those of `forward` and `backward`."""
         layers = []
         for (direction,) in self._layers:
-            own = _Direction(self.cell, direction.sizes.I, self.hidden_size, self.bias, self.dtype, False)
+            own = Direction(self.cell, direction.sizes.I, self.hidden_size, self.bias, self.dtype, False)
             own.parameters = direction.parameters
             own.prepare(1, n_samples, False, None)
             own.pack(1, False)
             z = np.ones(n_samples * own.sizes.LZ, self.dtype)
-            sizes = own.sizes._replace(sums=scan.ALONE if n_samples == 1 else 1)
+            sizes = own.sizes._replace(sums=ALONE if n_samples == 1 else 1)
             layers.append((sizes, z, own.wx, own.wh, own.x, own.g, own.c))
         shape = (self.num_layers, n_samples, self.hidden_size)
         further = (self.num_layers, self.cell.n_states - 1, n_samples, self.hidden_size)
@@ -688,10 +595,13 @@ class Recurrent:
         states = state if isinstance(state, (tuple, list)) else (state,)
         names = ", ".join(self.cell.states)
         if len(states) != self.cell.n_states:
-            raise ValueError(f'{name} was {len(states)} array(s); cell "{self.cell.name}" expected {self.cell.n_states}: ({names})')
+            raise ValueError(
+                f"{name} was {len(states)} array(s); "
+                f'cell "{self.cell.name}" expected {self.cell.n_states}: ({names})'
+            )
         shape = (self.num_layers * len(self._layers[0]), n_samples, self.hidden_size)
-        arrays = tuple(_as_float(name, s, self.dtype) for s in states)
-        for array, part in zip(arrays, self.cell.states):
+        arrays = tuple(as_float(name, s, self.dtype) for s in states)
+        for array, part in zip(arrays, self.cell.states, strict=True):
             if array.shape != shape:
                 raise ValueError(f"{name} ({part}) had shape {array.shape}; expected {shape}")
         return arrays
@@ -702,58 +612,7 @@ def _public_state(state: list[NDArray]) -> State:
 
 
 def _stacked(state: tuple[NDArray, ...]) -> tuple[NDArray, NDArray]:
-    """h, and the further states as (layers, states, n_samples, hidden_size)."""
+    """Return h, and the further states as (layers, states, n_samples, hidden_size)."""
     h, *further = state
     c = np.stack(further, axis=1) if further else np.empty((h.shape[0], 0, *h.shape[1:]), h.dtype)
     return np.ascontiguousarray(h), c
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} was {value!r}; expected a number")
-    return float(value)
-
-
-def _boolean(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} was {value!r}; expected True or False")
-    return bool(value)
-
-
-def _positive_int(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} was {value!r}; expected a positive integer")
-    if value < 1:
-        raise ValueError(f"{name} was {value}; expected a positive integer")
-    return int(value)
-
-
-def _as_float(name: str, value: ArrayLike, dtype: np.dtype) -> NDArray:
-    if type(value) is np.ndarray and value.dtype == dtype and value.flags.c_contiguous:
-        return value
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{name} had dtype {array.dtype}; expected real numbers")
-    return np.ascontiguousarray(array, dtype)
-
-
-def _as_input(x: ArrayLike, input_size: int, dtype: np.dtype) -> NDArray:
-    x = _as_float("x", x, dtype)
-    if x.ndim != 3 or x.shape[2] != input_size:
-        raise ValueError(f"x had shape {x.shape}; expected (n_samples, n_timesteps, {input_size})")
-    if 0 in x.shape:
-        raise ValueError(f"x had shape {x.shape}; expected at least one sample and one time step")
-    return x
-
-
-def _check_lengths(lengths: ArrayLike | None, n_samples: int, n_timesteps: int) -> NDArray:
-    if lengths is None:
-        return np.full(n_samples, n_timesteps, np.int64)
-    lengths = np.asarray(lengths)
-    if lengths.dtype.kind not in "iu":
-        raise TypeError(f"lengths had dtype {lengths.dtype}; expected integers")
-    if lengths.shape != (n_samples,):
-        raise ValueError(f"lengths had shape {lengths.shape}; expected ({n_samples},)")
-    if lengths.min() < 1 or lengths.max() > n_timesteps:
-        raise ValueError(f"lengths were from {lengths.min()} to {lengths.max()}; expected from 1 to n_timesteps = {n_timesteps}")
-    return np.ascontiguousarray(lengths, np.int64)

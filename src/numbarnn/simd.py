@@ -1,10 +1,11 @@
-"""SIMD registers as values inside njit code; the only room that speaks to the compiler.
+"""SIMD registers as values inside njit code; the only room that writes machine operations.
 
-`Vec` is a whole register of floats. Loads, stores, arithmetic, `tanh` and `sigmoid` on it are what the pointwise
-part of a cell is written in, so that it always runs at the full width of the processor, whatever LLVM's
-vectoriser sees. `tile` is the one matrix product everything else is made of: a block of rows times a few
-registers, with general strides. The width of a register and the shape of a tile follow from what the code generator
-does with a vector that is too wide (`VECTOR_BYTES`, `REGISTERS`), and from nothing else.
+`Vec` is a whole register of floats. Loads, stores, arithmetic, `tanh`, `sigmoid` and `relu` on it are what
+the pointwise part of a cell is written in, so that it always runs at the full width of the processor,
+whatever LLVM's vectoriser sees. `tile` is the one matrix product everything else is made of: a few rows times
+a few registers, with general strides. The width of a register and the shapes of tiles follow from what the
+code generator does with a vector that is too wide (`VECTOR_BYTES`, `REGISTERS`), and from nothing else. At
+the end stand the treatment of subnormal numbers, and the words by which threads signal to each other.
 
 NaN and infinities pass through everything here; no fast-math flag that forbids them is ever set.
 """
@@ -24,19 +25,20 @@ from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, overload, register_jitable, register_model
+from numba.extending import intrinsic, lower_builtin, models, overload, register_model
 
-# of functions that are only ever part of others: no entry points of their own, which would have to be compiled as well
+# of functions that are only ever part of others: no entry points, which would have to be compiled as well
 INLINED = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 i8, i32, i64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-ALLOWED = ("contract", "nsz", "arcp")  # reassociation and finite-math flags stay off: sums keep their order, NaN is NaN
+# reassociation and finite-math flags stay off: sums keep their order, NaN is NaN
+ALLOWED = ("contract", "nsz", "arcp")
 
 
 def probe_registers(target_machine: llvm.TargetMachine) -> tuple[int, int]:
-    """Width in bytes and number of the vector registers that this code generator uses.
+    """Find the width in bytes and the number of the vector registers that this code generator uses.
 
-    Asked of the generator itself, by compiling a sum that is too wide for any register: the features of the host, a
-    processor set by NUMBA_CPU_NAME, and what LLVM prefers on it are then all answered at once.
+    Asked of the generator itself, by compiling a sum that is too wide for any register: the features of the
+    host, a processor set by NUMBA_CPU_NAME, and what LLVM prefers on it are then all answered at once.
     """
     wide = ir.VectorType(ir.FloatType(), 64)
     module = ir.Module()
@@ -88,20 +90,20 @@ def _constant(vector: ir.VectorType, value: float) -> ir.Constant:
 def _splat(builder, scalar, vector: ir.VectorType):
     undefined = ir.Constant(vector, ir.Undefined)
     one = builder.insert_element(undefined, scalar, i32(0))
-    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(i32, vector.count), [0] * vector.count))
+    first = ir.Constant(ir.VectorType(i32, vector.count), [0] * vector.count)
+    return builder.shuffle_vector(one, undefined, first)
 
 
 def _call(builder, name: str, *args):
     vector = args[0].type
     element = "f32" if isinstance(vector.element, ir.FloatType) else "f64"
     function_type = ir.FunctionType(vector, [a.type for a in args])
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, function_type, f"llvm.{name}.v{vector.count}{element}"), args
-    )
+    full_name = f"llvm.{name}.v{vector.count}{element}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, full_name), args)
 
 
 def _fma(builder, a, b, c):
-    # fmuladd, not fma: without FMA hardware it is a product and a sum instead of a library call for every lane
+    # fmuladd, not fma: without FMA hardware it is a product and a sum, not a library call for every lane
     return _call(builder, "fmuladd", a, b, c)
 
 
@@ -113,7 +115,7 @@ def _horner(builder, x, coefficients):
 
 
 def _binary_operator(python_operator, emit) -> None:
-    """Vec op Vec, Vec op number, number op Vec; a number takes the type of the Vec."""
+    """Define Vec op Vec, Vec op number, number op Vec; a number takes the type of the Vec."""
 
     @infer_global(python_operator)
     class _Template(AbstractTemplate):
@@ -126,7 +128,8 @@ def _binary_operator(python_operator, emit) -> None:
 
     def lower(context, builder, sig, args):
         vector = context.get_value_type(sig.return_type)
-        values = [a if isinstance(t, Vec) else _splat(builder, a, vector) for t, a in zip(sig.args, args)]
+        typed = zip(sig.args, args, strict=True)
+        values = [a if isinstance(t, Vec) else _splat(builder, a, vector) for t, a in typed]
         return emit(builder, *values)
 
     for argument_types in ((Vec, Vec), (Vec, types.Float), (types.Float, Vec)):
@@ -150,7 +153,7 @@ def _address(context, builder, array_type, array, offset):
 
 @intrinsic
 def address(typingctx, array):
-    """Pointer to the first element; every function of this module that takes an array takes such a pointer as well."""
+    """Take the pointer to the first element: whatever here takes an array takes such a pointer as well."""
 
     def emit(context, builder, sig, args):
         return context.make_array(sig.args[0])(context, builder, args[0]).data
@@ -160,7 +163,7 @@ def address(typingctx, array):
 
 @intrinsic
 def lanes_of(typingctx, array):
-    """Number of elements of `array` in one register."""
+    """Count the elements of `array` that one register holds."""
     lanes = VECTOR_BYTES * 8 // array.dtype.bitwidth
     return types.intp(array), lambda context, builder, sig, args: i64(lanes)
 
@@ -177,7 +180,7 @@ def _store(builder, value, pointer) -> None:
 
 @intrinsic
 def load(typingctx, array, offset):
-    """The register at array[offset:offset + lanes]."""
+    """Load the register at array[offset:offset + lanes]."""
     vec = Vec(array.dtype)
 
     def emit(context, builder, sig, args):
@@ -189,7 +192,7 @@ def load(typingctx, array, offset):
 
 @intrinsic
 def store(typingctx, array, offset, value):
-    """array[offset:offset + lanes] = value."""
+    """Store a register: array[offset:offset + lanes] = value."""
 
     def emit(context, builder, sig, args):
         _store(builder, args[2], _address(context, builder, sig.args[0], *args[:2]))
@@ -237,7 +240,7 @@ def sigmoid(x: Any) -> Any:
 
 
 def relu(x: Any) -> Any:
-    """The larger of x and 0 of a NumPy array; in njit code of a Vec. NaN stays NaN."""
+    """Rectifier, the larger of x and 0, of a NumPy array; in njit code of a Vec. NaN stays NaN."""
     return np.maximum(x, 0)
 
 
@@ -249,7 +252,7 @@ def is_positive(x: Any) -> Any:
 
 # minimax rational x P(x^2) / Q(x^2) on |x| <= 9, the coefficients of Eigen's float tanh
 _TANH_P = (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08,
-           1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)  # fmt: skip
+           1.48572235717979e-05, 6.37261928875436e-04, 4.89352455891786e-03)
 _TANH_Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
 
 
@@ -285,11 +288,13 @@ def _exp_parts(typingctx, x):
         (value,) = args
         vector = value.type
         integers = ir.VectorType(i64, vector.count)
-        magic = _constant(vector, 6755399441055744.0)  # 1.5 * 2**52: adding it rounds to an integer in the low bits
+        # 1.5 * 2**52: adding it rounds to an integer in the low bits
+        magic = _constant(vector, 6755399441055744.0)
         shifted = _fma(builder, value, _constant(vector, 1.4426950408889634), magic)
         n = builder.fsub(shifted, magic)
-        exponent = builder.add(builder.bitcast(shifted, integers), ir.Constant(integers, [1023] * vector.count))
-        power = builder.bitcast(builder.shl(exponent, ir.Constant(integers, [52] * vector.count)), vector)
+        bias, shift = (ir.Constant(integers, [value] * vector.count) for value in (1023, 52))
+        exponent = builder.add(builder.bitcast(shifted, integers), bias)
+        power = builder.bitcast(builder.shl(exponent, shift), vector)
         r = _fma(builder, n, _constant(vector, -0.693147180369123816490), value)
         r = _fma(builder, n, _constant(vector, -1.90821492927058770002e-10), r)
         series = _horner(builder, r, [1 / math.factorial(k) for k in range(13, 0, -1)])
@@ -352,22 +357,24 @@ def _is_positive(x):
 
 # ---- the register tile
 
-# A tile keeps its accumulators, the smaller side of its operands and one more register: TILE_ROWS[vectors] rows at most.
-# The third number of a shape is how many partial sums it keeps: one, but for a row that is alone in its batch, where two
-# hide the latency of a product.
+# A tile keeps in registers its accumulators, the smaller side of its operands and one operand more. It has as
+# many rows as fit so, six at most (TILE_ROWS, by the number of registers a row), or two, or one. The third
+# number of a shape is how many partial sums it keeps: one, but for the single row of a stream, where two hide
+# the latency of a product.
 TILE_ROWS = {4: 6, 3: 6, 2: 6, 1: 6} if REGISTERS == 32 else {4: 3, 3: 4, 2: 6, 1: 6}
 TILE_SHAPES = [(rows, v, 1) for v, most in TILE_ROWS.items() for rows in (most, 2, 1)]
 TILE_SHAPES += [(1, vectors, 2) for vectors in (4, 1)]
 
 
 def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add):
-    """The loops of one tile; the accumulators live in registers once LLVM has promoted them."""
+    """Emit the loops of one tile; the accumulators live in registers once LLVM has promoted them."""
     a_start, w_start, c_start = pointers
     a_row, a_block, a_k, w_k, c_row = strides
     cells = [(r, v) for r in range(n_rows) for v in range(n_vectors)]
     sums = [{cell: cgutils.alloca_once(builder, vector) for cell in cells} for _ in range(n_sums)]
     outputs = {
-        (r, v): builder.gep(c_start, [builder.add(builder.mul(i64(r), c_row), i64(v * vector.count))]) for r, v in cells
+        (r, v): builder.gep(c_start, [builder.add(builder.mul(i64(r), c_row), i64(v * vector.count))])
+        for r, v in cells
     }
     zero = _constant(vector, 0.0)
     for partial in sums:
@@ -417,8 +424,11 @@ def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, bl
 
 
 @intrinsic
-def tile(typingctx, rows, vectors, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
-    """C (rows x vectors) = (C if add else 0) + A (rows x blocks*depth) @ W (blocks*depth x vectors).
+def tile(
+    typingctx, rows, vectors, sums, add,
+    a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row,
+):
+    """Set C (rows x vectors) to (C if add else 0) + A (rows x blocks*depth) @ W (blocks*depth x vectors).
 
     (rows, vectors, sums) is one of TILE_SHAPES. C[r, v] lies at c_at + r c_row + v lanes, A[r, (b, k)] at
     a_at + r a_row + b a_block + k a_k, and W[(b, k), v] at w_at + (b depth + k) w_k + v lanes.
@@ -427,7 +437,8 @@ def tile(typingctx, rows, vectors, sums, add, a, a_at, a_row, a_block, a_k, w, w
     sig = types.void(n, n, n, types.boolean, a, n, n, n, n, w, n, n, n, n, c, n, n)
 
     def emit(context, builder, sig, args):
-        rows, vectors, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row = args
+        (rows, vectors, sums, add,
+         a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row) = args
         vector = _llvm_vector(sig.args[4].dtype)
         places = ((sig.args[4], a, a_at), (sig.args[9], w, w_at), (sig.args[14], c, c_at))
         pointers = [_address(context, builder, *place) for place in places]
@@ -458,15 +469,14 @@ _MACHINE = platform.machine().lower()
 _FLUSH_BITS = 0x8040 if _MACHINE in ("x86_64", "amd64", "x86") else 1 << 24
 
 
-
-
 def _read_mode(builder):
     if _MACHINE in ("aarch64", "arm64"):
         return builder.call(_named(builder, "aarch64.get.fpcr", i64), [])
     if _MACHINE not in ("x86_64", "amd64", "x86"):
         return i64(0)
     slot = cgutils.alloca_once(builder, i32)
-    builder.call(_named(builder, "x86.sse.stmxcsr", ir.VoidType(), i8.as_pointer()), [builder.bitcast(slot, i8.as_pointer())])
+    store_mode = _named(builder, "x86.sse.stmxcsr", ir.VoidType(), i8.as_pointer())
+    builder.call(store_mode, [builder.bitcast(slot, i8.as_pointer())])
     return builder.zext(builder.load(slot), i64)
 
 
@@ -476,7 +486,8 @@ def _write_mode(builder, mode) -> None:
     elif _MACHINE in ("x86_64", "amd64", "x86"):
         slot = cgutils.alloca_once(builder, i32)
         builder.store(builder.trunc(mode, i32), slot)
-        builder.call(_named(builder, "x86.sse.ldmxcsr", ir.VoidType(), i8.as_pointer()), [builder.bitcast(slot, i8.as_pointer())])
+        load_mode = _named(builder, "x86.sse.ldmxcsr", ir.VoidType(), i8.as_pointer())
+        builder.call(load_mode, [builder.bitcast(slot, i8.as_pointer())])
 
 
 def _named(builder, name: str, result, *arguments):
@@ -485,9 +496,9 @@ def _named(builder, name: str, result, *arguments):
 
 @intrinsic
 def flush_subnormals(typingctx):
-    """Subnormal numbers count as zero from here on in this thread; returns the mode to give to `restore_mode`.
+    """Let subnormal numbers count as zero from here on in this thread.
 
-    The mode is MXCSR on x86 and FPCR on ARM; elsewhere nothing happens.
+    Returns the mode to give to `restore_mode`: MXCSR on x86, FPCR on ARM; elsewhere nothing happens.
     """
 
     def emit(context, builder, sig, args):
@@ -514,7 +525,7 @@ def restore_mode(typingctx, mode):
 
 @intrinsic
 def atomic_load(typingctx, array, index):
-    """array[index] of an int64 array, with everything that its writer did before `atomic_store` visible after it."""
+    """Load array[index] of an int64 array; what its writer did before `atomic_store` is visible then."""
 
     def emit(context, builder, sig, args):
         return builder.load_atomic(_address(context, builder, sig.args[0], *args), "acquire", 8)
@@ -524,7 +535,7 @@ def atomic_load(typingctx, array, index):
 
 @intrinsic
 def atomic_store(typingctx, array, index, value):
-    """array[index] = value in an int64 array, after everything done before it."""
+    """Store array[index] = value in an int64 array, after everything done before it."""
 
     def emit(context, builder, sig, args):
         builder.store_atomic(args[2], _address(context, builder, sig.args[0], *args[:2]), "release", 8)
@@ -536,6 +547,7 @@ def atomic_store(typingctx, array, index, value):
 @intrinsic
 def pause(typingctx):
     """Tell the processor that this thread spins (some tens of cycles)."""
+
     def emit(context, builder, sig, args):
         if _MACHINE in ("aarch64", "arm64"):
             builder.call(_named(builder, "aarch64.isb", ir.VoidType(), i32), [i32(15)])

@@ -26,16 +26,16 @@ class Cell:
     gates : tuple of str
         Names of the gates in the order in which their rows stand in ``weight_ih`` and ``weight_hh``.
     slots : tuple of (str, str)
-        What the functions are given, one value each: the name of a gate and the products that are summed in it:
-        ``"xh"`` both the input's and the recurrent one, ``"h"`` the recurrent one with its bias, ``"x"`` the input's with its
-        bias. Those with an h come before those without, those without an x before those with.
+        What the functions are given, one value each: the name of a gate and the products, with their biases,
+        that are summed in it: ``"h"`` the recurrent one, ``"x"`` the input's, ``"xh"`` both. Those with
+        ``"h"`` stand first, then ``"xh"``, then ``"x"``.
     forward : callable
-        ``forward(gates, states) -> (new_states, kept)``: one value a slot and a state in, the new states and one
-        value a slot for the backward pass out. Values are NumPy arrays or registers; use +, -, *, / and the
-        functions of `numbarnn.simd`. The first state is the output h.
+        ``forward(gates, states) -> (new_states, kept)``: one value a slot and a state in, the new states and
+        one value a slot for the backward pass out. Values are NumPy arrays or registers; use +, -, *, / and
+        the functions of `numbarnn.simd`. The first state is the output h.
     backward : callable
-        ``backward(kept, states, new_states, dnew_states) -> (dgates, dstates)``: the gradient of each slot, and the part
-        of the gradient of each old state that does not pass through the recurrent weights.
+        ``backward(kept, states, new_states, dnew_states) -> (dgates, dstates)``: the gradient of each slot,
+        and the part of the gradient of each old state that does not pass through the recurrent weights.
     states : tuple of str, default=("h",)
         Names of the states.
     forget_gate : str or None, default=None
@@ -57,17 +57,21 @@ class Cell:
     forget_gate: str | None = None
 
     def __post_init__(self) -> None:
+        """Check the table row and make the equations known to the kernels."""
         order = {"h": 0, "xh": 1, "x": 2}
         for gate, products in self.slots:
             if gate not in self.gates or products not in order:
                 raise ValueError(
-                    f'slots had ({gate!r}, {products!r}); expected one of the gates {self.gates} with one of "h", "xh", "x"'
+                    f"slots had ({gate!r}, {products!r}); "
+                    f'expected one of the gates {self.gates} with one of "h", "xh", "x"'
                 )
         places = [order[products] for _, products in self.slots]
         if places != sorted(places):
             raise ValueError(f'slots were {self.slots}; expected those with "h" first, then "xh", then "x"')
         if self.forget_gate is not None and self.forget_gate not in self.gates:
-            raise ValueError(f"forget_gate was {self.forget_gate!r}; expected None or one of the gates {self.gates}")
+            raise ValueError(
+                f"forget_gate was {self.forget_gate!r}; expected None or one of the gates {self.gates}"
+            )
         register_equations(self.digest, self.forward, self.backward)
 
     @property
@@ -97,12 +101,13 @@ class Cell:
     def _numba_type_(self) -> CellType:
         return CellType(self.name, self.digest, len(self.slots), self.n_states)
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
+        """Pickle the name alone: equations are code, and code is not pickled."""
         return _cell_named, (self.name,)
 
 
 def _digest_function(digest, function: Callable, seen: set[Callable]) -> None:
-    """Add all that the result of a function depends on: its code, its constants, and the functions it calls."""
+    """Add all that a function's result depends on: its code, its constants, and the functions it calls."""
     if function in seen:
         return
     seen.add(function)
@@ -111,7 +116,7 @@ def _digest_function(digest, function: Callable, seen: set[Callable]) -> None:
     closure = inspect.getclosurevars(function)
     for name, value in sorted((closure.nonlocals | closure.globals).items()):
         digest.update(name.encode())
-        if inspect.isfunction(value) and value.__module__ != simd.__name__:  # simd's sources are in the cache's own key
+        if inspect.isfunction(value) and value.__module__ != simd.__name__:  # simd is in the cache's own key
             _digest_function(digest, value, seen)
         elif not inspect.isfunction(value):
             digest.update(repr(value).encode())
@@ -138,7 +143,7 @@ def add_cell(cell: Cell) -> Cell:
 
 
 def find_cell(name: str) -> Cell:
-    """The cell of that name.
+    """Return the cell of that name.
 
     Raises
     ------

@@ -8,6 +8,7 @@ from numbarnn.simd import sigmoid, tanh
 
 
 def gru_forward(gates, states):
+    """Compute h = (1 - z) n + z h_prev by the equations of torch.nn.GRU; n_h, n_x are n's products."""
     n_h, r, z, n_x = gates
     (h_prev,) = states
     r, z = sigmoid(r), sigmoid(z)
@@ -16,6 +17,7 @@ def gru_forward(gates, states):
 
 
 def gru_backward(gates, states, new_states, dstates):
+    """Go back through `gru_forward` by the chain rule."""
     n_h, r, z, n = gates
     (h_prev,) = states
     (dh,) = dstates

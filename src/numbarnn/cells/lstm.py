@@ -1,10 +1,11 @@
-"""Long short-term memory with a forget gate: Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummins 2000."""
+"""Long short-term memory (Hochreiter and Schmidhuber 1997) with a forget gate (Gers et al. 2000)."""
 
 from numbarnn.cells.base import Cell
 from numbarnn.simd import sigmoid, tanh
 
 
 def lstm_forward(gates, states):
+    """Compute c = f c_prev + i g and h = o tanh(c) by the equations of torch.nn.LSTM."""
     i, f, g, o = gates
     _, c_prev = states
     i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
@@ -13,6 +14,7 @@ def lstm_forward(gates, states):
 
 
 def lstm_backward(gates, states, new_states, dstates):
+    """Go back through `lstm_forward` by the chain rule; all that h does passes through o and c."""
     i, f, g, o = gates
     _, c_prev = states
     _, c = new_states

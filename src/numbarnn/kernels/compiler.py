@@ -1,8 +1,9 @@
 """`kernel`: njit with the project's settings and a cache that is never stale.
 
-Numba keys its cache on the time stamp of the one file a function stands in. Here a function contains code of other
-files (the register tile, a cell's equations) and code for one vector width, so the cache folder carries a digest of
-all kernel sources and of the width: after an edit, or on another machine that shares the folder, another folder is used.
+Numba keys its cache on the time stamp of the one file a function stands in. Here a function contains code of
+other files (the register tile, a cell's equations) and code for one vector width, so the cache folder carries
+a digest of all kernel sources and of the width: after an edit, or on another machine that shares the folder,
+another folder is used.
 """
 
 from __future__ import annotations
@@ -34,16 +35,17 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 
 @cache
 def source_digest() -> str:
-    """Digest of what compiled code depends on beyond Numba's own key: kernel sources, vector width, versions."""
+    """Digest what compiled code depends on beyond Numba's own key: kernel sources, vector width, version."""
     digest = hashlib.sha256(f"{numba.__version__} {VECTOR_BYTES} {REGISTERS}".encode())
-    for path in [_PACKAGE / "simd.py", *sorted((_PACKAGE / "kernels").glob("*.py")), *sorted((_PACKAGE / "cells").glob("*.py"))]:
+    sources = [_PACKAGE / "simd.py", *_PACKAGE.glob("kernels/*.py"), *_PACKAGE.glob("cells/*.py")]
+    for path in sorted(sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 @cache
 def cache_folder() -> Path | None:
-    """The first of NUMBA_CACHE_DIR, the package's __pycache__ and the user's cache folder that can be written."""
+    """Find the first of NUMBA_CACHE_DIR, our __pycache__ and the user's cache that can be written."""
     user = AppDirs(appname="numbarnn", appauthor=False).user_cache_dir
     roots = [config.CACHE_DIR] if config.CACHE_DIR else [_PACKAGE / "__pycache__", user]
     for root in roots:
@@ -52,7 +54,9 @@ def cache_folder() -> Path | None:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             return folder
-    logger.info("no folder for compiled code can be written; set NUMBA_CACHE_DIR to one, or every process compiles")
+    logger.info(
+        "no folder for compiled code can be written; set NUMBA_CACHE_DIR to one, or every process compiles"
+    )
     return None
 
 
@@ -65,7 +69,9 @@ class _Locator:
     @classmethod
     def from_function(cls, py_func, py_file):
         folder = cache_folder()
-        return None if folder is None else cls(folder, f"{py_func.__module__}.{py_func.__qualname__}", py_file)
+        if folder is None:
+            return None
+        return cls(folder, f"{py_func.__module__}.{py_func.__qualname__}", py_file)
 
     def ensure_cache_path(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -93,7 +99,7 @@ class _CacheImpl(CompileResultCacheImpl):
 
 
 class _Cache(FunctionCache):
-    """Numba's function cache in our folder; a full disk or a folder that vanished costs the saving, not the result."""
+    """Numba's function cache in our folder; a full disk or a lost folder costs the saving, not the result."""
 
     _impl_class = _CacheImpl
 
@@ -114,7 +120,8 @@ class _KernelCache(_Cache):
     """The cache of a kernel, whose code calls shared functions by their symbols: they must be there first."""
 
     def load_overload(self, sig, target_context):
-        for dtype in {a.dtype for a in sig if isinstance(a, types.Array) and isinstance(a.dtype, types.Float)}:
+        arrays = [a for a in sig if isinstance(a, types.Array)]
+        for dtype in {a.dtype for a in arrays if isinstance(a.dtype, types.Float)}:
             for shared in _SHARED:
                 shared.load(dtype)
         return super().load_overload(sig, target_context)
@@ -133,7 +140,7 @@ _SHARED: list[Shared] = []
 
 
 class Shared:
-    """A function that kernels call by its symbol, so that it is compiled once and not again inside each of them.
+    """A function that kernels call by its symbol: compiled once and not again inside each of them.
 
     Parameters
     ----------
@@ -150,12 +157,13 @@ class Shared:
         _SHARED.append(self)
 
     def load(self, dtype: types.Float) -> types.ExternalFunction:
-        """The function for elements of `dtype`, compiled or taken from the cache, and its symbol known to LLVM."""
+        """Compile the function for elements of `dtype`, or take it from the cache; tell LLVM its symbol."""
         signature = self.signature(dtype)
         symbol = f"numbarnn_{self.function.__name__}_{dtype}"
         with self._lock:
             if dtype not in self._loaded:
-                compiled = CFunc(self.function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
+                plain = signature.args, signature.return_type
+                compiled = CFunc(self.function, plain, {}, {"error_model": "numpy"})
                 if cache_folder() is not None:
                     compiled._cache = _Cache(self.function)
                 compiled.compile()
@@ -165,7 +173,7 @@ class Shared:
 
 
 def kernel(function):
-    """Compile `function` on its first call: no exceptions inside, the GIL released, kept in the cache of this version.
+    """Compile `function` on its first call: no exceptions inside, the GIL released, kept in the cache.
 
     >>> from numbarnn.kernels.compiler import kernel
     >>> @kernel

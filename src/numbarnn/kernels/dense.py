@@ -1,7 +1,7 @@
 """Products of whole matrices for the dense layers around the recurrent ones.
 
-BLAS may sum in another order when it has other threads or other rows to work on; here the bits of a row depend on that
-row alone, as in the recurrent layers.
+BLAS may sum in another order when it has other threads or other rows to work on; here the bits of a row
+depend on that row alone, as in the recurrent layers.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ DEPTH = 128  # rows of b at a time
 
 @kernel
 def _product(signal, r0, r1, depth, columns, a, a_row, a_k, b, c):
-    """Rows r0 to r1 of c (rows, columns) = a b, b (depth, columns), columns a multiple of the lanes."""
+    """Set rows r0 to r1 of c (rows, columns) to a b, b (depth, columns), columns a multiple of the lanes."""
     post(signal)
     for k in range(0, depth, DEPTH):
         gemm(columns // lanes_of(c), r1 - r0, 1, k > 0, a, r0 * a_row + k * a_k, a_row, 0, a_k,
-             b, k * columns, columns, 1, min(DEPTH, depth - k), c, r0 * columns, columns)  # fmt: skip
+             b, k * columns, columns, 1, min(DEPTH, depth - k), c, r0 * columns, columns)
 
 
 def matmul(a: NDArray, b: NDArray, n_jobs: int | None = None) -> NDArray:
-    """a @ b of two matrices of one dtype, float32 or float64.
+    """Multiply two matrices of one dtype, float32 or float64.
 
     Parameters
     ----------

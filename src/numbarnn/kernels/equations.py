@@ -1,9 +1,9 @@
 """How a cell's equations reach a loop that knows no cell.
 
-A cell is an argument whose Numba type carries a digest of its equations and the numbers of its slots and states.
-`cell_forward` and `cell_backward` are chosen by that type while the loop is compiled. A dispatcher as an argument would
-do the same, but code that holds its address cannot be cached; and with the digest in the type, edited equations
-are another type, hence another cache entry.
+A cell is an argument whose Numba type carries a digest of its equations and the numbers of its slots and
+states. `cell_forward` and `cell_backward` are chosen by that type while the loop is compiled. A dispatcher as
+an argument would do the same, but code that holds its address cannot be cached; and with the digest in the
+type, edited equations are another type, hence another cache entry.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def register_equations(digest: str, forward: Callable, backward: Callable) -> No
 
 
 def cell_forward(cell, gates, states):
-    """(gates, states) -> (new states, gates to keep), by the type of `cell`; njit code only."""
+    """Map (gates, states) to (new states, gates to keep), by the type of `cell`; njit code only."""
     raise NotImplementedError
 
 
 def cell_backward(cell, gates, states, new_states, dstates):
-    """(gates kept, states, new states, their gradient) -> (dgates, dstates), by the type of `cell`; njit code only."""
+    """Map (gates kept, states, new states, their gradient) to (dgates, dstates), likewise."""
     raise NotImplementedError
 
 
@@ -66,7 +66,7 @@ def _cell_backward(cell, gates, states, new_states, dstates):
 
 @intrinsic
 def load_slots(typingctx, cell, array, offset, stride):
-    """One register for each slot of the cell, `stride` apart."""
+    """Load a register for each slot of the cell, `stride` apart."""
     out = types.UniTuple(Vec(array.dtype), cell.n_slots)
 
     def emit(context, builder, sig, args):
@@ -77,7 +77,7 @@ def load_slots(typingctx, cell, array, offset, stride):
 
 @intrinsic
 def load_states(typingctx, cell, array, offset, further, further_offset, stride):
-    """One register for each state of the cell: h from `array`, the others from `further`, `stride` apart."""
+    """Load a register for each state of the cell: h from `array`, others from `further`, `stride` apart."""
     h, others = types.UniTuple(Vec(array.dtype), 1), types.UniTuple(Vec(array.dtype), cell.n_states - 1)
     out = types.UniTuple(Vec(array.dtype), cell.n_states)
 

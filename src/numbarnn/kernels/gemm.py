@@ -1,8 +1,9 @@
 """The one matrix product: C (rows x vectors) (+)= A W, cut into register tiles.
 
-Everything a recurrent layer multiplies is brought into this form by strides: the input and recurrent products of a
-step, the gradient through them, the gradient of the weights (A transposed), a dense layer. Every row of C is summed in
-the same order whatever tile it falls in, so a result does not depend on how rows are shared out.
+Everything a recurrent layer multiplies is brought into this form by strides: the input and recurrent products
+of a step, the gradient through them, the gradient of the weights (A transposed), a dense layer. Every row of
+C is summed in the same order whatever tile it falls in, so a result does not depend on how rows are shared
+out.
 """
 
 from __future__ import annotations
@@ -13,27 +14,34 @@ from numba.extending import overload
 from numbarnn.kernels.compiler import Shared
 from numbarnn.simd import TILE_ROWS, VECTOR_BYTES, address, lanes_of, tile
 
-ALONE = 2  # partial sums of a single row, see simd.TILE_SHAPES
+# partial sums of the single row of a stream, see simd.TILE_SHAPES: its sums have an order of their own
+ALONE = 2
 TILE_ROWS_TABLE = (0, *(TILE_ROWS[vectors] for vectors in (1, 2, 3, 4)))
-PANEL_BYTES = 16 << 10 if VECTOR_BYTES <= 32 else 32 << 10  # of W: stays in the first-level cache while rows pass
+# of W: stays in the first-level cache while rows pass
+PANEL_BYTES = 16 << 10 if VECTOR_BYTES <= 32 else 32 << 10
 
 
 def panel_vectors(vectors: int) -> int:
-    """Width, in registers, of the fullest tiles that `vectors` can be cut into."""
+    """Find the width, in registers, of the widest tiles that `vectors` can be cut into evenly."""
     return next(v for v in (4, 3, 2, 1) if vectors % v == 0)
 
 
 def panel_depth(columns: int, itemsize: int) -> int:
-    """Number of rows of a panel of W of so many columns that stay in the first-level cache."""
+    """Count the rows of a panel of W of so many columns that stay in the first-level cache."""
     return max(16, PANEL_BYTES // (columns * itemsize))
 
 
 def gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
-    """C (rows x vectors) = (C if add else 0) + A W; arguments as in `simd.tile`, for any rows and vectors; njit code only."""
+    """Set C (rows x vectors) to (C if add else 0) + A W, for any rows and vectors; njit code only.
+
+    Arguments as in `simd.tile`.
+    """
     raise NotImplementedError
 
 
-def _gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
+def _gemm(
+    vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row
+):
     lanes = lanes_of(c)
     width = 3 if vectors % 4 != 0 and vectors % 3 == 0 and sums != ALONE else 4
     v = 0
@@ -50,7 +58,7 @@ def _gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, 
             if sums == ALONE:
                 n_rows = 1
             tile(n_rows, n_vectors, sums, add, a, a_at + r * a_row, a_row, a_block, a_k,
-                 w, w_at + v * lanes, w_k, blocks, depth, c, c_at + r * c_row + v * lanes, c_row)  # fmt: skip
+                 w, w_at + v * lanes, w_k, blocks, depth, c, c_at + r * c_row + v * lanes, c_row)
             r += n_rows
         v += n_vectors
 
@@ -64,11 +72,15 @@ _SHARED_GEMM = Shared(_gemm, _signature)
 
 
 @overload(gemm)
-def _call_gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
+def _call_gemm(
+    vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row
+):
     function = _SHARED_GEMM.load(c.dtype)
 
-    def call(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):
-        function(vectors, rows, sums, add, address(a), a_at, a_row, a_block, a_k, address(w), w_at, w_k, blocks, depth,
-                 address(c), c_at, c_row)  # fmt: skip
+    def call(
+        vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row
+    ):
+        function(vectors, rows, sums, add, address(a), a_at, a_row, a_block, a_k,
+                 address(w), w_at, w_k, blocks, depth, address(c), c_at, c_row)
 
     return call

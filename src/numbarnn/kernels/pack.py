@@ -1,10 +1,13 @@
 """Between PyTorch's parameter layout and the blocks the time loop reads (see `scan` for the shapes).
 
-All parameters of a layer lie in one vector, all its packed weights in another. What goes where is a plan, made once: a row for
-each box of numbers, which `move` copies one way to pack weights and the other way to unpack gradients.
+All parameters of a direction of a layer lie in one vector, all its packed weights in another. What goes where
+is a plan, made once: a row for each box of numbers, which `move` copies one way to pack weights and the other
+way to unpack gradients.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +18,10 @@ from numbarnn.kernels.threads import post
 
 @kernel
 def move(signal, first, last, plan, source, target):
-    """Copy boxes `first` to `last`: target[to + i ti + j tj + k tk] = source[at + i ai + j aj + k ak]."""
+    """Copy boxes `first` to `last` of the plan, each a row of the names below.
+
+    target[to + i t_i + j t_j + k t_k] = source[at + i a_i + j a_j + k a_k] for all i < n_i, j < n_j, k < n_k.
+    """
     post(signal)
     for b in range(first, last):
         n_i, n_j, n_k, at, a_i, a_j, a_k, to, t_i, t_j, t_k = plan[b]
@@ -27,7 +33,7 @@ def move(signal, first, last, plan, source, target):
 
 
 def reversed_plan(plan: NDArray) -> NDArray:
-    """The plan of the way back."""
+    """Make the plan of the way back."""
     return np.ascontiguousarray(plan[:, [0, 1, 2, 7, 8, 9, 10, 3, 4, 5, 6]])
 
 
@@ -37,22 +43,28 @@ def _unit_boxes(hidden_size: int, units: int) -> list[tuple[int, int, int]]:
     return [box for box in ((0, full, units), (full, 1, rest)) if box[1] * box[2] > 0]
 
 
-def weight_plan(gates, hidden_size: int, units: int, inputs: int, depth: int, weight_at: int, bias_at: int | None, to: int):
-    """Boxes for w (blocks, depth, slots units): the weight (gates H, inputs) transposed, the bias as last row."""
+def weight_plan(
+    gates: Sequence[int], hidden_size: int, units: int, inputs: int, depth: int,
+    weight_at: int, bias_at: int | None, to: int,
+) -> list[tuple[int, ...]]:
+    """List the boxes of w (blocks, depth, slots units): weight (gates H, inputs) transposed, bias last."""
     columns, boxes = len(gates) * units, []
     for slot, gate in enumerate(gates):
         for first, blocks, width in _unit_boxes(hidden_size, units):
             row, at = gate * hidden_size + first * units, to + first * depth * columns + slot * units
             boxes.append((blocks, inputs, width, weight_at + row * inputs, units * inputs, 1, inputs,
-                          at, depth * columns, columns, 1))  # fmt: skip
+                          at, depth * columns, columns, 1))
             if bias_at is not None:
                 boxes.append((blocks, 1, width, bias_at + row, units, 0, 1,
-                              at + (depth - 1) * columns, depth * columns, 0, 1))  # fmt: skip
+                              at + (depth - 1) * columns, depth * columns, 0, 1))
     return boxes
 
 
-def transposed_plan(gates, hidden_size: int, units: int, n_blocks: int, inputs: int, panel: int, weight_at: int, to: int):
-    """Boxes for wt (panels, blocks, slots units, panel): the weight as it is, `panel` columns side by side."""
+def transposed_plan(
+    gates: Sequence[int], hidden_size: int, units: int, n_blocks: int, inputs: int, panel: int,
+    weight_at: int, to: int,
+) -> list[tuple[int, ...]]:
+    """List the boxes of wt (panels, blocks, slots units, panel): weight as it is, `panel` columns wide."""
     columns, boxes = len(gates) * units, []
     for slot, gate in enumerate(gates):
         for first, blocks, width in _unit_boxes(hidden_size, units):
@@ -60,5 +72,5 @@ def transposed_plan(gates, hidden_size: int, units: int, n_blocks: int, inputs: 
                 at = weight_at + (gate * hidden_size + first * units) * inputs + p
                 into = to + ((p // panel * n_blocks + first) * columns + slot * units) * panel
                 boxes.append((blocks, width, min(panel, inputs - p), at, units * inputs, inputs, 1,
-                              into, columns * panel, panel, 1))  # fmt: skip
+                              into, columns * panel, panel, 1))
     return boxes

@@ -1,106 +1,44 @@
 """The time loop of one layer in one direction, forward and backward; knows shapes and no cell.
 
-Letters: T time steps, B batch, I inputs, H hidden units, V lanes of a register. Hidden units are cut into J blocks of
-U units (a multiple of V); Hp = J U. The arrays are flat; their shapes:
+Letters: T time steps, B batch, I inputs, H hidden units, V lanes of a register. Hidden units are cut into J
+blocks of U units (a multiple of V); Hp = J U. The arrays are flat; their shapes, with the names of `Sizes`:
 
-    z   (T, B, LZ)             input rows [x | 1]: the one makes the bias the last row of the weights
-    x   (slots, B, LX)         state rows [h (Hp) | 1]; slot t holds the state before step t, slot t + 1 after it
-                               (in the reverse direction the other way round)
-    c   (slots, B, E Hp)       the E further states, side by side
-    g   (J, slots, B, S)       a block's S columns: its U units for each of the cell's slots. Sums, then what the
-                               cell keeps of its gates, then, in place, their gradient: already packed for dW
-    wx  (J, I + 1, Sx)         weights of the slots that see the input, the last Sx columns of a block
-    wh  (J, Hp + 1, Sh)        weights of the slots that see the state, the first Sh columns of a block
-    wht (Hp / P, J, Sh, P)     the same transposed, in panels of P columns
+    z    (T, B, LZ)            input rows [x | 1]: the one makes the bias the last row of the weights
+    x    (x_slots, B, LX)      state rows [h (Hp) | 1]; slot t holds the state before step t, slot t + 1 that
+                               after it (in the reverse direction the other way round)
+    c    (x_slots, B, E Hp)    the E further states, side by side
+    g    (J, g_slots, B, S)    a block's S columns: its U units for each of the cell's slots. Sums, then what
+                               the cell keeps of its gates, then, in place, their gradient: the right operand
+                               of dW as it lies
+    wx   (J, I + 1, Sx)        weights of the slots that see the input, the last Sx columns of a block
+    wh   (J, Hp + 1, Sh)       weights of the slots that see the state, the first Sh columns of a block
+    wht  (Hp / P, J, Sh, P)    wh transposed, without the bias, in panels of P columns
+    wxt  (LD / P, J, Sx, P)    wx likewise, with a P of its own; LD is I up to whole registers
     d, e (B, Hp), (B, E Hp)    gradient of h and of the further states
+    dz   (T, B, LD)            gradient of the input rows
+    dwx, dwh                   gradients of wx and wh, shaped like them
 
-Training keeps every time slot; otherwise x and c have two slots and g has `g_slots`, used in turn. A row past its length
-keeps its state, puts out zeros and has no gradient. Every row is summed in one order, so the bits of a result
-depend neither on the number of threads nor on the rows that share its batch.
+In training x and c have T + 1 slots and g has T; otherwise two, and as many as there are steps whose input
+product is done at once, used in turn. A row past its length keeps its state, puts out zeros and has no
+gradient.
+
+A row is summed in one order, which follows from the sizes of the layer alone: its bits depend neither on the
+number of threads nor on the rows that share its batch. Only a row that streams alone (`scan_step` with
+`gemm.ALONE`) is summed in another.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
 from numba import njit
 from numba.extending import register_jitable
 
 from numbarnn.kernels.compiler import kernel
 from numbarnn.kernels.equations import cell_backward, cell_forward, load_slots, load_states
-from numbarnn.kernels.gemm import ALONE, gemm, panel_depth, panel_vectors
+from numbarnn.kernels.gemm import gemm
 from numbarnn.kernels.threads import post
-from numbarnn.simd import INLINED, VECTOR_BYTES, flush_subnormals, lanes_of, load, restore_mode, store, store_many
+from numbarnn.simd import INLINED, flush_subnormals, lanes_of, load, restore_mode, store, store_many
 
 inline = njit(inline="always")  # into the kernel it is part of: compiled once, there
-LINE_BYTES = 64
-L2_BYTES = 256 << 10  # of a second-level cache of 512 KiB or more, what one operand may take
-
-
-class Sizes(NamedTuple):
-    """Sizes and strides, counted in elements, that a kernel is told."""
-
-    T: int
-    B: int
-    I: int  # noqa: E741
-    H: int
-    U: int  # units of a block
-    J: int  # blocks
-    S: int  # columns of a block of g
-    Sh: int
-    Sx: int
-    E: int  # states beside h
-    LZ: int
-    LX: int
-    g_slots: int
-    x_slots: int
-    steps: int  # whose input product is done at once
-    reverse: int
-    sums: int  # of a tile: one, but gemm.ALONE for a row that streams
-    kx: int  # rows of a panel of wx, of wh: what stays in the first-level cache
-    kh: int
-    P: int  # columns of a panel of wht
-    group: int  # blocks of a panel of wht that stay in the first-level cache
-
-
-def row_stride(elements: int, itemsize: int) -> int:
-    """Elements from row to row: an odd number of cache lines, so that rows fall into different cache sets."""
-    line = LINE_BYTES // itemsize
-    return elements if elements <= line else -(-elements // line) // 2 * 2 * line + line
-
-
-def layer_sizes(cell, n_inputs: int, hidden_size: int, itemsize: int, reverse: bool) -> Sizes:
-    """The sizes of a layer before it knows a batch: T, B and what depends on them are 0."""
-    lanes = VECTOR_BYTES // itemsize
-    n_slots = len(cell.slots)
-    vectors = -(-hidden_size // lanes)
-    # cells with few slots take several registers of each, so that a tile is full
-    each = 1 if n_slots > 2 else max(1, panel_vectors(vectors) // n_slots)
-    units = each * lanes
-    blocks = -(-vectors // each)
-    padded = blocks * units
-    panel = panel_vectors(padded // lanes) * lanes
-    h_columns, x_columns = len(cell.h_gates) * units, len(cell.x_gates) * units
-    return Sizes(
-        T=0, B=0, I=n_inputs, H=hidden_size, U=units, J=blocks, S=n_slots * units, Sh=h_columns, Sx=x_columns,
-        E=cell.n_states - 1, LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(padded + 1, itemsize),
-        g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
-        kx=panel_depth(x_columns, itemsize), kh=panel_depth(h_columns, itemsize),
-        P=panel, group=max(1, 2 * panel_depth(panel, itemsize) // h_columns),
-    )  # fmt: skip
-
-
-def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) -> Sizes:
-    """`sizes` for a batch."""
-    steps = min(n_timesteps, 1 if sizes.I < 48 else max(1, 256 // n_samples))
-    return sizes._replace(
-        T=n_timesteps,
-        B=n_samples,
-        steps=steps,
-        g_slots=n_timesteps if training else steps,
-        x_slots=n_timesteps + 1 if training else 2,
-    )
 
 
 @register_jitable(**INLINED)
@@ -127,7 +65,7 @@ def _add_row(n, a, at, b, to):
 
 @inline
 def _input_product(sizes, r0, r1, s0, s1, z, wx, g):
-    """Sums of steps s0 to s1 of g = [x | 1] wx, zeros in the slots that do not see the input."""
+    """Set steps s0 to s1 of g to [x | 1] wx, and to zero in the slots that do not see the input."""
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
     lanes = lanes_of(g)
     depth = sizes.I + 1
@@ -137,7 +75,8 @@ def _input_product(sizes, r0, r1, s0, s1, z, wx, g):
                 t = T - 1 - s if sizes.reverse else s
                 to = ((j * sizes.g_slots + t % sizes.g_slots) * B + r0) * S
                 gemm(Sx // lanes, r1 - r0, sizes.sums, k > 0, z, (t * B + r0) * sizes.LZ + k, sizes.LZ, 0, 1,
-                     wx, (j * depth + k) * Sx, Sx, 1, min(sizes.kx, depth - k), g, to + S - Sx, S)  # fmt: skip
+                     wx, (j * depth + k) * Sx, Sx, 1, min(sizes.kx, depth - k),
+                     g, to + S - Sx, S)
         if Sx < S:
             for s in range(s0, s1):
                 t = T - 1 - s if sizes.reverse else s
@@ -149,7 +88,7 @@ def _input_product(sizes, r0, r1, s0, s1, z, wx, g):
 
 @inline
 def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
-    """One step of rows r0 to r1: the recurrent product onto the sums in g, then the cell."""
+    """Do a step of rows r0 to r1: the recurrent product onto the sums in g (if `active`), then the cell."""
     B, U, S, Sh, LX = sizes.B, sizes.U, sizes.S, sizes.Sh, sizes.LX
     lanes = lanes_of(g)
     padded = sizes.J * U
@@ -162,7 +101,8 @@ def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
         if active:
             for k in range(0, depth, sizes.kh):
                 gemm(Sh // lanes, r1 - r0, sizes.sums, True, x, (before + r0) * LX + k, LX, 0, 1,
-                     wh, (j * depth + k) * Sh, Sh, 1, min(sizes.kh, depth - k), g, (block + r0) * S, S)  # fmt: skip
+                     wh, (j * depth + k) * Sh, Sh, 1, min(sizes.kh, depth - k),
+                     g, (block + r0) * S, S)
         for r in range(r0, r1):
             for i in range(0, U, lanes):
                 u = j * U + i
@@ -181,7 +121,7 @@ def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
 
 @register_jitable(**INLINED)
 def _clear_padding(sizes, j, g_row, row, x, g, c):
-    """Zeros in the units past H of block j: an input of inf made NaN of the zero weights there, and would spread."""
+    """Zero the units past H of block j: an input of inf made NaN there, of zero weights, and would spread."""
     padded = sizes.J * sizes.U
     for u in range(sizes.H, padded):
         x[row * sizes.LX + u] = 0
@@ -195,7 +135,7 @@ def _clear_padding(sizes, j, g_row, row, x, g, c):
 
 @kernel
 def scan_forward(signal, cell, sizes, r0, r1, lengths, z, wx, wh, x, g, c, out, out_t, out_r):
-    """Rows r0 to r1 through all time steps; out[t out_t + r out_r + unit] = h, where out is not empty."""
+    """Take rows r0 to r1 through all time steps; out[t out_t + r out_r + unit] = h, unless out is empty."""
     post(signal)
     last = 0
     for r in range(r0, r1):
@@ -219,7 +159,7 @@ def scan_forward(signal, cell, sizes, r0, r1, lengths, z, wx, wh, x, g, c, out, 
 
 @inline
 def _cell_backward(cell, sizes, r0, r1, t, lengths, x, g, c, d, e):
-    """The cell of one step: gates in g become their gradient, d and e the gradient of the states before the step."""
+    """Go back through the cell: gates in g become their gradient, d and e that of the states before."""
     B, U, S, LX = sizes.B, sizes.U, sizes.S, sizes.LX
     lanes = lanes_of(g)
     padded = sizes.J * U
@@ -247,9 +187,10 @@ def _cell_backward(cell, sizes, r0, r1, t, lengths, x, g, c, d, e):
 
 @kernel
 def scan_backward(signal, cell, sizes, r0, r1, lengths, dout, dout_t, dout_r, wht, x, g, c, d, e):
-    """Rows r0 to r1 back through all time steps; dout is strided as `out` in `scan_forward` and may be empty.
+    """Take rows r0 to r1 back through all time steps.
 
-    d and e hold the gradient of the final states at first and of the initial states in the end.
+    dout is strided as `out` in `scan_forward` and may be empty. d and e hold the gradient of the final states
+    at first and of the initial states in the end.
     """
     post(signal)
     mode = flush_subnormals()
@@ -268,59 +209,52 @@ def scan_backward(signal, cell, sizes, r0, r1, lengths, dout, dout_t, dout_r, wh
         if t < last:
             for p in range(padded // P):
                 for j in range(0, sizes.J, sizes.group):
-                    gemm(P // lanes_of(g), r1 - r0, sizes.sums, True, g, ((j * T + t) * B + r0) * S, S, T * B * S, 1,
+                    gemm(P // lanes_of(g), r1 - r0, sizes.sums, True,
+                         g, ((j * T + t) * B + r0) * S, S, T * B * S, 1,
                          wht, (p * sizes.J + j) * Sh * P, P, min(sizes.group, sizes.J - j), Sh,
-                         d, r0 * padded + p * P, padded)  # fmt: skip
+                         d, r0 * padded + p * P, padded)
     restore_mode(mode)
 
 
 @kernel
 def input_gradient(signal, sizes, r0, r1, add, wxt, g, dz, LD, P, group):
-    """dz (T, B, LD) = (dz if add else 0) + dgates wx', for rows r0 to r1, from the gradients that `scan_backward` left in g."""
+    """Set dz to (dz if add else 0) + dgates wx', for rows r0 to r1, from what `scan_backward` left in g."""
     post(signal)
     mode = flush_subnormals()
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
     for p in range(LD // P):
         for j in range(0, sizes.J, group):
             for t in range(T):
-                gemm(P // lanes_of(g), r1 - r0, sizes.sums, add or j > 0, g, ((j * T + t) * B + r0) * S + S - Sx, S, T * B * S, 1,
+                gemm(P // lanes_of(g), r1 - r0, sizes.sums, add or j > 0,
+                     g, ((j * T + t) * B + r0) * S + S - Sx, S, T * B * S, 1,
                      wxt, (p * sizes.J + j) * Sx * P, P, min(group, sizes.J - j), Sx,
-                     dz, (t * B + r0) * LD + p * P, LD)  # fmt: skip
+                     dz, (t * B + r0) * LD + p * P, LD)
     restore_mode(mode)
 
 
 @kernel
 def weight_gradient(signal, sizes, j0, j1, m0, m1, a, a_at, a_stride, depth, g, first, columns, dw):
-    """Rows m0 to m1 of blocks j0 to j1 of dw (J, depth, columns) = sum over t and b of [a | 1]' dgates."""
+    """Set rows m0 to m1 of blocks j0 to j1 of dw (J, depth, columns) to the sum over t and b of a' dgates.
+
+    Row (t, b) of `a` stands at a_at + (t B + b) a_stride: an input row for dwx, the state row before the step
+    for dwh. `first` is where the slots that see it begin in a block of g.
+    """
     post(signal)
     mode = flush_subnormals()
     lanes = lanes_of(g)
     N = sizes.T * sizes.B
-    depth_n = max(16, sizes.kh // 2)  # half a panel: the other half of the cache is for a's rows, which lie apart
+    depth_n = max(16, sizes.kh // 2)  # half a panel: the other half is for a's rows, which lie apart
     for n in range(0, N, depth_n):
         for j in range(j0, j1):
             gemm(columns // lanes, m1 - m0, 1, n > 0, a, a_at + n * a_stride + m0, 1, 0, a_stride,
                  g, (j * N + n) * sizes.S + first, sizes.S, 1, min(depth_n, N - n),
-                 dw, (j * depth + m0) * columns, columns)  # fmt: skip
+                 dw, (j * depth + m0) * columns, columns)
     restore_mode(mode)
-
-
-def weight_gradient_blocks(sizes: Sizes, depth: int, columns: int, itemsize: int, threads: int) -> list[tuple]:
-    """(j0, j1, m0, m1) of pieces of dw that stay in the second-level cache, enough of them for every thread."""
-    rows = min(depth, 264)
-    parts = -(-depth // rows)
-    rows = -(-depth // parts)
-    group = max(1, min(L2_BYTES // (rows * columns * itemsize), -(-sizes.J * parts // threads)))
-    return [
-        (j, min(sizes.J, j + group), m, min(depth, m + rows))
-        for m in range(0, depth, rows)
-        for j in range(0, sizes.J, group)
-    ]
 
 
 @kernel
 def scan_step(cell, sizes, layer, x_t, h, c_states, lengths, z, wx, wh, x, g, c, new_h, new_c):
-    """One step of one layer: x_t (B, I); h, new_h (layers, B, H); c_states, new_c (layers, E, B, H)."""
+    """Do one step of one layer: x_t (B, I); h, new_h (layers, B, H); c_states, new_c (layers, E, B, H)."""
     B, H, padded = sizes.B, sizes.H, sizes.J * sizes.U
     for r in range(B):
         for i in range(sizes.I):
@@ -338,6 +272,3 @@ def scan_step(cell, sizes, layer, x_t, h, c_states, lengths, z, wx, wh, x, g, c,
         for s in range(sizes.E):
             for u in range(H):
                 new_c[layer, s, r, u] = c[((B + r) * sizes.E + s) * padded + u]
-
-
-EMPTY = {np.dtype(d): np.zeros(0, d) for d in (np.float32, np.float64)}

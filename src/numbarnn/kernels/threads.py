@@ -1,13 +1,13 @@
 """Threads for the kernels: Python's own, since a kernel releases the GIL.
 
-No Numba thread layer takes part. That is one answer for tbb, omp and workqueue alike: several Python threads may
-call at once (workqueue would abort the process), a forked child may go on (GNU OpenMP would not), and no parallel
-wrapper has to be compiled beside each kernel.
+No Numba thread layer takes part. That is one answer for tbb, omp and workqueue alike: several Python threads
+may call at once (workqueue would abort the process), a forked child may go on (GNU OpenMP would not), and no
+parallel wrapper has to be compiled beside each kernel.
 
-Waking a sleeping thread costs 50 to 100 microseconds, as much as a small network's whole forward pass, so a worker
-spins for a moment after each task before it sleeps. Two rules keep the GIL out of the way while they last: a worker
-is told of new work from inside the caller's kernel (`post`), when the GIL is free for it to take; and it says that it is
-done from inside `_serve`, when it has given the GIL back.
+Waking a sleeping thread costs 50 to 100 microseconds, as much as a small network's whole forward pass, so a
+worker spins for a moment after each task before it sleeps. Two rules keep the GIL out of the way meanwhile: a
+worker is told of new work from inside the caller's kernel (`post`), when the GIL is free for it to take; and
+it says that it is done from inside `_serve`, when it has given the GIL back.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numbers
 import os
 import threading
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import joblib
@@ -31,7 +32,7 @@ TICKET, NEXT_TICKET = 0, 1  # words of the mailbox; worker i has two more on a c
 LINE = 8
 DONE, ASLEEP = 0, 1
 SPINS = 20_000  # about a millisecond
-YIELD_EVERY = 1024  # looks after which another thread may have the core, should there be more threads than cores
+YIELD_EVERY = 1024  # looks after which another thread may have the core: there may be more threads than cores
 
 _yield_core = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
 
@@ -52,7 +53,7 @@ def _relax(look):
 
 @kernel
 def _serve(mailbox, worker, ticket, spins):
-    """A worker's wait: the work of `ticket` is done; True when a new ticket is posted, False after `spins` looks."""
+    """Wait as a worker that has done `ticket`: True when a new one is posted, False after `spins` looks."""
     line = (worker + 1) * LINE
     atomic_store(mailbox, line + DONE, ticket)
     for look in range(spins):
@@ -65,7 +66,7 @@ def _serve(mailbox, worker, ticket, spins):
 
 @kernel
 def _all_done(mailbox, workers, spins):
-    """The caller's wait: True when the first `workers` workers have done the posted ticket, False after `spins` looks."""
+    """Wait as the caller: True when the workers have done the posted ticket, False after `spins` looks."""
     ticket = atomic_load(mailbox, TICKET)
     look = 0
     for worker in range(workers):
@@ -122,7 +123,7 @@ class _Pool:
                     self.error = error
 
     def wait(self) -> None:
-        """Until every worker has done what was posted, waking those that fell asleep before they saw it."""
+        """Wait until every worker has done what was posted; wake those that sleep and have not seen it."""
         while not _all_done(self.mailbox, len(self.wakes), SPINS):
             ticket = self.mailbox[TICKET]
             for i, wake in enumerate(self.wakes):
@@ -131,6 +132,7 @@ class _Pool:
                     wake.release()
 
     def run(self, function: Callable, tasks: Sequence[tuple], threads: int) -> None:
+        """Share the tasks out between the caller and threads - 1 workers; the lock must be held."""
         self.grow(threads - 1)
         mailbox, jobs = self.mailbox, self.jobs
         self.wait()  # a caller that was interrupted while it waited may have left workers busy
@@ -163,7 +165,7 @@ _pool = _Pool()
 
 
 def _forget_pool() -> None:
-    """A forked child has none of its parent's threads."""
+    """Start anew: a forked child has none of its parent's threads."""
     global _pool
     _pool = _Pool()
 
@@ -173,10 +175,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def run_tasks(function: Callable, tasks: Sequence[tuple[Any, ...]], threads: int) -> None:
-    """Call the kernel as function(signal, *task) for each task, on up to `threads` threads; return when all are done.
+    """Call the kernel as function(signal, *task) for each task, on up to `threads` threads.
 
-    The tasks must write to different memory. When another Python thread is using the workers, all tasks run in the
-    caller's thread: the machine is busy then, and results do not depend on who computed them.
+    Returns when all are done. The tasks must write to different memory. When another Python thread is using
+    the workers, all tasks run in the caller's thread: the machine is busy then, and results do not depend on
+    who computed them.
     """
     threads = min(threads, len(tasks))
     if threads > 1 and _pool.lock.acquire(blocking=False):
@@ -201,13 +204,14 @@ def ranges(total: int, parts: int, multiple: int = 1) -> list[tuple[int, int]]:
     units = -(-total // multiple)
     parts = max(1, min(parts, units))
     cuts = [min(total, -(-units * p // parts) * multiple) for p in range(parts + 1)]
-    return list(zip(cuts[:-1], cuts[1:]))
+    return list(pairwise(cuts))
 
 
 def thread_count(n_jobs: int | None = None) -> int:
-    """Number of threads that `n_jobs` means: None and -1 are all the cores this process may use, as in joblib -k from there.
+    """Count the threads that `n_jobs` means: None and -1 are all the cores this process may use.
 
-    Inside a joblib worker that has been given its share of the cores, that share.
+    As in joblib, -2 is all but one, and so on. Inside a joblib worker that has been given its share of the
+    cores, that share counts as all of them.
 
     Raises
     ------
@@ -228,6 +232,6 @@ def thread_count(n_jobs: int | None = None) -> int:
     if n_jobs is not None and n_jobs > 0:
         return n_jobs
     cores = joblib.cpu_count()
-    with contextlib.suppress(KeyError, ValueError):  # set by joblib in its workers, by others as a wish of the user
+    with contextlib.suppress(KeyError, ValueError):  # joblib sets it in its workers; elsewhere it is a wish
         cores = min(cores, max(1, int(os.environ["OMP_NUM_THREADS"])))
     return cores if n_jobs is None else max(1, cores + 1 + n_jobs)

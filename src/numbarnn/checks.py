@@ -1,0 +1,69 @@
+"""Checks of single arguments: each returns what it was given in the form that is worked with.
+
+What is wrong is a TypeError or a ValueError whose message begins with the argument's name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def number(name: str, value: Any) -> float:
+    """Take any real number but a bool."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} was {value!r}; expected a number")
+    return float(value)
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Take True or False, no number that could stand for them."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} was {value!r}; expected True or False")
+    return bool(value)
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Take a whole number from 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} was {value!r}; expected a positive integer")
+    if value < 1:
+        raise ValueError(f"{name} was {value}; expected a positive integer")
+    return int(value)
+
+
+def as_float(name: str, value: ArrayLike, dtype: np.dtype) -> NDArray:
+    """Take an array of real numbers, C-contiguous and of `dtype`; a copy only if it is not so already."""
+    if type(value) is np.ndarray and value.dtype == dtype and value.flags.c_contiguous:
+        return value
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} had dtype {array.dtype}; expected real numbers")
+    return np.ascontiguousarray(array, dtype)
+
+
+def as_input(x: ArrayLike, input_size: int, dtype: np.dtype) -> NDArray:
+    """Take x of shape (n_samples, n_timesteps, input_size), none of them 0."""
+    x = as_float("x", x, dtype)
+    if x.ndim != 3 or x.shape[2] != input_size:
+        raise ValueError(f"x had shape {x.shape}; expected (n_samples, n_timesteps, {input_size})")
+    if 0 in x.shape:
+        raise ValueError(f"x had shape {x.shape}; expected at least one sample and one time step")
+    return x
+
+
+def check_lengths(lengths: ArrayLike | None, n_samples: int, n_timesteps: int) -> NDArray:
+    """Take the number of valid steps of each sample, as int64; None is all of them."""
+    if lengths is None:
+        return np.full(n_samples, n_timesteps, np.int64)
+    lengths = np.asarray(lengths)
+    if lengths.dtype.kind not in "iu":
+        raise TypeError(f"lengths had dtype {lengths.dtype}; expected integers")
+    if lengths.shape != (n_samples,):
+        raise ValueError(f"lengths had shape {lengths.shape}; expected ({n_samples},)")
+    low, high = lengths.min(), lengths.max()
+    if low < 1 or high > n_timesteps:
+        raise ValueError(f"lengths were from {low} to {high}; expected from 1 to n_timesteps = {n_timesteps}")
+    return np.ascontiguousarray(lengths, np.int64)

@@ -1,0 +1,110 @@
+"""What a kernel is told about shapes, and how work is cut so that it stays in a cache.
+
+The letters are those of `scan`, which says how the arrays are laid out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from numbarnn.kernels.gemm import panel_depth, panel_vectors
+from numbarnn.simd import VECTOR_BYTES
+
+if TYPE_CHECKING:
+    from numbarnn.cells import Cell
+
+LINE_BYTES = 64
+L2_BYTES = 256 << 10  # of a second-level cache of 512 KiB or more, what one operand may take
+EMPTY = {np.dtype(d): np.zeros(0, d) for d in (np.float32, np.float64)}  # an array that nobody asks for
+
+
+class Sizes(NamedTuple):
+    """Sizes and strides, counted in elements, that a kernel is told."""
+
+    T: int
+    B: int
+    I: int  # noqa: E741
+    H: int
+    U: int  # units of a block
+    J: int  # blocks
+    S: int  # columns of a block of g
+    Sh: int  # of these, the columns of the slots that see the state
+    Sx: int  # likewise the input
+    E: int  # states beside h
+    LZ: int  # from row to row of z
+    LX: int  # from row to row of x
+    g_slots: int
+    x_slots: int
+    steps: int  # whose input product is done at once
+    reverse: int
+    sums: int  # of a tile: one, but gemm.ALONE for a row that streams
+    kx: int  # rows of a panel of wx, of wh: what stays in the first-level cache
+    kh: int
+    P: int  # columns of a panel of wht
+    group: int  # blocks of a panel of wht that one product goes through
+
+
+def row_stride(elements: int, itemsize: int) -> int:
+    """Count the elements from row to row: odd numbers of cache lines, so that rows fall into different sets.
+
+    Rows of one line or less stay as close as they are.
+
+    >>> from numbarnn.kernels.sizes import row_stride
+    >>> row_stride(5, 4), row_stride(17, 4), row_stride(64, 4)
+    (5, 48, 80)
+    """
+    line = LINE_BYTES // itemsize
+    return elements if elements <= line else -(-elements // line) // 2 * 2 * line + line
+
+
+def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reverse: bool) -> Sizes:
+    """Give the sizes of a layer before it knows a batch: T, B and what depends on them are 0."""
+    lanes = VECTOR_BYTES // itemsize
+    n_slots = len(cell.slots)
+    vectors = -(-hidden_size // lanes)
+    # cells with few slots take several registers of each, so that a tile is full
+    each = 1 if n_slots > 2 else max(1, panel_vectors(vectors) // n_slots)
+    units = each * lanes
+    blocks = -(-vectors // each)
+    padded = blocks * units
+    panel = panel_vectors(padded // lanes) * lanes
+    h_columns, x_columns = len(cell.h_gates) * units, len(cell.x_gates) * units
+    return Sizes(
+        T=0, B=0, I=n_inputs, H=hidden_size, U=units, J=blocks, S=n_slots * units, Sh=h_columns, Sx=x_columns,
+        E=cell.n_states - 1, LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(padded + 1, itemsize),
+        g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
+        kx=panel_depth(x_columns, itemsize), kh=panel_depth(h_columns, itemsize),
+        P=panel, group=max(1, 2 * panel_depth(panel, itemsize) // h_columns),
+    )
+
+
+def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) -> Sizes:
+    """Complete the sizes of a layer for a batch."""
+    steps = min(n_timesteps, 1 if sizes.I < 48 else max(1, 256 // n_samples))
+    return sizes._replace(
+        T=n_timesteps,
+        B=n_samples,
+        steps=steps,
+        g_slots=n_timesteps if training else steps,
+        x_slots=n_timesteps + 1 if training else 2,
+    )
+
+
+def weight_gradient_blocks(
+    sizes: Sizes, depth: int, columns: int, itemsize: int, threads: int
+) -> list[tuple[int, int, int, int]]:
+    """Cut dw (J, depth, columns) into pieces (j0, j1, m0, m1) that stay in the second-level cache.
+
+    There are enough of them for every thread, where dw has that many blocks.
+    """
+    rows = min(depth, 264)
+    parts = -(-depth // rows)
+    rows = -(-depth // parts)
+    group = max(1, min(L2_BYTES // (rows * columns * itemsize), -(-sizes.J * parts // threads)))
+    return [
+        (j, min(sizes.J, j + group), m, min(depth, m + rows))
+        for m in range(0, depth, rows)
+        for j in range(0, sizes.J, group)
+    ]
