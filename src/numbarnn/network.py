@@ -129,7 +129,9 @@ class Network:
         -------
         raw_output : ndarray of shape (n_samples, n_outputs) or (n_samples, n_timesteps, n_outputs)
         """
-        output, state = self.recurrent.forward(x, lengths=lengths, training=training)
+        output, state = self.recurrent.forward(
+            x, lengths=lengths, training=training, return_output=self.return_sequences
+        )
         if self.return_sequences:
             features = output.reshape(-1, output.shape[2])  # [n * T, D * H]
         else:

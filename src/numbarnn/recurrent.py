@@ -280,7 +280,9 @@ class Recurrent:
         state: State | None = None,
         lengths: ArrayLike | None = None,
         training: bool = False,
-    ) -> tuple[NDArray, State]:
+        *,
+        return_output: bool = True,
+    ) -> tuple[NDArray | None, State]:
         """Run over whole sequences.
 
         Parameters
@@ -294,10 +296,12 @@ class Recurrent:
             Number of valid steps of each sequence, from 1; None is all of them.
         training : bool, default=False
             Apply dropout and keep what `backward` needs. Otherwise nothing is kept.
+        return_output : bool, default=True
+            Whether more than the final state is wanted.
 
         Returns
         -------
-        output : ndarray of shape (n_samples, n_timesteps, hidden_size * directions)
+        output : ndarray of shape (n_samples, n_timesteps, hidden_size * directions) or None
             h of the last layer at each step, zero past a sequence's end.
         state : ndarray or tuple of ndarray
             Final state, that of the last valid step of each sequence; shaped as the initial one.
@@ -311,7 +315,9 @@ class Recurrent:
         B, T, _ = x.shape
         state = self._check_state("state", state, B)
         lengths = check_lengths(lengths, B, T)
-        output = np.empty((B, T, self.hidden_size * len(self._layers[0])), self.dtype)
+        output = None
+        if return_output:
+            output = np.empty((B, T, self.hidden_size * len(self._layers[0])), self.dtype)
         final = self._new_state(B)
         with self._lock:
             self._run_forward(x, state, lengths, training, output, final)
@@ -357,6 +363,7 @@ class Recurrent:
                 if training and self.dropout > 0:
                     masks.append(self._drop(z, k + 1, T, B))
         if training:
+            self._stepper = None  # what is trained will change
             self._kept = {"inputs": inputs, "masks": masks, "lengths": lengths, "shape": (B, T)}
 
     def _input_rows(self, k: int, n_timesteps: int, n_samples: int) -> NDArray:

@@ -22,7 +22,6 @@ from numbarnn.optimizers import OPTIMIZERS
 from numbarnn.schedules import SCHEDULES, Schedule
 from numbarnn.training import Trainer
 
-
 __all__ = ["BaseRNN", "can_partial_fit", "document"]
 
 _PREDICT_BATCH = 256

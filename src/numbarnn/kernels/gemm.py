@@ -26,9 +26,18 @@ def panel_vectors(vectors: int) -> int:
     return next(v for v in (4, 3, 2, 1) if vectors % v == 0)
 
 
-def panel_depth(columns: int, itemsize: int) -> int:
-    """Count the rows of a panel of W of so many columns that stay in the first-level cache."""
-    return max(16, PANEL_BYTES // (columns * itemsize))
+def panel_depth(columns: int, itemsize: int, depth: int = 1 << 30) -> int:
+    """Count the rows of a panel of W of so many columns that stay in the first-level cache.
+
+    With the `depth` of W given, its panels are of nearly one size: a last one of a single row would cost as
+    many loads and stores of C as a full one.
+
+    >>> from numbarnn.kernels.gemm import PANEL_BYTES, panel_depth
+    >>> panel_depth(PANEL_BYTES // 512, 4, depth=257)
+    129
+    """
+    most = max(16, PANEL_BYTES // (columns * itemsize))
+    return -(-depth // max(1, round(depth / most)))
 
 
 def gemm(vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row):

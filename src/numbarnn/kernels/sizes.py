@@ -75,7 +75,7 @@ def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reve
         T=0, B=0, I=n_inputs, H=hidden_size, U=units, J=blocks, S=n_slots * units, Sh=h_columns, Sx=x_columns,
         E=cell.n_states - 1, LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(padded + 1, itemsize),
         g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
-        kx=panel_depth(x_columns, itemsize), kh=panel_depth(h_columns, itemsize),
+        kx=panel_depth(x_columns, itemsize, n_inputs + 1), kh=panel_depth(h_columns, itemsize, padded + 1),
         P=panel, group=max(1, 2 * panel_depth(panel, itemsize) // h_columns),
     )
 

@@ -17,6 +17,7 @@ import numbers
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -207,6 +208,11 @@ def ranges(total: int, parts: int, multiple: int = 1) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
+@cache
+def _usable_cores() -> int:
+    return joblib.cpu_count()  # asks the system's files, which takes longer than a small network's step
+
+
 def thread_count(n_jobs: int | None = None) -> int:
     """Count the threads that `n_jobs` means: None and -1 are all the cores this process may use.
 
@@ -231,7 +237,7 @@ def thread_count(n_jobs: int | None = None) -> int:
         raise ValueError(f"n_jobs was 0; {expected}")
     if n_jobs is not None and n_jobs > 0:
         return n_jobs
-    cores = joblib.cpu_count()
+    cores = _usable_cores()
     with contextlib.suppress(KeyError, ValueError):  # joblib sets it in its workers; elsewhere it is a wish
         cores = min(cores, max(1, int(os.environ["OMP_NUM_THREADS"])))
     return cores if n_jobs is None else max(1, cores + 1 + n_jobs)
