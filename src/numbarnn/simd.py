@@ -250,7 +250,7 @@ def is_positive(x: Any) -> Any:
     return (x > 0).astype(x.dtype)
 
 
-# tanh(x) = x P(x^2) / Q(x^2) on |x| <= 8, minimax in the relative error, which is 6.4e-9 (highest power first);
+# tanh(x) = x P(x^2) / Q(x^2) on |x| <= 8, minimax in the relative error, 6.4e-9 (highest power first);
 # 1 / (1 + exp(-x)) - 1/2 = tanh(x / 2) / 2 is the same with the powers of 4 in the coefficients
 _TANH_P = (1.5230636307705936e-08, 2.189481892855838e-05, 0.0035716076381504536, 0.13444505631923676, 1.0)
 _TANH_Q = (8.5225360635377e-07, 0.00034113076981157064, 0.026164479553699493, 0.4677783250808716, 1.0)
