@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -560,14 +560,13 @@ class Recurrent:
         stepper = self._stepper
         if stepper is None or stepper["B"] != B:
             stepper = self._stepper = self._new_stepper(B)
-        state = self._check_state("state", state, B)
-        h, c = (stepper["zero_h"], stepper["zero_c"]) if state is None else _stacked(state)
-        new_h, new_c = np.empty_like(stepper["zero_h"]), np.empty_like(stepper["zero_c"])
+        old = self._check_state("state", state, B) or stepper["zeros"]
+        new = tuple([np.empty(stepper["shape"], self.dtype) for _ in old])
         with self._lock:
-            for k, (sizes, *arrays) in enumerate(stepper["layers"]):
-                below = x_t if k == 0 else new_h[k - 1]
-                scan.scan_step(self.cell, sizes, k, below, h, c, stepper["lengths"], *arrays, new_h, new_c)
-        return new_h[-1].copy(), _public_state([new_h, *new_c.swapaxes(0, 1)])
+            for k, (numbers, *arrays) in enumerate(stepper["layers"]):
+                below = x_t if k == 0 else new[0][k - 1]
+                scan.scan_step(self.cell, numbers, k, below, old, stepper["lengths"], *arrays, new)
+        return new[0][-1].copy(), _public_state(new)
 
     def _new_stepper(self, n_samples: int) -> dict[str, Any]:
         """Pack the weights for `step` and make its buffers, apart from those of `forward` and `backward`."""
@@ -579,15 +578,14 @@ class Recurrent:
             own.pack(1, False)
             z = np.ones(n_samples * own.sizes.LZ, self.dtype)
             sizes = own.sizes._replace(sums=ALONE if n_samples == 1 else 1)
-            layers.append((sizes, z, own.wx, own.wh, own.x, own.g, own.c))
+            layers.append((tuple(sizes), z, own.wx, own.wh, own.x, own.g, own.c))
         shape = (self.num_layers, n_samples, self.hidden_size)
-        further = (self.num_layers, self.cell.n_states - 1, n_samples, self.hidden_size)
         return {
             "B": n_samples,
             "layers": layers,
             "lengths": np.ones(n_samples, np.int64),
-            "zero_h": np.zeros(shape, self.dtype),
-            "zero_c": np.zeros(further, self.dtype),
+            "shape": shape,
+            "zeros": tuple(np.zeros(shape, self.dtype) for _ in self.cell.states),
         }
 
     # ---- states
@@ -599,27 +597,20 @@ class Recurrent:
     def _check_state(self, name: str, state: State | None, n_samples: int) -> tuple[NDArray, ...] | None:
         if state is None:
             return None
-        states = state if isinstance(state, (tuple, list)) else (state,)
-        names = ", ".join(self.cell.states)
+        states = tuple(state) if isinstance(state, (tuple, list)) else (state,)
         if len(states) != self.cell.n_states:
+            names = ", ".join(self.cell.states)
             raise ValueError(
                 f"{name} was {len(states)} array(s); "
                 f'cell "{self.cell.name}" expected {self.cell.n_states}: ({names})'
             )
         shape = (self.num_layers * len(self._layers[0]), n_samples, self.hidden_size)
-        arrays = tuple(as_float(name, s, self.dtype) for s in states)
+        arrays = tuple([as_float(name, s, self.dtype) for s in states])
         for array, part in zip(arrays, self.cell.states, strict=True):
             if array.shape != shape:
                 raise ValueError(f"{name} ({part}) had shape {array.shape}; expected {shape}")
         return arrays
 
 
-def _public_state(state: list[NDArray]) -> State:
+def _public_state(state: Sequence[NDArray]) -> State:
     return state[0] if len(state) == 1 else tuple(state)
-
-
-def _stacked(state: tuple[NDArray, ...]) -> tuple[NDArray, NDArray]:
-    """Return h, and the further states as (layers, states, n_samples, hidden_size)."""
-    h, *further = state
-    c = np.stack(further, axis=1) if further else np.empty((h.shape[0], 0, *h.shape[1:]), h.dtype)
-    return np.ascontiguousarray(h), c

@@ -35,6 +35,7 @@ from numba.extending import register_jitable
 from numbarnn.kernels.compiler import kernel
 from numbarnn.kernels.equations import cell_backward, cell_forward, load_slots, load_states
 from numbarnn.kernels.gemm import gemm
+from numbarnn.kernels.sizes import Sizes
 from numbarnn.kernels.threads import post
 from numbarnn.simd import INLINED, flush_subnormals, lanes_of, load, restore_mode, store, store_many
 
@@ -253,22 +254,26 @@ def weight_gradient(signal, sizes, j0, j1, m0, m1, a, a_at, a_stride, depth, g, 
 
 
 @kernel
-def scan_step(cell, sizes, layer, x_t, h, c_states, lengths, z, wx, wh, x, g, c, new_h, new_c):
-    """Do one step of one layer: x_t (B, I); h, new_h (layers, B, H); c_states, new_c (layers, E, B, H)."""
+def scan_step(cell, numbers, layer, x_t, states, lengths, z, wx, wh, x, g, c, new_states):
+    """Do one step of one layer: x_t (B, I); `states` and `new_states` are tuples of arrays (layers, B, H).
+
+    `numbers` are the Sizes as a plain tuple, which a call from Python hands over in a third of the time.
+    """
+    sizes = Sizes(*numbers)
     B, H, padded = sizes.B, sizes.H, sizes.J * sizes.U
     for r in range(B):
         for i in range(sizes.I):
             z[r * sizes.LZ + i] = x_t[r, i]
         for u in range(H):
-            x[r * sizes.LX + u] = h[layer, r, u]
+            x[r * sizes.LX + u] = states[0][layer, r, u]
         for s in range(sizes.E):
             for u in range(H):
-                c[(r * sizes.E + s) * padded + u] = c_states[layer, s, r, u]
+                c[(r * sizes.E + s) * padded + u] = states[s + 1][layer, r, u]
     _input_product(sizes, 0, B, 0, 1, z, wx, g)
     _step_forward(cell, sizes, 0, B, 0, lengths, True, wh, x, g, c)
     for r in range(B):
         for u in range(H):
-            new_h[layer, r, u] = x[(B + r) * sizes.LX + u]
+            new_states[0][layer, r, u] = x[(B + r) * sizes.LX + u]
         for s in range(sizes.E):
             for u in range(H):
-                new_c[layer, s, r, u] = c[((B + r) * sizes.E + s) * padded + u]
+                new_states[s + 1][layer, r, u] = c[((B + r) * sizes.E + s) * padded + u]
