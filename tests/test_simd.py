@@ -83,10 +83,7 @@ def test_sigmoid_is_exact_to_a_few_units_in_the_last_place(dtype):
     assert np.abs(FUNCTIONS["sigmoid"](x) - expected).max() < BOUNDS[dtype]
 
 
-FROM_8_TO_9 = pytest.mark.xfail(reason="passes 1 between 8 and 9, where it is not yet cut off", strict=True)
-
-
-@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=FROM_8_TO_9), "float64"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_functions_never_leave_their_range(dtype):
     x = sweep(dtype)
     assert np.abs(FUNCTIONS["tanh"](x)).max() <= 1

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import pickle
 import sys
 import tempfile
 import threading
@@ -22,8 +23,9 @@ from pathlib import Path
 import numba
 from llvmlite import binding as llvm
 from numba import config, njit, types
-from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core import serialize
 from numba.core.ccallback import CFunc
+from numba.core.compiler import CompileResult
 from numba.core.typing.templates import Signature
 from numba.misc.appdirs import AppDirs
 
@@ -60,60 +62,61 @@ def cache_folder() -> Path | None:
     return None
 
 
-class _Locator:
-    """Where a kernel's code is kept: the interface of numba.core.caching's locators."""
+class _Cache:
+    """Compiled code of one function: the interface of numba.core.caching, one file for each signature.
 
-    def __init__(self, folder: Path, name: str, file: str) -> None:
-        self._folder, self._name, self._py_file = folder, name, file
+    The name of a file is a digest of all that its code depends on, and its content begins with a digest of
+    both: processes that save at once do not meet, and code that is damaged or not what was asked for is not
+    taken. A file that cannot be read or written costs a compilation, never the result.
+    """
 
-    @classmethod
-    def from_function(cls, py_func, py_file):
-        folder = cache_folder()
-        if folder is None:
-            return None
-        return cls(folder, f"{py_func.__module__}.{py_func.__qualname__}", py_file)
+    def __init__(self, function: Callable, folder: Path) -> None:
+        self._function, self._folder = function, folder
+        self._name = f"{function.__module__}.{function.__qualname__}".replace("<", "").replace(">", "")
+        self._source = Path(function.__code__.co_filename).read_bytes()
 
-    def ensure_cache_path(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-
-    def get_cache_path(self) -> str:
+    @property
+    def cache_path(self) -> str:
         return str(self._folder)
 
-    def get_source_stamp(self) -> tuple:
-        status = os.stat(self._py_file)
-        return source_digest(), status.st_mtime, status.st_size
+    def enable(self) -> None:
+        """Numba's cache may be switched; this one is always on."""
 
-    def get_disambiguator(self) -> str:
-        return hashlib.sha256(self._name.encode()).hexdigest()[:10]
-
-
-class _CacheImpl(CompileResultCacheImpl):
-    def __init__(self, py_func):
-        locators, config.CACHE_LOCATOR_CLASSES = config.CACHE_LOCATOR_CLASSES, ""
-        try:
-            super().__init__(py_func)
-        finally:
-            config.CACHE_LOCATOR_CLASSES = locators
-
-    _locator_classes = [_Locator]
-
-
-class _Cache(FunctionCache):
-    """Numba's function cache in our folder; a full disk or a lost folder costs the saving, not the result."""
-
-    _impl_class = _CacheImpl
+    disable = flush = enable
 
     def load_overload(self, sig, target_context):
-        found = None
-        with contextlib.suppress(OSError, EOFError):
-            found = super().load_overload(sig, target_context)
-        if found is None:
-            _announce()
-        return found
+        target_context.refresh()
+        try:
+            content = self._path(sig, target_context.codegen()).read_bytes()
+            digest, payload = content[:32], content[32:]
+            if digest == self._digest(sig, target_context.codegen(), payload):
+                return CompileResult._rebuild(target_context, *pickle.loads(payload))
+        except Exception as error:  # whatever it is, compiling mends it
+            logger.debug("compiled code of %s not loaded: %r", self._name, error)
+        _announce()
+        return None
 
-    def save_overload(self, sig, data):
+    def save_overload(self, sig, data) -> None:
+        if data.library.has_dynamic_globals:
+            return
+        path, payload = self._path(sig, data.codegen), serialize.dumps(data._reduce())
         with contextlib.suppress(OSError):
-            super().save_overload(sig, data)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+                file.write(self._digest(sig, data.codegen, payload) + payload)
+            os.replace(file.name, path)
+
+    def _path(self, sig, codegen) -> Path:
+        return self._folder / f"{self._name}-{self._digest(sig, codegen).hex()[:32]}.nbc"
+
+    def _digest(self, sig, codegen, payload: bytes = b"") -> bytes:
+        code, closure = self._function.__code__.co_code, self._function.__closure__ or ()
+        cells = serialize.dumps([cell.cell_contents for cell in closure])
+        key = repr((source_digest(), sys.version, self._name, sig, codegen.magic_tuple()))
+        digest = hashlib.sha256(self._source)
+        for part in (code, cells, key.encode(), payload):
+            digest.update(hashlib.sha256(part).digest())
+        return digest.digest()
 
 
 class _KernelCache(_Cache):
@@ -165,7 +168,7 @@ class Shared:
                 plain = signature.args, signature.return_type
                 compiled = CFunc(self.function, plain, {}, {"error_model": "numpy"})
                 if cache_folder() is not None:
-                    compiled._cache = _Cache(self.function)
+                    compiled._cache = _Cache(self.function, cache_folder())
                 compiled.compile()
                 llvm.add_symbol(symbol, compiled.address)
                 self._loaded[dtype] = compiled
@@ -185,5 +188,5 @@ def kernel(function):
     dispatcher = njit(function, error_model="numpy", nogil=True, no_cfunc_wrapper=True)
     if cache_folder() is not None and os.path.exists(function.__code__.co_filename):
         # `enable_caching` would install Numba's own locators; everything else about the cache is Numba's
-        dispatcher._cache = _KernelCache(function)
+        dispatcher._cache = _KernelCache(function, cache_folder())
     return dispatcher

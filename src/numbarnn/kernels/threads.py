@@ -85,7 +85,7 @@ class _Pool:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.mailbox = np.zeros(LINE, np.int64)
-        self.wakes: list[threading.Lock] = []
+        self.wakes: list[threading.Semaphore] = []
         self.jobs: list[Callable[[], None] | None] = []
         self.error: BaseException | None = None
 
@@ -93,17 +93,26 @@ class _Pool:
         """Have at least this many workers. A larger mailbox means new threads: the old ones are sent home."""
         if workers <= len(self.wakes):
             return
-        self.jobs = [None] * len(self.jobs)
-        self.mailbox[NEXT_TICKET] = -1
-        self.mailbox[TICKET] = -1
+        self._send_home()
+        self.mailbox = np.zeros(LINE * (workers + 1), np.int64)
+        self.jobs = [None] * workers
+        try:
+            for i in range(workers):
+                wake = threading.Semaphore(0)
+                arguments = (i, self.mailbox, wake, self.jobs)
+                name = f"numbarnn-{i + 1}"
+                threading.Thread(target=self._work, args=arguments, name=name, daemon=True).start()
+                self.wakes.append(wake)
+        except BaseException:  # no more threads to be had, or Ctrl-C: those that did start are not waited for
+            self._send_home()
+            raise
+
+    def _send_home(self) -> None:
+        self.mailbox[NEXT_TICKET] = self.mailbox[TICKET] = -1
         for wake in self.wakes:
             wake.release()
-        self.mailbox = np.zeros(LINE * (workers + 1), np.int64)
-        self.wakes = [threading.Semaphore(0) for _ in range(workers)]
-        self.jobs = [None] * workers
-        for i in range(workers):
-            arguments = (i, self.mailbox, self.wakes[i], self.jobs)
-            threading.Thread(target=self._work, args=arguments, name=f"numbarnn-{i + 1}", daemon=True).start()
+        self.mailbox = np.zeros(LINE, np.int64)
+        self.wakes, self.jobs = [], []
 
     def _work(self, i: int, mailbox: np.ndarray, wake: threading.Semaphore, jobs: list) -> None:
         ticket, line = 0, (i + 1) * LINE
