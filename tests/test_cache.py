@@ -64,13 +64,12 @@ print(json.dumps({
 """
 
 
-def start(cache, package=None, **environment):
+def start(cache, package, **environment):
     """Begin a process that fits a little network with this cache folder and this copy of the package."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")} | environment
     if cache is not None:
         variables["NUMBA_CACHE_DIR"] = str(cache)
-    if package is not None:
-        variables["PYTHONPATH"] = str(package.parent)
+    variables["PYTHONPATH"] = str(package.parent)
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", FIT], env=variables, stdout=pipe, stderr=pipe, text=True)
 
@@ -85,11 +84,22 @@ def fit(*args, **kwargs):
     return finish(start(*args, **kwargs))
 
 
+def copy_package(source, target):
+    """Copy with time stamps and without compiled code."""
+    return shutil.copytree(source, target / "numbarnn", ignore=shutil.ignore_patterns("__pycache__"))
+
+
 @pytest.fixture(scope="module")
-def cold(tmp_path_factory):
+def original(tmp_path_factory):
+    """The package as it was when these tests began: it may be edited while they run."""
+    return copy_package(PACKAGE, tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture(scope="module")
+def cold(original, tmp_path_factory):
     """The answers of two processes that started at once on an empty cache, and that cache."""
     folder = tmp_path_factory.mktemp("cache")
-    return [finish(process) for process in [start(folder), start(folder)]], folder
+    return [finish(process) for process in [start(folder, original), start(folder, original)]], folder
 
 
 @pytest.fixture
@@ -99,10 +109,9 @@ def warm(cold, tmp_path):
 
 
 @pytest.fixture
-def package(tmp_path):
-    """A copy of the package, with the time stamps of the original."""
-    ignore = shutil.ignore_patterns("__pycache__")
-    return shutil.copytree(PACKAGE, tmp_path / "copy" / "numbarnn", ignore=ignore)
+def package(original, tmp_path):
+    """A copy of the package, to be edited."""
+    return copy_package(original, tmp_path / "copy")
 
 
 def edit(path, old, new, keep_time=False):
@@ -130,8 +139,8 @@ def test_first_process_says_that_it_compiles_and_compiles_its_own_cell_only(cold
         assert not re.search("gru|lstm|rnn_relu", text)
 
 
-def test_second_process_compiles_nothing(cold, warm):
-    answer = fit(warm)
+def test_second_process_compiles_nothing(cold, warm, original):
+    answer = fit(warm, original)
     assert answer["compiled"] == [] and answer["said"] == []
     assert answer["misses"] == 0 and answer["hits"] >= 4
     assert answer["prediction"] == cold[0][0]["prediction"]
@@ -170,13 +179,13 @@ def test_edit_in_an_optimizer_is_seen(cold, warm, package):
 # ---- other machines
 
 
-def test_other_vector_width_on_the_same_folder(cold, warm):
+def test_other_vector_width_on_the_same_folder(cold, warm, original):
     wide = cold[0][0]
-    narrow = fit(warm, NUMBA_CPU_NAME="generic")
+    narrow = fit(warm, original, NUMBA_CPU_NAME="generic")
     assert narrow["bytes"] == 16
     np.testing.assert_allclose(narrow["prediction"], wide["prediction"], rtol=1e-4)
     for environment, before in (({}, wide), ({"NUMBA_CPU_NAME": "generic"}, narrow)):
-        again = fit(warm, **environment)
+        again = fit(warm, original, **environment)
         assert again["prediction"] == before["prediction"] and again["bytes"] == before["bytes"]
         assert again["compiled"] == []
 
@@ -276,7 +285,7 @@ def test_folder_that_became_a_file_costs_the_saving(folder):
 
 
 def test_code_of_another_signature_is_not_taken(folder):
-    """Processes that save different signatures at once may give them the same file, and both write it."""
+    """As it was when processes that saved different signatures at once gave them the same file."""
     first = new_kernel()
     assert repr(first(21)) == "42" and repr(first(1.25)) == "2.5"
     one, two = sorted(folder.glob("*.nbc"))
