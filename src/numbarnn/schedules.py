@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 __all__ = [
     "SCHEDULES",
@@ -86,8 +87,7 @@ class StepSchedule(Schedule):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        if self.every < 1:
-            raise ValueError(f"every was {self.every}; expected a number of epochs from 1")
+        _check_epochs("every", self.every)
         _check_decay(self.decay)
 
     def factor(self, epoch, max_iter, losses):
@@ -135,8 +135,8 @@ class CosineSchedule(Schedule):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        if not 0 <= self.final <= 1:
-            raise ValueError(f"final was {self.final}; expected a number from 0 to 1")
+        if not isinstance(self.final, Real) or not 0 <= self.final <= 1:
+            raise ValueError(f"final was {self.final!r}; expected a number from 0 to 1")
 
     def factor(self, epoch, max_iter, losses):
         """See `Schedule.factor`."""
@@ -171,8 +171,9 @@ class AdaptiveSchedule(Schedule):
     def __post_init__(self) -> None:
         """Check the parameters."""
         _check_decay(self.decay)
-        if self.patience < 1:
-            raise ValueError(f"patience was {self.patience}; expected a number of epochs from 1")
+        _check_epochs("patience", self.patience)
+        if not isinstance(self.tol, Real) or not self.tol >= 0:
+            raise ValueError(f"tol was {self.tol!r}; expected a number from 0")
 
     def factor(self, epoch, max_iter, losses):
         """See `Schedule.factor`."""
@@ -186,8 +187,13 @@ class AdaptiveSchedule(Schedule):
 
 
 def _check_decay(decay: float) -> None:
-    if not 0 < decay <= 1:
-        raise ValueError(f"decay was {decay}; expected a number above 0, at most 1")
+    if not isinstance(decay, Real) or not 0 < decay <= 1:
+        raise ValueError(f"decay was {decay!r}; expected a number above 0, at most 1")
+
+
+def _check_epochs(name: str, value: int) -> None:
+    if not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} was {value!r}; expected a whole number of epochs from 1")
 
 
 SCHEDULES: dict[str, type[Schedule]] = {
