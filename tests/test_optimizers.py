@@ -75,3 +75,19 @@ def test_nan_passes_through(name):
     parameters = np.ones(3, "float32")
     OPTIMIZERS[name](3, "float32").update(parameters, np.array([0, np.nan, 1], "float32"), 0.1)
     assert_array_equal(np.isnan(parameters), [False, True, False])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", sorted(CASES.keys() - {"sgd"}))
+def test_running_means_do_not_stay_subnormal(case, dtype):
+    name, options = CASES[case]
+    optimizer = OPTIMIZERS[name](40, dtype, **options)
+    tiny = np.finfo(dtype).tiny
+    optimizer.state[...] = np.geomspace(tiny, 4 * tiny, 40)
+    parameters, zeros = np.zeros(40, dtype), np.zeros(40, dtype)
+    for _ in range(20):
+        optimizer.update(parameters, zeros, 0.01)
+    for array in (optimizer.state, parameters):
+        assert ((array == 0) | (np.abs(array) >= tiny)).all()
+    # the mode of the caller is as before
+    assert np.float64(5e-324) * np.float64(1.0) == 5e-324

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from numbarnn.kernels.compiler import kernel
+from numbarnn.simd import flush_subnormals, restore_mode
 
 __all__ = ["OPTIMIZERS", "Optimizer"]
 
@@ -30,25 +31,34 @@ def _descend(p, g, rate, scale):
         p[i] -= rate * (scale * g[i])
 
 
+# Where a gradient stays zero a running mean decays into the subnormal numbers and would make every step slow
+# for good: loops with a state count them as zero.
+
+
 @kernel
 def _descend_momentum(p, g, velocity, rate, scale, momentum, nesterov):
+    mode = flush_subnormals()
     for i in range(p.size):
         gi = scale * g[i]
         vi = momentum * velocity[i] + gi
         velocity[i] = vi
         p[i] -= rate * (gi + momentum * vi if nesterov else vi)
+    restore_mode(mode)
 
 
 @kernel
 def _descend_rms(p, g, square, rate, scale, kept, taken, epsilon):
+    mode = flush_subnormals()
     for i in range(p.size):
         gi = scale * g[i]
         square[i] = kept * square[i] + taken * gi * gi
         p[i] -= rate * gi / (np.sqrt(square[i]) + epsilon)
+    restore_mode(mode)
 
 
 @kernel
 def _descend_adam(p, g, mean, square, rate, scale, taken_1, kept_2, taken_2, correction, epsilon, shrink):
+    mode = flush_subnormals()
     for i in range(p.size):
         gi = scale * g[i]
         mi = mean[i] + taken_1 * (gi - mean[i])
@@ -56,6 +66,7 @@ def _descend_adam(p, g, mean, square, rate, scale, taken_1, kept_2, taken_2, cor
         mean[i] = mi
         square[i] = vi
         p[i] = shrink * p[i] - rate * mi / (np.sqrt(vi) * correction + epsilon)
+    restore_mode(mode)
 
 
 class Optimizer:
