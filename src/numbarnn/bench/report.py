@@ -19,7 +19,6 @@ HEADER = COLUMNS.format("case", "B,T,I,H", "threads", "peer", "ours", "peer", "r
 
 def describe_machine() -> dict[str, Any]:
     """Describe processor, cores, system and the versions of everything that takes part."""
-    import numba
     from llvmlite import binding
 
     packages = ["numbarnn", "numba", "llvmlite", "numpy", "scipy", "scikit-learn", "jaxlib"]
@@ -30,10 +29,6 @@ def describe_machine() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    try:
-        layer = numba.threading_layer()
-    except ValueError:  # nothing ran in parallel yet
-        layer = None
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": processor_name(),
@@ -41,7 +36,6 @@ def describe_machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "threading_layer": layer,
         "versions": versions,
     }
 
