@@ -127,6 +127,27 @@ def test_a_list_is_the_same_as_a_padded_array_with_lengths(ragged):
     assert_array_equal(model.predict(X), model.predict(array, lengths))
 
 
+@pytest.mark.parametrize("filling", [99.0, 1e300, np.nan, np.inf])
+def test_what_is_past_the_end_is_not_looked_at(ragged, filling):
+    X, y, steps = ragged
+    (array, lengths), (targets, _) = padded(X), padded(steps)
+    clean = RNNRegressor(**SMALL, return_sequences=True).fit(array, targets, lengths=lengths)
+    past = np.arange(array.shape[1]) >= lengths[:, np.newaxis]
+    array[past] = targets[past] = filling
+    before = array.copy()
+    model = RNNRegressor(**SMALL, return_sequences=True).fit(array, targets, lengths=lengths)
+    assert_array_equal(model.network_.parameters, clean.network_.parameters)
+    assert_array_equal(model.predict(array, lengths), clean.predict(array, lengths))
+    assert model.score(array, targets, lengths=lengths) == clean.score(array, targets, lengths=lengths)
+    assert_array_equal(array, before)
+    wide = array.reshape(30, -1)
+    flat = RNNRegressor(**SMALL, n_channels=2).fit(wide, y, lengths=lengths)
+    assert np.isfinite(flat.predict(wide, lengths)).all()
+    array[0, 0] = np.nan
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        model.predict(array, lengths)
+
+
 def test_sequences_may_be_longer_in_predict(data, rng):
     X, y = data
     assert RNNRegressor(**SMALL).fit(X, y).predict(rng.normal(size=(3, 11, 2))).shape == (3,)
@@ -299,6 +320,7 @@ def test_attributes(data):
     assert len(model.loss_curve_) == model.n_iter_ == 3
     assert model.loss_ == model.loss_curve_[-1] and model.best_loss_ == min(model.loss_curve_)
     assert model.t_ == 90
+    assert RNNRegressor(**{**SMALL, "batch_size": 60}).fit(np.zeros_like(X), 0 * y).t_ == 90
     assert model.validation_scores_ is None and model.best_validation_score_ is None
     assert model.n_features_in_ == 2
 
@@ -344,6 +366,70 @@ def test_partial_fit_goes_on(data):
     assert_array_equal(model.predict(X), whole.predict(X))
     assert model.fit(X, y).n_iter_ == 3
     assert model.partial_fit(X, y).n_iter_ == 4
+
+
+CHANGES = {
+    "cell": "lstm", "hidden_size": 7, "num_layers": 2, "bidirectional": True, "dropout": 0.5,
+    "dtype": "float64",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_going_on_with_another_network_is_refused_by_name(data, method, name):
+    X, y = data
+    model = RNNRegressor(**SMALL, warm_start=True).fit(X, y)
+    before = model.predict(X)
+    model.set_params(**{name: CHANGES[name]})
+    with pytest.raises(ValueError, match=f"^{name} was {CHANGES[name]!r}; expected .*, as in the call"):
+        getattr(model, method)(X, y)
+    assert_array_equal(model.predict(X), before)
+
+
+def test_going_on_with_other_outputs_or_channels_is_refused(data):
+    X, y = data
+    wide = X.reshape(30, 10)
+    model = RNNRegressor(**SMALL).fit(wide, y).set_params(n_channels=2)
+    with pytest.raises(ValueError, match="^n_channels was 2; expected 1"):
+        model.partial_fit(wide, y)
+    model = RNNRegressor(**SMALL).fit(X, y)
+    with pytest.raises(ValueError, match="outputs for y was 2; expected 1"):
+        model.partial_fit(X, np.stack([y, y], axis=1))
+    model.set_params(return_sequences=True)
+    with pytest.raises(ValueError, match="^return_sequences was True; expected False"):
+        model.partial_fit(X, X[:, :, 0])
+
+
+def test_partial_fit_heeds_n_jobs(data):
+    model = RNNRegressor(**SMALL).fit(*data)
+    assert model.set_params(n_jobs=2).partial_fit(*data).network_.recurrent.n_jobs == 2
+
+
+def test_predictions_follow_the_fit_not_parameters_set_later(rng):
+    X = rng.normal(size=(20, 6))
+    model = RNNRegressor(**SMALL, loss="quantile", quantile=[0.1, 0.9], n_channels=2).fit(X, X[:, 0])
+    before = model.predict(X)
+    model.set_params(
+        loss="poisson", quantile=0.5, return_sequences=True, n_channels=1, dtype="float64", hidden_size=9
+    )
+    assert_array_equal(model.predict(X), before)
+    with pytest.raises(ValueError, match="several levels"):
+        model.score(X, X[:, 0])
+    x = X.reshape(20, 3, 2)
+    each = RNNClassifier(**SMALL, return_sequences=True).fit(list(x), x[:, :, 0] > 0)
+    before, score = each.predict(list(x)), each.score(x, x[:, :, 0] > 0)
+    each.set_params(return_sequences=False)
+    assert_array_equal(each.predict(list(x)), before)
+    assert isinstance(each.predict(list(x)), list) and each.score(x, x[:, :, 0] > 0) == score
+
+
+def test_a_callback_may_end_partial_fit(data):
+    X, y = data
+    seen = []
+    model = RNNRegressor(**SMALL, callbacks=[seen.append, lambda info: info["batch"] == 1])
+    model.partial_fit(X, y).partial_fit(X, y)
+    assert [info["batch"] for info in seen] == [0, 1, 0, 1]
+    assert model.n_iter_ == len(model.loss_curve_) == 2 and model._optimizer.n_updates == 4
 
 
 def test_partial_fit_of_classes_that_come_later(data):
@@ -422,11 +508,22 @@ def test_another_seed_gives_other_weights(data):
     assert (one.network_.parameters != other.network_.parameters).all()
 
 
-def test_dropout_is_drawn_again_from_the_seed_after_a_copy(data):
+def test_dropout_goes_on_in_a_copy_as_in_the_original(data):
     X, y = data
-    options = {**SMALL, "num_layers": 2, "dropout": 0.5}
-    copies = [pickle.loads(pickle.dumps(RNNRegressor(**options).fit(X, y))) for _ in range(2)]
-    assert_array_equal(*(model.partial_fit(X, y).predict(X) for model in copies))
+    model = RNNRegressor(**SMALL, num_layers=2, dropout=0.5).fit(X, y)
+    copy = pickle.loads(pickle.dumps(model))
+    assert_array_equal(copy.partial_fit(X, y).predict(X), model.partial_fit(X, y).predict(X))
+
+
+def test_partial_fit_that_failed_has_drawn_nothing(data):
+    X, y = data
+    model = RNNRegressor(**SMALL, num_layers=2, dropout=0.5).fit(X, y)
+    copy = pickle.loads(pickle.dumps(model))
+    wild = y.copy()
+    wild[20:] = 1e30
+    with pytest.raises(FloatingPointError):
+        model.partial_fit(X, wild)
+    assert_array_equal(model.partial_fit(X, y).predict(X), copy.partial_fit(X, y).predict(X))
 
 
 def test_random_state_objects(data):
@@ -460,7 +557,7 @@ BAD_INPUT = {
     "strings in y": ("y", lambda X, y: bad(X, np.full(30, "a"))),
     "complex": ("X", lambda X, y: bad(X + 1j, y)),
     "one dimension": ("X", lambda X, y: bad(X[:, 0, 0], y)),
-    "four dimensions": ("X", lambda X, y: bad(X[np.newaxis], y)),
+    "four dimensions": ("X had 4 dimensions; expected 3", lambda X, y: bad(X[np.newaxis], y)),
     "no steps": ("X", lambda X, y: bad(X[:, :0], y)),
     "no features": ("X", lambda X, y: bad(X[:, :, :0], y)),
     "no samples": ("X", lambda X, y: bad(X[:0], y[:0])),
@@ -477,8 +574,9 @@ BAD_INPUT = {
     "lengths of a list": ("lengths", lambda X, y: bad(list(X), y, lengths=np.full(30, 5))),
     "lengths too long": ("lengths", lambda X, y: bad(X, y, lengths=np.full(30, 6))),
     "lengths zero": ("lengths", lambda X, y: bad(X, y, lengths=np.full(30, 0))),
-    "lengths not whole": ("lengths", lambda X, y: bad(X, y, lengths=np.full(30, 1.5))),
-    "lengths too few": ("lengths", lambda X, y: bad(X, y, lengths=[1, 2])),
+    "lengths not whole": ("^lengths", lambda X, y: bad(X, y, lengths=np.full(30, 1.5))),
+    "lengths too few": ("^lengths", lambda X, y: bad(X, y, lengths=[1, 2])),
+    "lengths of unequal length": ("^lengths", lambda X, y: bad(X, y, lengths=[1, [2, 3]])),
 }
 
 
@@ -492,7 +590,7 @@ def test_bad_input_is_refused_by_name_and_changes_nothing(data, case, monkeypatc
     with pytest.raises((ValueError, TypeError), match=name):
         model.fit(**arguments)
     assert vars(model) == before
-    if "X" in name and arguments["X"] is not None and len(arguments["X"]):
+    if name.startswith("X") and arguments["X"] is not None and len(arguments["X"]):
         with pytest.raises((ValueError, TypeError), match=name):
             model.predict(arguments["X"])
 
@@ -501,6 +599,8 @@ def test_bad_input_of_other_kinds(data, ragged):
     X, y = data
     fitted = RNNRegressor(**SMALL).fit(X, y)
     each = RNNRegressor(**SMALL, return_sequences=True)
+    steps_fitted = RNNRegressor(**SMALL, return_sequences=True).fit(X, X[:, :, 0])
+    classes_fitted = RNNClassifier(**SMALL, return_sequences=True).fit(X, X[:, :, 0] > 0)
     lists, _, steps = ragged
     for model, match, call in [
         (fitted, "X had 2 dimensions", lambda m: m.predict(X[:, :, 0])),
@@ -514,7 +614,12 @@ def test_bad_input_of_other_kinds(data, ragged):
             lambda m: m.fit(lists, [[*steps[0], 1.0], *steps[1:]]),
         ),
         (RNNRegressor(loss="poisson"), "y had the value", lambda m: m.fit(X, y)),
-        (RNNRegressor(loss="quantile", quantile=[0.5, 2]), "quantile", lambda m: m.fit(X, y)),
+        (RNNRegressor(loss="quantile", quantile=[0.5, 2]), "^quantile", lambda m: m.fit(X, y)),
+        (RNNRegressor(loss="quantile", quantile=[]), "^quantile", lambda m: m.fit(X, y)),
+        (RNNRegressor(loss="quantile", quantile=["a"]), "^quantile", lambda m: m.fit(X, y)),
+        (RNNRegressor(callbacks=[print, 3]), "^callbacks", lambda m: m.fit(X, y)),
+        (RNNRegressor(forget_bias=np.nan), "The 'forget_bias' parameter", lambda m: m.fit(X, y)),
+        (RNNRegressor(solver="lbfgs", num_layers=2, dropout=0.1), "^dropout", lambda m: m.fit(X, y)),
         (RNNRegressor(early_stopping=True), "validation_fraction", lambda m: m.fit(X[:5], y[:5])),
         (RNNRegressor(early_stopping=True), "early_stopping", lambda m: m.partial_fit(X, y)),
         (RNNRegressor(n_jobs=0), "n_jobs", lambda m: m.fit(X, y)),
@@ -523,6 +628,13 @@ def test_bad_input_of_other_kinds(data, ragged):
         (RNNRegressor(**SMALL, warm_start=True).fit(X, y), "y", lambda m: m.fit(X, np.zeros((30, 2)))),
         (RNNClassifier(**SMALL), "y", lambda m: m.fit(X, np.ones(30))),
         (RNNClassifier(**SMALL), "y|label", lambda m: m.fit(X, y)),
+        (RNNClassifier(class_weight={False: 0, True: 0}), "^class_weight", lambda m: m.fit(X, y > 0)),
+        (RNNClassifier(class_weight={True: -1}), r"^class_weight\[True\]", lambda m: m.fit(X, y > 0)),
+        (RNNClassifier(class_weight={True: np.nan}), r"^class_weight\[True\]", lambda m: m.fit(X, y > 0)),
+        (RNNClassifier(class_weight={"a": 1}), "class_weight", lambda m: m.fit(X, y > 0)),
+        (steps_fitted, "^y was None", lambda m: m.score(X, None)),
+        (classes_fitted, "^y was None", lambda m: m.score(X, None)),
+        (classes_fitted, "sample_weight", lambda m: m.score(X, X[:, :, 0] > 0, sample_weight=[1.0])),
         (
             RNNClassifier(**SMALL, class_weight="balanced"),
             "class_weight",

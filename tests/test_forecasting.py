@@ -236,6 +236,11 @@ class TestEstimator:
         np.testing.assert_array_equal(quick().fit(table).predict(), quick().fit(y).predict())
         assert quick().fit(table["a"]).predict().shape == (4,)
 
+    def test_n_jobs_may_be_set_after_fit(self):
+        forecaster = quick().fit(waves())
+        forecaster.set_params(n_jobs=2).predict()
+        assert forecaster.network_.recurrent.n_jobs == 2
+
     def test_callbacks(self):
         events = []
         quick(callbacks=lambda info: events.append(info["event"])).fit(waves())
@@ -272,8 +277,10 @@ class TestErrors:
             (np.ones((50, 2, 2)), "y has 3 dimensions; expected shape"),
             (5.0, "y has 0 dimensions"),
             ([], "minimum of 1 is required"),
-            (["a"] * 100, "could not convert string"),
-            (np.ones(100) + 1j, "Complex data not supported"),
+            (["a"] * 100, "^y: could not convert string"),
+            ([object()] * 100, "^y: "),
+            ([[1.0, 2.0], [1.0]], "^y: "),
+            (np.ones(100) + 1j, "^y: Complex data not supported"),
             (np.ones(19), r"y has 19 time steps; expected at least 20: a context of 12 and a horizon of 4"),
         ],
     )
@@ -307,6 +314,10 @@ class TestErrors:
         with pytest.raises(ValueError, match=name):
             quick().set_params(**{name: value}).fit(waves())
 
+    def test_callbacks_in_a_list(self):
+        with pytest.raises(ValueError, match="^callbacks had 3"):
+            quick(callbacks=[3]).fit(waves())
+
     def test_segment_longer_than_the_context(self):
         with pytest.raises(ValueError, match="segment_length was 13; expected at most the context length 12"):
             quick(segment_length=13).fit(waves())
@@ -320,6 +331,8 @@ class TestErrors:
             (np.ones((2, 12, 3)), "context has 3 channels"),
             (np.full((12, 2), np.nan), "Input context contains NaN"),
             (np.ones((1, 1, 12, 2)), "context has 4 dimensions"),
+            (np.full((2, 12, 2), np.inf), "Input context contains infinity"),
+            (["a"] * 12, "^context: could not convert"),
         ],
     )
     def test_context(self, context, message):

@@ -90,6 +90,29 @@ def test_copies_predict_the_same(duplicate):
     assert network.parameters.any()
 
 
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_copies_draw_the_same_dropout(duplicate):
+    network, x, _ = make({"cell": "gru", "num_layers": 2, "dropout": 0.5})
+    network.forward(x, training=True)
+    other, snapshot = duplicate(network), network.snapshot()
+    expected = network.forward(x, training=True)
+    assert_array_equal(other.forward(x, training=True), expected)
+    assert (network.forward(x, training=True) != expected).any()
+    network.parameters[:] = 0
+    network.restore(snapshot)
+    assert_array_equal(network.forward(x, training=True), expected)
+
+
+def test_streaming_sees_parameters_that_were_changed():
+    network, x, _ = make(SHAPES[0])
+    before, _ = network.recurrent.step(x[:, 0])
+    assert_array_equal(network.recurrent.step(x[:, 0])[0], before)
+    network.parameters[:] *= 0.5
+    after, _ = network.recurrent.step(x[:, 0])
+    assert (after != before).all()
+    assert_allclose(after, network.recurrent.forward(x[:, :1])[0][:, 0], rtol=1e-12)
+
+
 def test_same_seed_same_parameters():
     one, other = make(SHAPES[0])[0], make(SHAPES[0])[0]
     assert_array_equal(one.parameters, other.parameters)

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
 from numbarnn.estimators.sources import ArraySource, Subset
@@ -14,7 +15,7 @@ from numbarnn.losses import LOSSES
 from numbarnn.network import Network
 from numbarnn.optimizers import OPTIMIZERS
 from numbarnn.schedules import StepSchedule
-from numbarnn.training import Trainer, evaluate
+from numbarnn.training import Trainer, evaluate, make_trainer
 
 LOSS = LOSSES["squared_error"]()
 
@@ -99,7 +100,8 @@ def test_the_penalty_is_on_weights_over_the_number_of_samples(rng):
     before, gradient = network.parameters.copy(), np.zeros_like(network.parameters)
     plain = evaluate(network, LOSS, source, 100, gradient)
     trainer = Trainer(loss=LOSS, rng=rng, batch_size=100, alpha=2.0)
-    loss = trainer.epoch(network, optimizer_for(network, "sgd"), source, 0.1)
+    loss, stopped = trainer.epoch(network, optimizer_for(network, "sgd"), source, 0.1)
+    assert stopped == ""
     decay = 2.0 / 40 * np.where(network.penalized, before, 0)
     assert_allclose(loss, plain + 0.5 * decay @ before)
     assert_allclose(network.parameters, before - 0.1 * (gradient + decay))
@@ -149,6 +151,14 @@ def test_too_few_epochs_are_warned_of(rng):
         Trainer(loss=LOSS, rng=rng, max_iter=2).fit(network, optimizer_for(network), source)
 
 
+def test_nobody_is_warned_of_max_iter_who_asked_for_no_other_end(rng):
+    network, source = problem(rng)
+    history = Trainer(loss=LOSS, rng=rng, max_iter=2, n_iter_no_change=np.inf).fit(
+        network, optimizer_for(network), source
+    )
+    assert history.stopped == "max_iter" and len(history.loss_curve) == 2
+
+
 def test_the_best_weights_of_the_validation_part_are_put_back(rng):
     network, source = problem(rng, n=60)
     parts = Subset(source, np.arange(12)), Subset(source, np.arange(12, 60))
@@ -193,6 +203,17 @@ def test_a_callback_may_end_training(rng, event):
     history = fit(network, source, batch_size=8, callbacks=[lambda info: info["event"] == event])
     assert history.stopped == "callback"
     assert len(history.loss_curve) == 1
+
+
+def test_an_epoch_that_a_callback_ends_is_the_mean_over_what_was_shown(rng):
+    network, source = problem(rng)
+    seen = []
+    trainer = Trainer(
+        loss=LOSS, rng=rng, batch_size=16, callbacks=[seen.append, lambda info: info["batch"] == 1]
+    )
+    loss, stopped = trainer.epoch(network, optimizer_for(network), source, 0.1)
+    assert stopped == "callback" and len(seen) == 2
+    assert_allclose(loss, np.mean([info["loss"] for info in seen]))
 
 
 # ------------------------------------------------------------------ what goes wrong
@@ -248,6 +269,14 @@ def test_a_loss_that_is_not_finite_says_what_to_try(rng, max_grad_norm):
         fit(network, source, max_grad_norm=max_grad_norm)
 
 
+def test_a_validation_loss_that_is_not_finite_says_what_to_try(rng):
+    network, source = problem(rng)
+    x = rng.normal(size=(5, 5, 2))
+    validation = ArraySource(x, np.full((5, 1), 1e300), dtype="float64")
+    with pytest.raises(FloatingPointError, match="validation loss became inf.*learning_rate_init"):
+        fit(network, source, validation)
+
+
 def test_a_gradient_that_is_not_finite_is_not_applied(rng):
     network, source = problem(rng)
     before = network.parameters.copy()
@@ -294,6 +323,44 @@ def test_lbfgs_learns(rng):
     assert history.stopped == "converged"
     assert history.loss_curve[-1] < 0.02 * history.loss_curve[0]
     assert len(seen) == len(history.loss_curve)
+    assert {"event", "epoch", "loss", "learning_rate", "network"} == set(seen[0])
+    assert np.isnan(seen[0]["learning_rate"])
+
+
+def test_lbfgs_counts_iterations_not_evaluations(rng, monkeypatch):
+    network, source = problem(rng)
+    options = []
+
+    def note(*args, **kwargs):
+        options.append(kwargs["options"])
+        return minimize(*args, **kwargs)
+
+    monkeypatch.setattr("numbarnn.training.minimize", note)
+    with pytest.warns(ConvergenceWarning, match="max_iter=3"):
+        Trainer(loss=LOSS, rng=rng, max_iter=3).fit_lbfgs(network, source)
+    assert options[0]["maxiter"] == 3 and options[0]["maxfun"] > 1_000_000_000
+
+
+def test_lbfgs_refuses_dropout(rng):
+    network = Network("gru", 2, 6, 1, num_layers=2, dropout=0.5, dtype="float64", random_state=0, n_jobs=1)
+    with pytest.raises(ValueError, match="^dropout was 0.5; solver='lbfgs' expects 0"):
+        Trainer(loss=LOSS, rng=rng).fit_lbfgs(network, problem(rng)[1])
+
+
+class Parameters:
+    """As much of an estimator as make_trainer looks at."""
+
+    learning_rate_init, learning_rate, batch_size, callbacks = 0.1, "step", "auto", None
+    max_iter, alpha, max_grad_norm, tol, n_iter_no_change, verbose = 7, 0.5, None, 1e-3, 3, 0
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1, 32), (6399, 32), (6400, 64), (25600, 256), (10**7, 256)])
+def test_the_trainer_that_parameters_ask_for(rng, n, expected):
+    trainer = make_trainer(Parameters(), n, LOSS, rng)
+    assert trainer.batch_size == expected
+    assert trainer.schedule == StepSchedule() and trainer.learning_rate == 0.1
+    assert trainer.shuffle and trainer.callbacks == () and trainer.name == "Parameters"
+    assert (trainer.max_iter, trainer.alpha, trainer.tol) == (7, 0.5, 1e-3)
 
 
 def test_lbfgs_may_be_ended_by_a_callback_and_by_max_iter(rng):

@@ -42,7 +42,7 @@ class Network:
     Attributes
     ----------
     parameters, gradients : ndarray of shape (n_parameters,)
-        All parameters: the layers' first, then the head's weight and bias.
+        All parameters: the layers' first, then the head's weight and bias. They are changed in place.
     penalized : ndarray of bool of shape (n_parameters,)
         True for weights, False for biases.
     config : dict
@@ -82,7 +82,6 @@ class Network:
         self.return_sequences = return_sequences
         self.dtype = np.dtype(dtype)
         self._directions = 2 if bidirectional else 1
-        self._random_state = random_state
         rng = np.random.default_rng(random_state)
         self.recurrent = Recurrent(
             cell, input_size, hidden_size, num_layers=num_layers, bidirectional=bidirectional,
@@ -92,18 +91,24 @@ class Network:
         n_features = hidden_size * self._directions
         n_recurrent = self.recurrent.n_parameters
         n_parameters = n_recurrent + n_outputs * (n_features + 1)
-        self.parameters = np.zeros(n_parameters, dtype)
+        self._parameters = np.zeros(n_parameters, dtype)
         self.gradients = np.zeros(n_parameters, dtype)
-        self.recurrent.bind(self.parameters[:n_recurrent], self.gradients[:n_recurrent])
-        self._head = _head_views(self.parameters[n_recurrent:], n_outputs, n_features)
+        self.recurrent.bind(self._parameters[:n_recurrent], self.gradients[:n_recurrent])
+        self._head = _head_views(self._parameters[n_recurrent:], n_outputs, n_features)
         self._dhead = _head_views(self.gradients[n_recurrent:], n_outputs, n_features)
         # as PyTorch's Linear: uniform within one over the root of the number of inputs
         bound = n_features**-0.5
-        self.parameters[n_recurrent:] = rng.uniform(-bound, bound, n_parameters - n_recurrent)
+        self._parameters[n_recurrent:] = rng.uniform(-bound, bound, n_parameters - n_recurrent)
         self.penalized = np.concatenate(
             [np.full(values.size, "bias" not in name) for name, values in self.named_parameters.items()]
         )
         self._tape: tuple | None = None
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """All parameters in one vector, which may be changed in place."""
+        self.recurrent._stepper = None  # its packed weights may be about to be out of date
+        return self._parameters
 
     @property
     def named_parameters(self) -> dict[str, np.ndarray]:
@@ -178,15 +183,30 @@ class Network:
             dstates[0][direction - self._directions] = part
         return dstates if isinstance(state, tuple) else dstates[0]
 
+    def snapshot(self) -> tuple[np.ndarray, dict]:
+        """Return a copy of the parameters and of the state of dropout's generator, for `restore`."""
+        return self._parameters.copy(), self.recurrent._random.bit_generator.state
+
+    def restore(self, snapshot: tuple[np.ndarray, dict]) -> None:
+        """Go back to a state that `snapshot` returned."""
+        self.parameters[...] = snapshot[0]
+        self.recurrent._random.bit_generator.state = snapshot[1]
+
     def __getstate__(self) -> dict:
         """Only what the network is: buffers and compiled code are made anew."""
-        options = {"n_jobs": self.recurrent.n_jobs, "random_state": self._random_state}
-        return {"config": self.config, "options": options, "parameters": self.parameters}
+        recurrent = self.recurrent
+        return {
+            "config": self.config,
+            "n_jobs": recurrent.n_jobs,
+            "parameters": self._parameters,
+            "random": recurrent._random,  # what dropout is drawn from
+        }
 
     def __setstate__(self, state: dict) -> None:
         """Build the network again."""
-        self.__init__(**state["config"], **state["options"])
-        self.parameters[...] = state["parameters"]
+        self.__init__(**state["config"], n_jobs=state["n_jobs"], random_state=0)
+        self._parameters[...] = state["parameters"]
+        self.recurrent._random = state["random"]
 
 
 def _head_views(vector, n_outputs, n_features):

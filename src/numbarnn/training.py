@@ -24,9 +24,9 @@ from sklearn.exceptions import ConvergenceWarning
 from numbarnn.losses import Loss
 from numbarnn.network import Network
 from numbarnn.optimizers import Optimizer
-from numbarnn.schedules import ConstantSchedule, Schedule
+from numbarnn.schedules import SCHEDULES, ConstantSchedule, Schedule
 
-__all__ = ["History", "Source", "Trainer", "evaluate"]
+__all__ = ["History", "Source", "Trainer", "evaluate", "make_trainer"]
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 Callback = Callable[[Mapping[str, Any]], Any]
@@ -77,10 +77,6 @@ class History:
     stopped: str = "max_iter"
 
 
-class _Stop(Exception):
-    """Training is to end after this batch; the argument says why."""
-
-
 @dataclass(kw_only=True)
 class Trainer:
     """How a network is trained.
@@ -105,11 +101,13 @@ class Trainer:
     tol : float, default=1e-4
     n_iter_no_change : int or inf, default=10
         Training ends when this many epochs in a row did not lower the loss by `tol`: the validation part's
-        loss if there is one, else the training loss.
+        loss if there is one, else the training loss. With inf it does not, and nobody is warned that
+        `max_iter` was reached.
     callbacks : sequence of callable, default=()
-        Each is called with a mapping after every batch and after every epoch (``info["event"]`` is "batch" or
-        "epoch"; further keys: epoch, batch, n_batches, loss, learning_rate, network, and after an epoch
-        validation_loss). A true return value ends training.
+        Each is called with a mapping after every batch and after every epoch. ``info["event"]`` is "batch" or
+        "epoch"; further keys are epoch, loss, learning_rate and network, of a batch also batch and n_batches,
+        of an epoch validation_loss, if there is a validation part. A true return value ends training.
+        `epoch` tells of batches only, `fit_lbfgs` of epochs only (its iterations; learning_rate is nan).
     verbose : int, default=0
         If not 0, a bar on a terminal and a line for each epoch elsewhere.
     name : str, default="training"
@@ -153,7 +151,8 @@ class Trainer:
         Raises
         ------
         FloatingPointError
-            If the loss or the gradient is no longer finite. The network is then as after the last update.
+            If the loss, that of the validation part or the gradient is no longer finite. The network is then
+            as after the last update.
 
         Warns
         -----
@@ -166,15 +165,16 @@ class Trainer:
             for epoch in range(self.max_iter):
                 watched = history.loss_curve if validation is None else history.validation_curve
                 rate = self.schedule(self.learning_rate, epoch, self.max_iter, watched)
-                try:
-                    loss = self.epoch(network, optimizer, data, rate, epoch, interrupted)
-                except _Stop as stop:
-                    history.stopped, loss = stop.args
+                loss, stopped = self.epoch(network, optimizer, data, rate, epoch, interrupted)
+                history.stopped = stopped or "max_iter"
                 history.loss_curve.append(loss)
                 info = {"epoch": epoch, "loss": loss, "learning_rate": rate, "network": network}
                 if validation is not None:
-                    info["validation_loss"] = evaluate(network, self.loss, validation, self.batch_size)
-                    history.validation_curve.append(info["validation_loss"])
+                    found = evaluate(network, self.loss, validation, self.batch_size)
+                    if not math.isfinite(found):
+                        raise FloatingPointError(f"the validation loss became {found}: {_WHAT_TO_TRY}")
+                    info["validation_loss"] = found
+                    history.validation_curve.append(found)
                 waited = 0 if watched[-1] <= lowest - self.tol else waited + 1
                 if watched[-1] < lowest:
                     lowest = watched[-1]
@@ -198,8 +198,8 @@ class Trainer:
         rate: float,
         epoch: int = 0,
         interrupted: Callable[[], bool] = bool,
-    ) -> float:
-        """Show every sample to the network once.
+    ) -> tuple[float, str]:
+        """Show every sample to the network once, or fewer if a callback or an interrupt ends it.
 
         Parameters
         ----------
@@ -215,30 +215,33 @@ class Trainer:
         Returns
         -------
         loss : float
-            Mean over the samples.
+            Mean over the samples shown.
+        stopped : {"", "callback", "interrupted"}
+            Why training is to end; empty if it is not.
         """
-        n = data.n_samples
+        n, seen = data.n_samples, 0
         # one batch is the same in any order
         shuffled = self.shuffle and n > self.batch_size
         order = self.rng.permutation(n) if shuffled else np.arange(n)
         decay = self.alpha * network.penalized.astype(network.dtype) if self.alpha else None
         squares = np.empty_like(network.gradients)
         starts = range(0, n, self.batch_size)
-        total = 0.0
+        total, stopped = 0.0, ""
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for
             for batch, start in enumerate(starts):
                 indices = order[start : start + self.batch_size]
                 loss = self._gradient(network, data, indices, decay)
                 optimizer.update(network.parameters, network.gradients, rate, self._clip(network, squares))
                 total += loss * len(indices)
+                seen += len(indices)
                 info = {
                     "epoch": epoch, "batch": batch, "n_batches": len(starts), "loss": loss,
                     "learning_rate": rate, "network": network,
                 }  # fmt: skip
-                stop = "callback" if self._call("batch", info) else "interrupted" if interrupted() else ""
-                if stop:
-                    raise _Stop(stop, total / (start + len(indices)))
-        return total / n
+                stopped = "callback" if self._call("batch", info) else "interrupted" if interrupted() else ""
+                if stopped:
+                    break
+        return total / seen, stopped
 
     def _gradient(self, network, data, indices, decay):
         """Loss of a batch; its gradient goes to ``network.gradients``."""
@@ -269,15 +272,24 @@ class Trainer:
 
         `max_iter` counts its iterations and `tol` bounds the largest element of the gradient. There is
         neither schedule nor clipping nor validation.
+
+        Raises
+        ------
+        ValueError
+            If the network has dropout: with a new mask for each evaluation there is no function to minimise.
         """
+        if network.config["dropout"] > 0:
+            raise ValueError(
+                f"dropout was {network.config['dropout']}; solver='lbfgs' expects 0, since it minimises a "
+                "function that is the same in every evaluation"
+            )
         history = History()
         decay = self.alpha / data.n_samples * network.penalized
 
         def loss_and_gradient(parameters):
             network.parameters[...] = parameters
             gradient = np.zeros(parameters.shape)
-            with np.errstate(over="ignore", invalid="ignore"):
-                loss = evaluate(network, self.loss, data, self.batch_size, gradient)
+            loss = evaluate(network, self.loss, data, self.batch_size, gradient)
             penalty = decay * parameters
             return loss + 0.5 * float(penalty @ parameters), gradient + penalty
 
@@ -286,7 +298,10 @@ class Trainer:
             def after_iteration(intermediate_result):
                 loss = float(intermediate_result.fun)
                 history.loss_curve.append(loss)
-                info = {"epoch": len(history.loss_curve) - 1, "loss": loss, "network": network}
+                info = {
+                    "epoch": len(history.loss_curve) - 1, "loss": loss, "learning_rate": math.nan,
+                    "network": network,
+                }  # fmt: skip
                 report(info)
                 if self._call("epoch", info):
                     history.stopped = "callback"
@@ -295,9 +310,11 @@ class Trainer:
                 if history.stopped != "max_iter":
                     raise StopIteration
 
+            # SciPy also counts evaluations, and by default to 15000
+            options = {"maxiter": self.max_iter, "maxfun": np.iinfo(np.int32).max, "gtol": self.tol}
             result = minimize(
                 loss_and_gradient, network.parameters.astype(float), jac=True, method="L-BFGS-B",
-                callback=after_iteration, options={"maxiter": self.max_iter, "gtol": self.tol},
+                callback=after_iteration, options=options,
             )  # fmt: skip
         if not math.isfinite(result.fun):
             raise FloatingPointError(f"the training loss became {result.fun}: {_WHAT_TO_TRY}")
@@ -323,10 +340,48 @@ class Trainer:
         if history.stopped == "interrupted":
             message = "training was interrupted; the estimator holds what was learned until then"
             warnings.warn(f"{self.name}: {message}", ConvergenceWarning, stacklevel=5)
-        elif history.stopped == "max_iter":
+        elif history.stopped == "max_iter" and math.isfinite(self.n_iter_no_change):
             message = f"max_iter={self.max_iter} was reached and training has not converged yet"
             warnings.warn(f"{self.name}: {message}", ConvergenceWarning, stacklevel=5)
         return history
+
+
+def make_trainer(estimator: Any, n_samples: int, loss: Loss, rng: np.random.Generator) -> Trainer:
+    """Make the trainer that the parameters of an estimator or a forecaster ask for.
+
+    Parameters
+    ----------
+    estimator : object
+        With the attributes `learning_rate_init`, `learning_rate` (a name or a schedule), `batch_size` (or
+        "auto"), `callbacks` (None, one or several), perhaps `shuffle`, and others named as in `Trainer`.
+    n_samples : int
+        For the batch size "auto": about a hundredth of it, a power of two from 32 to 256.
+    loss, rng
+        See `Trainer`.
+
+    Returns
+    -------
+    trainer : Trainer
+
+    Raises
+    ------
+    ValueError
+        If one of several callbacks is not callable.
+    """
+    schedule, batch_size, callbacks = estimator.learning_rate, estimator.batch_size, estimator.callbacks
+    if batch_size == "auto":
+        batch_size = min(1 << max(n_samples // 100, 32).bit_length() - 1, 256)
+    callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks or ())
+    for callback in callbacks:
+        if not callable(callback):
+            raise ValueError(f"callbacks had {callback!r} in it; expected callables")
+    names = ("max_iter", "alpha", "max_grad_norm", "tol", "n_iter_no_change", "verbose")
+    return Trainer(
+        loss=loss, rng=rng, learning_rate=estimator.learning_rate_init, batch_size=batch_size,
+        schedule=SCHEDULES[schedule]() if isinstance(schedule, str) else schedule, callbacks=callbacks,
+        shuffle=getattr(estimator, "shuffle", True), name=type(estimator).__name__,
+        **{name: getattr(estimator, name) for name in names},
+    )  # fmt: skip
 
 
 def evaluate(
@@ -352,14 +407,15 @@ def evaluate(
     for start in range(0, data.n_samples, batch_size):
         indices = np.arange(start, min(start + batch_size, data.n_samples))
         x, y, sample_weight, lengths = data.gather(indices)
-        raw = network.forward(x, lengths, training=gradient is not None)
-        shares, n = _shares(raw, sample_weight, lengths)
-        value, draw = loss(y, raw, shares)
-        total += value * n
-        count += n
-        if gradient is not None:
-            network.backward(draw)
-            gradient += n * network.gradients
+        with np.errstate(over="ignore", invalid="ignore"):  # the caller looks for what is not finite
+            raw = network.forward(x, lengths, training=gradient is not None)
+            shares, n = _shares(raw, sample_weight, lengths)
+            value, draw = loss(y, raw, shares)
+            total += value * n
+            count += n
+            if gradient is not None:
+                network.backward(draw)
+                gradient += n * network.gradients
     if gradient is not None:
         gradient /= count
     return total / count

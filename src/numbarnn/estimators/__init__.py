@@ -1,7 +1,4 @@
-"""Estimators: RNNRegressor and RNNClassifier, with the interface and the rules of scikit-learn.
-
-Nothing here imports Numba before `fit` is called, so that the package is imported quickly.
-"""
+"""Estimators: RNNRegressor and RNNClassifier, with the interface and the rules of scikit-learn."""
 
 from numbarnn.estimators.classifier import RNNClassifier
 from numbarnn.estimators.regressor import RNNRegressor

@@ -20,7 +20,7 @@ from numbarnn.losses import Loss
 from numbarnn.network import Network
 from numbarnn.optimizers import OPTIMIZERS
 from numbarnn.schedules import SCHEDULES, Schedule
-from numbarnn.training import Trainer
+from numbarnn.training import make_trainer
 
 __all__ = ["BaseRNN", "can_partial_fit", "document"]
 
@@ -38,13 +38,12 @@ _PARAMETERS = """cell : str, default="gru"
     loss : str, default="{loss}"
         {losses}
     solver : {{"adam", "adamw", "rmsprop", "sgd", "lbfgs"}}, default="adam"
-        "lbfgs" works on all samples at once, without schedule, clipping or early stopping, and best with
-        ``dtype="float64"``.
+        "lbfgs" works on all samples at once, without schedule, clipping, early stopping or dropout, and best
+        with ``dtype="float64"``.
     learning_rate_init : float, default=1e-3
-    learning_rate : {{"constant", "step", "exponential", "cosine", "adaptive"}} or Schedule,
-    default="constant"
-        How the rate changes from epoch to epoch; a name stands for the defaults of its class in
-        `numbarnn.schedules`. "adaptive" lowers it on a plateau.
+    learning_rate : str or Schedule, default="constant"
+        How the rate changes from epoch to epoch. "constant", "step", "exponential", "cosine" and "adaptive"
+        (lowers it on a plateau) stand for the defaults of their classes in `numbarnn.schedules`.
     alpha : float, default=0.0
         Strength of the L2 penalty on weights, not biases; as in MLPRegressor it is divided by the number of
         samples in the batch (weighted samples count by their weights).
@@ -56,6 +55,7 @@ _PARAMETERS = """cell : str, default="gru"
         Training ends when the loss (with early stopping that of the validation part) has not become lower by
         `tol` in `n_iter_no_change` epochs in a row. With "lbfgs", bounds the largest element of the gradient.
     n_iter_no_change : int or inf, default=10
+        With inf training goes on to `max_iter`, and there is no warning that it was reached.
     early_stopping : bool, default=False
         Set a part of the samples aside, stop when its loss no longer becomes lower, and keep the weights of
         its lowest loss.
@@ -71,7 +71,8 @@ _PARAMETERS = """cell : str, default="gru"
     shuffle : bool, default=True
         Draw the samples in another order in every epoch.
     warm_start : bool, default=False
-        Let `fit` start from the weights of the last call.
+        Let `fit` start from the weights of the last call. What the network is made of (`cell`, `hidden_size`,
+        `dtype`, ...) must then be as it was.
     dtype : {{"float32", "float64"}}, default="float32"
         What is computed in.
     device : {{"cpu", "cuda"}}, default="cpu"
@@ -97,7 +98,8 @@ _PARAMETERS = """cell : str, default="gru"
     forget_bias : float or None, default=None
         First bias of the forget gate of "lstm".
     callbacks : callable, list of callable or None, default=None
-        Called after every batch and every epoch; see `numbarnn.training.Trainer`."""
+        Called after every batch and every epoch, of `partial_fit` after every batch; see
+        `numbarnn.training.Trainer`."""
 
 _ATTRIBUTES = """loss_curve_ : list of float
         Mean training loss of each epoch.
@@ -109,7 +111,7 @@ _ATTRIBUTES = """loss_curve_ : list of float
     n_iter_ : int
         Epochs done.
     t_ : int
-        Samples seen.
+        Samples trained on, times epochs; an epoch that was cut short counts as one.
     n_outputs_ : int
         Targets; of a classifier, raw outputs.
     n_features_in_ : int
@@ -174,7 +176,7 @@ class BaseRNN(BaseEstimator):
         "epsilon": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "init": [StrOptions({"uniform", "orthogonal"})],
-        "forget_bias": [Real, None],
+        "forget_bias": [Interval(Real, None, None, closed="neither"), None],
         "callbacks": [callable, list, tuple, None],
     }
 
@@ -199,13 +201,17 @@ class BaseRNN(BaseEstimator):
     # ------------------------------------------------------------------ input
 
     def _check_X(self, X, lengths, reset):
-        """Return X as (n, T, F), and its lengths or None."""
+        """Return X as (n, T, F), zero past the end of a sequence, and its lengths or None."""
+        dtype = self.dtype if reset else self.network_.dtype
+        n_channels = self.n_channels if reset else self.network_.config["input_size"]
         with validation.naming("X"):
             ndim = validation.input_ndim(X)
             if not reset and ndim in (2, 3) and ndim != self._input_ndim:
                 raise ValueError(f"X had {ndim} dimensions; expected {self._input_ndim}, as in fit")
+            if ndim > 3:
+                raise ValueError(f"X had {ndim} dimensions; expected 3 (samples, steps, features) or 2")
             if ndim == 3:
-                x, lengths = validation.check_sequences(X, lengths, self.dtype)
+                x, lengths = validation.check_sequences(X, lengths)
                 n_features = x.shape[2]
                 if reset:
                     vars(self).pop("feature_names_in_", None)
@@ -213,17 +219,18 @@ class BaseRNN(BaseEstimator):
                 elif n_features != self.n_features_in_:
                     raise ValueError(f"X had {n_features} features, expected {self.n_features_in_} as in fit")
             else:
-                x = validate_data(self, X, reset=reset, dtype=[np.float64, np.float32], order="C")
-                if x.shape[1] % self.n_channels:
+                x = validate_data(
+                    self, X, reset=reset, dtype=[np.float64, np.float32], order="C", ensure_all_finite=False
+                )
+                if x.shape[1] % n_channels:
                     raise ValueError(
-                        f"X had {x.shape[1]} columns; expected a multiple of n_channels={self.n_channels}"
+                        f"X had {x.shape[1]} columns; expected a multiple of n_channels={n_channels}"
                     )
-                x = x.reshape(len(x), -1, self.n_channels)
-                validation.check_range(x, "X", self.dtype)
-                lengths = validation.check_lengths(lengths, *x.shape[:2])
+                x = x.reshape(len(x), -1, n_channels)
+        lengths = validation.check_lengths(lengths, *x.shape[:2])
         if reset:
             self._input_ndim = ndim
-        return x, lengths
+        return validation.check_values(x, lengths, "X", dtype), lengths
 
     def _check_data(self, X, y, sample_weight, lengths, reset):
         """Return x, y, weight, lengths as arrays, without those of weight zero, and the number of targets."""
@@ -232,10 +239,8 @@ class BaseRNN(BaseEstimator):
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         x, lengths = self._check_X(X, lengths, reset)
-        with validation.naming("sample_weight"):
-            weight = validation.check_weights(sample_weight, x)
-        with validation.naming("y"):
-            y, weight, n_targets = self._encode(y, x, weight, lengths, reset)
+        weight = validation.check_weights(sample_weight, x)
+        y, weight, n_targets = self._encode(y, x, weight, lengths, reset)
         if weight is not None:
             keep = weight.any(axis=1) if weight.ndim == 2 else weight > 0
             if not keep.all():
@@ -245,28 +250,22 @@ class BaseRNN(BaseEstimator):
 
     # ------------------------------------------------------------------ training
 
-    def _make_trainer(self, n_samples: int, loss: Loss, rng: np.random.Generator) -> Trainer:
-        batch_size = self.batch_size
-        if batch_size == "auto":
-            batch_size = int(np.clip(2 ** int(math.log2(max(n_samples / 100, 1))), 32, 256))
-        schedule = self.learning_rate
-        callbacks = self.callbacks or ()
-        return Trainer(
-            loss=loss, rng=rng, learning_rate=self.learning_rate_init,
-            schedule=SCHEDULES[schedule]() if isinstance(schedule, str) else schedule,
-            batch_size=batch_size, max_iter=self.max_iter, shuffle=self.shuffle, alpha=self.alpha,
-            max_grad_norm=self.max_grad_norm, tol=self.tol, n_iter_no_change=self.n_iter_no_change,
-            callbacks=(callbacks,) if callable(callbacks) else callbacks, verbose=self.verbose,
-            name=type(self).__name__,
-        )  # fmt: skip
+    def _make_network(self, config: dict, seed: int) -> Network:
+        options = {"init": self.init, "forget_bias": self.forget_bias, "n_jobs": self.n_jobs}
+        return Network(**config, random_state=seed, **options)
 
-    def _make_network(self, input_size: int, n_outputs: int, seed: int) -> Network:
-        return Network(
-            self.cell, input_size, self.hidden_size, n_outputs, num_layers=self.num_layers,
-            bidirectional=self.bidirectional, dropout=self.dropout, return_sequences=self.return_sequences,
-            dtype=self.dtype, random_state=seed, init=self.init, forget_bias=self.forget_bias,
-            n_jobs=self.n_jobs,
-        )  # fmt: skip
+    def _go_on(self, network: Network, config: dict) -> Network:
+        """Return the network of the call before, if it is the one that the parameters ask for."""
+        given_by = {"input_size": "n_channels", "n_outputs": "the number of outputs for y"}
+        changes = [
+            f"{given_by.get(name, name)} was {value!r}; expected {network.config[name]!r}"
+            for name, value in config.items()
+            if value != network.config[name]
+        ]
+        if changes:
+            raise ValueError(f"{', '.join(changes)}, as in the call before, whose network is trained further")
+        network.recurrent.n_jobs = self.n_jobs
+        return network
 
     def _make_optimizer(self, network: Network):
         adam = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
@@ -278,24 +277,24 @@ class BaseRNN(BaseEstimator):
         }
         return OPTIMIZERS[self.solver](network.parameters.size, self.dtype, **options[self.solver])
 
-    def _start(self, data, n_targets, again):
-        """Return a trainer and a network, new or a copy of what the last call left."""
-        x = data[0]
-        loss = self._loss()
+    def _start(self, data, n_targets, network=None):
+        """Return a trainer and a network: a new one, or the given one."""
+        x, loss = data[0], self._loss()
         seeds = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=2)
-        n_raw = loss.n_raw(n_targets)
-        network = self._make_network(x.shape[2], n_raw, int(seeds[0])) if not again else self.network_
-        if again and (network.config["n_outputs"], network.config["input_size"]) != (n_raw, x.shape[2]):
-            raise ValueError("X or y had another number of features or outputs than in the call before")
-        return self._make_trainer(len(x), loss, np.random.default_rng(seeds[1])), network
+        trainer = make_trainer(self, len(x), loss, np.random.default_rng(seeds[1]))
+        names = ("cell", "hidden_size", "num_layers", "bidirectional", "dropout", "return_sequences", "dtype")
+        config = {name: getattr(self, name) for name in names}
+        config["input_size"] = self.n_channels if self._input_ndim == 2 else x.shape[2]
+        config["n_outputs"] = loss.n_raw(n_targets)
+        if network is None:
+            return trainer, self._make_network(config, int(seeds[0]))
+        return trainer, self._go_on(network, config)
 
     def _fit(self, X, y, sample_weight, lengths):
         again = self.warm_start and hasattr(self, "network_")
         data, n_targets = self._check_data(X, y, sample_weight, lengths, reset=not again)
-        trainer, network = self._start(data, n_targets, again)
-        if again:
-            network = copy.deepcopy(network)
-        early_stopping = self.early_stopping and self.solver != "lbfgs"
+        trainer, network = self._start(data, n_targets, copy.deepcopy(self.network_) if again else None)
+        early_stopping, n_train = self.early_stopping and self.solver != "lbfgs", len(data[0])
         if len(data[0]) <= trainer.batch_size and not early_stopping:
             data = validation.merge_equal(*data)
         source = self._make_source(data, trainer)
@@ -307,16 +306,16 @@ class BaseRNN(BaseEstimator):
             held_out = None
             if early_stopping:
                 train, test = self._split(data[1], trainer.rng)
-                source, held_out = Subset(source, train), Subset(source, test)
+                source, held_out, n_train = Subset(source, train), Subset(source, test), len(train)
             self._optimizer = self._make_optimizer(network)
             history = trainer.fit(network, self._optimizer, source, held_out)
-        self.network_, self._rng = network, trainer.rng
+        self.network_, self._rng, self._trained_loss = network, trainer.rng, trainer.loss
         self.loss_curve_ = history.loss_curve
         self.validation_scores_ = [-loss for loss in history.validation_curve] if early_stopping else None
         self.best_validation_score_ = max(self.validation_scores_) if early_stopping else None
         self.loss_, self.best_loss_ = history.loss_curve[-1], min(history.loss_curve)
         self.n_iter_ = len(history.loss_curve)
-        self.t_ = self.n_iter_ * source.n_samples
+        self.t_ = self.n_iter_ * n_train
         return self
 
     def _make_source(self, data, trainer):
@@ -354,7 +353,7 @@ class BaseRNN(BaseEstimator):
             raise ValueError("early_stopping was True; partial_fit does not set samples aside")
         again = hasattr(self, "network_")
         data, n_targets = self._check_data(X, y, sample_weight, lengths, reset=not again)
-        trainer, network = self._start(data, n_targets, again)
+        trainer, network = self._start(data, n_targets, self.network_ if again else None)
         if not again:
             self.network_, self._rng, self._optimizer = network, trainer.rng, None
             self.loss_curve_, self.n_iter_, self.t_ = [], 0, 0
@@ -365,13 +364,15 @@ class BaseRNN(BaseEstimator):
             self._optimizer = self._make_optimizer(network)
         rate = trainer.schedule(self.learning_rate_init, self.n_iter_, self.max_iter, self.loss_curve_)
         source = self._make_source(data, trainer)
-        before = network.parameters.copy(), self._optimizer.snapshot()
+        before = network.snapshot(), self._optimizer.snapshot(), self._rng.bit_generator.state
         try:
-            loss = trainer.epoch(network, self._optimizer, source, rate, self.n_iter_)
+            loss, _ = trainer.epoch(network, self._optimizer, source, rate, self.n_iter_)
         except BaseException:
-            network.parameters[...] = before[0]
+            network.restore(before[0])
             self._optimizer.restore(before[1])
+            self._rng.bit_generator.state = before[2]
             raise
+        self._trained_loss = trainer.loss
         self.loss_curve_.append(loss)
         self.loss_, self.best_loss_ = loss, min(loss, self.best_loss_)
         self.n_iter_ += 1
@@ -384,7 +385,8 @@ class BaseRNN(BaseEstimator):
         """Return predictions (n[, T], ...), zero past the end of a sequence, and the lengths."""
         check_is_fitted(self)
         x, lengths = self._check_X(X, lengths, reset=False)
-        network, loss = self.network_, self._loss()
+        # what was fitted counts, not what parameters have been set to since
+        network, loss = self.network_, self._trained_loss
         network.recurrent.n_jobs = self.n_jobs
         result = None
         for start in range(0, len(x), _PREDICT_BATCH):
@@ -406,7 +408,7 @@ class BaseRNN(BaseEstimator):
 
     def _hand_back(self, result, lengths, X):
         """Return one array, or for a list of sequences a list."""
-        if not self.return_sequences or self._input_ndim == 2 or not validation.is_listed(X):
+        if not self.network_.return_sequences or self._input_ndim == 2 or not validation.is_listed(X):
             return result
         steps = np.full(len(result), result.shape[1]) if lengths is None else lengths
         return [row[:n] for row, n in zip(result, steps, strict=True)]

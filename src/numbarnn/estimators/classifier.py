@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -76,26 +77,39 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         return LOSSES[self.loss]()
 
     def _encode(self, y, x, weight, lengths, reset):
-        labels, valid = validation.check_labels(y, x, lengths, self.return_sequences)
-        seen = labels
-        if weight is not None:
-            # a label that has no weight is not there
-            seen = labels[np.repeat(weight > 0, valid.sum(axis=1))]
-        if reset and not hasattr(self, "_classes_given"):
-            self.classes_ = np.unique(seen)
-        elif not np.isin(seen, self.classes_).all():
-            raise ValueError(f"y had classes that are not in {self.classes_}, the classes of the first call")
-        if len(self.classes_) < 2:
-            raise ValueError(f"y had one class, {self.classes_[0]!r}; expected at least two")
-        codes = np.zeros(valid.shape, np.intp)
-        codes[valid] = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
+        with validation.naming("y"):
+            labels, valid = validation.check_labels(y, x, lengths, self.return_sequences)
+            seen = labels
+            if weight is not None:
+                # a label that has no weight is not there
+                seen = labels[np.repeat(weight > 0, valid.sum(axis=1))]
+            if reset and not hasattr(self, "_classes_given"):
+                self.classes_ = np.unique(seen)
+            elif not np.isin(seen, self.classes_).all():
+                raise ValueError(f"y had classes that are not in {self.classes_}, those of the first call")
+            if len(self.classes_) < 2:
+                raise ValueError(f"y had one class, {self.classes_[0]!r}; expected at least two")
+            codes = np.zeros(valid.shape, np.intp)
+            codes[valid] = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
         if self.class_weight is not None:
-            by_class = np.ones(valid.shape)
-            by_class[valid] = compute_sample_weight(self.class_weight, labels)
-            weight = by_class if weight is None else by_class * weight[:, np.newaxis]
-            weight = np.where(valid, weight, 0.0) if self.return_sequences else weight[:, 0]
+            weight = self._weigh_classes(labels, valid, weight)
         self.n_outputs_ = self._loss().n_raw(len(self.classes_))
         return codes[..., np.newaxis] if self.return_sequences else codes, weight, len(self.classes_)
+
+    def _weigh_classes(self, labels, valid, weight):
+        """Return weights (n[, T]): those of the classes times those of the samples."""
+        given = self.class_weight if isinstance(self.class_weight, dict) else {}
+        for label, value in given.items():
+            if not isinstance(value, Real) or not 0 <= value < np.inf:
+                raise ValueError(f"class_weight[{label!r}] was {value!r}; expected a finite number from 0")
+        by_class = np.zeros(valid.shape)
+        with validation.naming("class_weight"):
+            by_class[valid] = compute_sample_weight(self.class_weight, labels)
+        if weight is not None:
+            by_class *= weight[:, np.newaxis]
+        if not by_class.any():
+            raise ValueError(f"class_weight was {self.class_weight!r}; expected one above 0 for some sample")
+        return by_class if self.return_sequences else by_class[:, 0]
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNClassifier:
@@ -200,8 +214,10 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
 
         result, lengths = self._predict(X, lengths)
         found = self.classes_[result.argmax(axis=-1)]
-        if not self.return_sequences:
+        if not self.network_.return_sequences:
             return accuracy_score(y, found, sample_weight=sample_weight)
-        labels, valid = validation.check_labels(y, result, lengths, True)
-        weight = None if sample_weight is None else np.repeat(sample_weight, valid.sum(axis=1))
+        with validation.naming("y"):
+            labels, valid = validation.check_labels(y, result, lengths, True)
+        weight = validation.check_weights(sample_weight, result)
+        weight = None if weight is None else np.repeat(weight, valid.sum(axis=1))
         return accuracy_score(labels, found[valid], sample_weight=weight)

@@ -78,11 +78,16 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
 
     def _loss(self):
         options = {"huber": {"delta": self.delta}, "quantile": {"level": self.quantile}}
-        return LOSSES[self.loss](**options.get(self.loss, {}))
+        with validation.naming("quantile"):
+            if np.size(self.quantile) == 0:
+                raise ValueError(f"quantile was {self.quantile!r}; expected at least one level")
+            return LOSSES[self.loss](**options.get(self.loss, {}))
 
     def _encode(self, y, x, weight, lengths, reset):
-        y, flat = validation.check_targets(y, x, lengths, self.return_sequences, self.dtype)
-        self._loss().check(y)
+        loss = self._loss()
+        with validation.naming("y"):
+            y, flat = validation.check_targets(y, x, lengths, self.return_sequences, self.dtype)
+            loss.check(y)
         if reset:
             self._flat, self.n_outputs_ = flat, y.shape[-1]
         return y, weight, y.shape[-1]
@@ -146,7 +151,7 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         """
         result, lengths = self._predict(X, lengths)
         if self._flat:
-            result = result[:, :, 0] if self.return_sequences else result[:, 0]
+            result = result[:, :, 0] if self.network_.return_sequences else result[:, 0]
         return self._hand_back(result, lengths, X)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> float:
@@ -164,12 +169,14 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         from sklearn.metrics import r2_score
 
         result, lengths = self._predict(X, lengths)
-        if self.loss == "quantile" and np.ndim(self.quantile):
+        if np.ndim(getattr(self._trained_loss, "level", 0)):
             raise ValueError("quantile has several levels, for which R^2 is not defined")
-        if not self.return_sequences:
+        if not self.network_.return_sequences:
             return r2_score(y, result, sample_weight=sample_weight)
-        y, _ = validation.check_targets(y, result, lengths, True, np.float64)
+        with validation.naming("y"):
+            y, _ = validation.check_targets(y, result, lengths, True, np.float64)
         steps = np.full(len(y), y.shape[1]) if lengths is None else lengths
         valid = np.arange(y.shape[1]) < steps[:, np.newaxis]
-        weight = None if sample_weight is None else np.repeat(sample_weight, steps)
+        weight = validation.check_weights(sample_weight, result)
+        weight = None if weight is None else np.repeat(weight, steps)
         return r2_score(y[valid], result[valid], sample_weight=weight)

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_sample_weight,
+    assert_all_finite,
     check_array,
     check_consistent_length,
     column_or_1d,
@@ -47,22 +48,20 @@ def input_ndim(values: Any) -> int:
     return np.asarray(values).ndim if ndim is None else ndim
 
 
-def check_sequences(X: Any, lengths: Any, dtype: DTypeLike) -> tuple[np.ndarray, np.ndarray | None]:
+def check_sequences(X: Any, lengths: Any) -> tuple[np.ndarray, Any]:
     """Turn three-dimensional input, or a list of sequences, into an array and lengths.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_timesteps, n_features) or list of (T_i, n_features)
     lengths : array-like of int of shape (n_samples,) or None
-    dtype : dtype
-        The network's.
 
     Returns
     -------
     x : ndarray of shape (n_samples, n_timesteps, n_features)
-        C-contiguous, zero past the end of a sequence. Floats stay of their type.
-    lengths : ndarray of int of shape (n_samples,) or None
-        None where all sequences are equally long.
+        C-contiguous. Floats stay of their type. For `check_values`.
+    lengths : array-like of int of shape (n_samples,) or None
+        Those of the list, or those given. For `check_lengths`.
     """
     if is_listed(X):
         if lengths is not None:
@@ -70,25 +69,36 @@ def check_sequences(X: Any, lengths: Any, dtype: DTypeLike) -> tuple[np.ndarray,
         x, lengths = pad(X, "X", 2)
     else:
         x = check_array(X, allow_nd=True, ensure_2d=False, dtype=[np.float64, np.float32], order="C",
-                        input_name="X")  # fmt: skip
+                        ensure_all_finite=False, input_name="X")  # fmt: skip
     if 0 in x.shape:
         raise ValueError(f"X had the shape {x.shape}; expected at least one sample, one step and one feature")
-    check_range(x, "X", dtype)
-    return x, check_lengths(lengths, *x.shape[:2])
+    return x, lengths
 
 
-def check_range(array: np.ndarray, name: str, dtype: DTypeLike) -> None:
-    """Raise ValueError for numbers that the network's dtype cannot hold."""
+def check_values(array: np.ndarray, lengths: np.ndarray | None, name: str, dtype: DTypeLike) -> np.ndarray:
+    """Return the array with zeros past the end of each sequence, whatever there was.
+
+    All other values must be finite, and such that `dtype`, the network's, can hold them. What is given is
+    not changed.
+    """
+    if lengths is not None:
+        past = np.arange(array.shape[1]) >= lengths[:, np.newaxis]
+        if array[past].any():  # nan is true
+            array = array.copy()
+            array[past] = 0
+    assert_all_finite(array, input_name=name)
     limit = np.finfo(dtype).max
     if array.dtype != dtype and array.size and max(array.max(), -array.min()) > limit:
         raise ValueError(f"{name} contains infinity or a value too large for dtype={np.dtype(dtype).name!r}")
+    return array
 
 
 def check_lengths(lengths: Any, n_samples: int, n_timesteps: int) -> np.ndarray | None:
     """Return `lengths` as an array of int, or None if all are `n_timesteps`."""
     if lengths is None:
         return None
-    found = np.asarray(lengths)
+    with naming("lengths"):
+        found = np.asarray(lengths)
     if found.dtype.kind not in "iu" or found.shape != (n_samples,):
         raise ValueError(
             f"lengths had the shape {found.shape} and dtype {found.dtype}; expected one integer for each of "
@@ -155,9 +165,12 @@ def check_targets(
     Returns
     -------
     y : ndarray of shape (n_samples, n_targets) or (n_samples, n_timesteps, n_targets)
+        Zero past the end of a sequence.
     flat : bool
         Whether there was no dimension for the outputs.
     """
+    if y is None:
+        raise ValueError("y was None; expected targets")
     if return_sequences and is_listed(y) and input_ndim(y) > 1:
         found, y_lengths = pad(y, "y", input_ndim(y) - 1)
         check_consistent_length(x, found)
@@ -166,7 +179,8 @@ def check_targets(
             i = int(np.argmax(y_lengths != expected))
             raise ValueError(f"y[{i}] had {y_lengths[i]} steps; expected the {expected[i]} of X[{i}]")
     else:
-        found = check_array(y, ensure_2d=False, allow_nd=True, dtype=[np.float64, np.float32], input_name="y")
+        found = check_array(y, ensure_2d=False, allow_nd=True, dtype=[np.float64, np.float32],
+                            ensure_all_finite=False, input_name="y")  # fmt: skip
         check_consistent_length(x, found)
     first = 2 if return_sequences else 1
     if found.ndim not in (first, first + 1) or (return_sequences and found.shape[1] != x.shape[1]):
@@ -175,7 +189,7 @@ def check_targets(
             f"y had the shape {found.shape}; expected {expected} with or without a dimension for the outputs "
             f"behind it, since return_sequences={return_sequences}"
         )
-    check_range(found, "y", dtype)
+    found = check_values(found, lengths if return_sequences else None, "y", dtype)
     flat = found.ndim == first
     found = found.astype(dtype, copy=False)
     return (found[..., np.newaxis] if flat else found), flat
@@ -199,6 +213,8 @@ def check_labels(
     valid : ndarray of bool of shape (n_samples, 1) or (n_samples, n_timesteps)
         ``codes[valid] = ...`` puts what belongs to the labels into its place.
     """
+    if y is None:
+        raise ValueError("y was None; expected labels")
     if not return_sequences:
         labels = column_or_1d(y, warn=True)
         check_consistent_length(x, labels)
@@ -220,7 +236,8 @@ def check_weights(sample_weight: Any, x: np.ndarray) -> np.ndarray | None:
     """Return the weights as float64, not negative and not all zero."""
     if sample_weight is None:
         return None
-    weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+    with naming("sample_weight"):
+        weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
     if not weight.any():
         raise ValueError("sample_weight was zero for all samples; expected at least one non-zero number")
     return weight

@@ -18,7 +18,7 @@ from numbarnn.losses import LOSSES
 from numbarnn.network import Network
 from numbarnn.optimizers import OPTIMIZERS
 from numbarnn.schedules import SCHEDULES, Schedule
-from numbarnn.training import History, Trainer
+from numbarnn.training import History, make_trainer
 
 from .windows import Normalizer, WindowSource, to_segments
 
@@ -72,7 +72,7 @@ class RNNForecaster(BaseEstimator):
     tol : float, default=0.0
     n_iter_no_change : int or inf, default=10
         Training ends when the loss (of the validation part, if there is one) did not fall by `tol` in this
-        many epochs in a row.
+        many epochs in a row. With inf it goes on to `max_iter`, and there is no warning that it was reached.
     early_stopping : bool, default=True
         Hold out the last part of the series, never a random one, and keep the weights that forecast it best.
     validation_fraction : float, default=0.1
@@ -116,9 +116,9 @@ class RNNForecaster(BaseEstimator):
 
     References
     ----------
-    .. [1] Lin et al., "SegRNN: Segment Recurrent Neural Network for Long-Term Time Series Forecasting"
-    (2023),
-       arXiv 2308.11200, section 4.2: segments in place of steps. (Its parallel decoder is not used here.)
+    .. [1] Lin et al., "SegRNN: Segment Recurrent Neural Network for Long-Term Time Series Forecasting",
+       arXiv 2308.11200 (2023), section 4.2: segments in place of steps. (Its parallel decoder is not used
+       here.)
 
     Examples
     --------
@@ -233,16 +233,13 @@ class RNNForecaster(BaseEstimator):
         Raises
         ------
         ValueError
-            If `y` is too short, has a value that is not finite, or is no series; if a parameter has no such
-            value. The forecaster is then as before.
-        TypeError
-            If `y` does not hold numbers.
+            If `y` is too short, is no series, or holds anything but finite numbers; if a parameter has no
+            such value.
         FloatingPointError
-            If training diverges.
+            If training diverges. After any error the forecaster is as before.
         """
         self._validate_params()
-        one_channel = np.ndim(y) == 1
-        y = _check_series("y", y)
+        y, n_dims = _check_series("y", y, (1, 2))
         n_valid = self._validation_length(len(y))
         length = self._context_length(len(y), n_valid)
         segment = self._segment_length(length)
@@ -268,7 +265,7 @@ class RNNForecaster(BaseEstimator):
         self.validation_scores_ = [-loss for loss in history.validation_curve] if n_valid else None
         self.best_validation_score_ = max(self.validation_scores_) if n_valid else None
         self.n_iter_ = len(history.loss_curve)
-        self._one_channel = one_channel
+        self._one_channel = n_dims == 1
         self._normalizer, self._joint = Normalizer(self.normalize), self.multivariate == "joint"
         return self
 
@@ -304,6 +301,7 @@ class RNNForecaster(BaseEstimator):
         if not isinstance(h, Integral) or h < 1:
             raise ValueError(f"h was {h!r}; expected a number of steps from 1, or None")
         windows, n_dims = self._check_context(context)
+        self.network_.recurrent.n_jobs = self.n_jobs
         history = ((windows - self.center_) / self.scale_).astype(self.network_.dtype)
         blocks = []
         for _ in range(math.ceil(h / self.horizon_)):
@@ -328,13 +326,9 @@ class RNNForecaster(BaseEstimator):
         """Return windows [n, context_length_, C], and how many dimensions the answer is to have."""
         if context is None:
             return self.context_[np.newaxis], 1 if self._one_channel else 2
-        n_dims = np.ndim(context)
-        if n_dims == 3:
-            context = check_array(
-                context, dtype=np.float64, allow_nd=True, ensure_2d=False, input_name="context"
-            )
-        else:
-            context = _check_series("context", context)[np.newaxis]
+        context, n_dims = _check_series("context", context, (1, 2, 3))
+        if n_dims < 3:
+            context = context[np.newaxis]
         if context.shape[2] != self.n_features_in_:
             raise ValueError(
                 f"context has {context.shape[2]} channels; expected {self.n_features_in_}, as in fit"
@@ -395,30 +389,25 @@ class RNNForecaster(BaseEstimator):
             dropout=self.dropout, dtype=self.dtype, random_state=random.randint(2**31 - 1),
             n_jobs=self.n_jobs,
         )  # fmt: skip
-        schedule = self.learning_rate
-        batch_size = self.batch_size
-        if batch_size == "auto":
-            batch_size = min(1 << max(data.n_samples // 100, 32).bit_length() - 1, 256)
-        callbacks = self.callbacks or ()
-        trainer = Trainer(
-            loss=LOSSES[self.loss](), rng=np.random.default_rng(random.randint(2**31 - 1)),
-            learning_rate=self.learning_rate_init, batch_size=batch_size, max_iter=self.max_iter,
-            schedule=SCHEDULES[schedule]() if isinstance(schedule, str) else schedule, alpha=self.alpha,
-            max_grad_norm=self.max_grad_norm, tol=self.tol, n_iter_no_change=self.n_iter_no_change,
-            callbacks=(callbacks,) if callable(callbacks) else callbacks, verbose=self.verbose,
-            name=type(self).__name__,
-        )  # fmt: skip
+        rng = np.random.default_rng(random.randint(2**31 - 1))
+        trainer = make_trainer(self, data.n_samples, LOSSES[self.loss](), rng)
         optimizer = OPTIMIZERS[self.solver](network.parameters.size, network.dtype)
         return network, trainer.fit(network, optimizer, data, validation)
 
 
-def _check_series(name: str, values: ArrayLike) -> np.ndarray:
-    """Return a series as float64 [T, C], or say what is wrong with it."""
-    n_dims = np.ndim(values)
-    if n_dims not in (1, 2):
-        raise ValueError(
-            f"{name} has {n_dims} dimensions; expected shape (n_timesteps,) or (n_timesteps, n_channels)"
-        )
-    # one memory layout, so that sums run in one order and a table gives the same bits as an array
-    values = check_array(values, dtype=np.float64, order="C", ensure_2d=False, input_name=name)
-    return values.reshape(len(values), -1)
+def _check_series(name: str, values: ArrayLike, allowed: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """Return one or several series as float64 [..., T, C], and its dimensions, or say what is wrong."""
+    try:
+        n_dims = np.ndim(values)
+        # one memory layout, so that sums run in one order and a table gives the same bits as an array
+        if n_dims in allowed:
+            values = check_array(
+                values, dtype=np.float64, order="C", ensure_2d=False, allow_nd=True, input_name=name
+            )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    if n_dims not in allowed:
+        shapes = ("(n_timesteps,)", "(n_timesteps, n_channels)", "(n_windows, n_timesteps, n_channels)")
+        expected = " or ".join(shapes[n - 1] for n in allowed)
+        raise ValueError(f"{name} has {n_dims} dimensions; expected shape {expected}")
+    return (values[:, np.newaxis] if n_dims == 1 else values), n_dims
