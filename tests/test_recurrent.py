@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import oracle
+from numbarnn import recurrent
 from numbarnn.cells import CELLS
+from numbarnn.kernels import scan
 from numbarnn.recurrent import Recurrent
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
@@ -645,3 +647,92 @@ def test_bad_steps():
         layer.step(X[:, 0], STATE[0])
     with pytest.raises((ValueError, RuntimeError), match="bidirectional"):
         Recurrent("gru", 3, 5, bidirectional=True).step(X[:, 0])
+
+
+# ------------------------------------------------------------------ calls that are broken off or come between
+
+
+def test_call_that_is_broken_off_leaves_no_trace(monkeypatch):
+    """Ctrl-C at any task of a call with larger buffers: afterwards all is as in a new layer."""
+    small, large = Problem("lstm", 0, 3, 4, 5, 6, num_layers=2), Problem("lstm", 0, 9, 8, 5, 6, num_layers=2)
+    expected = small.run(small.layer())
+    run_tasks = recurrent.run_tasks
+    for fatal in range(100):
+        layer = small.layer()
+        small.run(layer)
+        calls = iter(range(100))
+
+        def broken(*args, calls=calls, fatal=fatal):
+            if next(calls) == fatal:
+                raise KeyboardInterrupt
+            run_tasks(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(recurrent, "run_tasks", broken)
+            try:
+                large.run(layer)
+            except KeyboardInterrupt:
+                pass
+            else:
+                break
+        with pytest.raises(RuntimeError, match="nothing kept"):
+            layer.backward(None)
+        for name, value in small.run(layer).items():
+            np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    assert 5 < fatal < 100
+
+
+def test_forward_of_another_thread_before_backward():
+    """The other call discards what was kept: an error, or the right gradient, and no crash."""
+    problem = Problem("gru", 0, 20, 10, 3, 16)
+    layer = problem.layer(n_jobs=1)
+    expected = problem.run(layer)["weight_hh_l0"].copy()
+    other = np.random.default_rng(0).standard_normal((41, 13, 3))
+    ends = []
+
+    def disturb():
+        for n in range(1, 42):
+            layer.forward(other[:n])
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(disturb)
+        while not done.done():
+            try:
+                np.testing.assert_array_equal(problem.run(layer)["weight_hh_l0"], expected)
+                ends.append("gradient")
+            except RuntimeError as error:
+                assert "nothing kept" in str(error)
+        done.result()
+
+
+def test_read_only_arrays_are_no_other_signature():
+    problem = Problem("gru", 0, 4, 5, 3, 6)
+    layer = problem.layer()
+    problem.run(layer)
+    layer.step(problem.x[:, 0])
+    kernels = (scan.scan_forward, scan.scan_backward, scan.scan_step)
+    before = [len(kernel.signatures) for kernel in kernels]
+    lengths = np.full(4, 5)
+    for array in (problem.x, problem.doutput, lengths):
+        array.setflags(write=False)
+    layer.forward(problem.x, lengths=lengths, training=True)
+    layer.backward(problem.doutput)
+    layer.step(np.ascontiguousarray(problem.x[:, 0]))
+    assert [len(kernel.signatures) for kernel in kernels] == before
+
+
+def test_lengths_are_those_of_the_forward_call():
+    problem = Problem("gru", 0, 4, 5, 3, 6)
+    lengths = np.array([1, 2, 3, 4])
+    results = []
+    for change in (False, True):
+        layer, given = problem.layer(), lengths.copy()
+        layer.forward(problem.x, lengths=given, training=True)
+        given[:] = 5 if change else given
+        results.append(layer.backward(problem.doutput)[0])
+    np.testing.assert_array_equal(*results)
+
+
+def test_dropout_between_no_layers_warns():
+    with pytest.warns(UserWarning, match="dropout was 0.5"):
+        Recurrent("gru", 2, 3, dropout=0.5)

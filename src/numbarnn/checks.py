@@ -15,6 +15,8 @@ def number(name: str, value: Any) -> float:
     """Take any real number but a bool."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} was {value!r}; expected a number")
+    if not np.isfinite(value):
+        raise ValueError(f"{name} was {value!r}; expected a finite number")
     return float(value)
 
 
@@ -35,13 +37,21 @@ def positive_int(name: str, value: Any) -> int:
 
 
 def as_float(name: str, value: ArrayLike, dtype: np.dtype) -> NDArray:
-    """Take an array of real numbers, C-contiguous and of `dtype`; a copy only if it is not so already."""
-    if type(value) is np.ndarray and value.dtype == dtype and value.flags.c_contiguous:
+    """Take an array of real numbers, C-contiguous, writeable and of `dtype`; a copy only if it is not so already."""
+    # a kernel would be compiled again for a read-only array
+    if type(value) is np.ndarray and value.dtype == dtype and value.flags.carray:
         return value
-    array = np.asarray(value)
+    array = _as_array(name, value)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{name} had dtype {array.dtype}; expected real numbers")
-    return np.ascontiguousarray(array, dtype)
+    return np.array(array, dtype, order="C")
+
+
+def _as_array(name: str, value: ArrayLike) -> NDArray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # rows of unequal length
+        raise ValueError(f"{name} was no array: {error}") from error
 
 
 def as_input(x: ArrayLike, input_size: int, dtype: np.dtype) -> NDArray:
@@ -58,7 +68,7 @@ def check_lengths(lengths: ArrayLike | None, n_samples: int, n_timesteps: int) -
     """Take the number of valid steps of each sample, as int64; None is all of them."""
     if lengths is None:
         return np.full(n_samples, n_timesteps, np.int64)
-    lengths = np.asarray(lengths)
+    lengths = _as_array("lengths", lengths)
     if lengths.dtype.kind not in "iu":
         raise TypeError(f"lengths had dtype {lengths.dtype}; expected integers")
     if lengths.shape != (n_samples,):
@@ -66,4 +76,4 @@ def check_lengths(lengths: ArrayLike | None, n_samples: int, n_timesteps: int) -
     low, high = lengths.min(), lengths.max()
     if low < 1 or high > n_timesteps:
         raise ValueError(f"lengths were from {low} to {high}; expected from 1 to n_timesteps = {n_timesteps}")
-    return np.ascontiguousarray(lengths, np.int64)
+    return np.array(lengths, np.int64)  # a copy: backward reads it as well

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,7 +115,7 @@ class Recurrent:
         if not 0 <= number("dropout", dropout) < 1:
             expected = "a probability from 0 up to, not including, 1"
             raise ValueError(f"dropout was {dropout!r}; expected {expected}")
-        if dtype not in DTYPES:
+        if dtype is None or dtype not in DTYPES:  # NumPy would take None for float64
             raise ValueError(f"dtype was {dtype!r}; expected float32 or float64")
         if init not in INITIALIZATIONS:
             raise ValueError(f"init was {init!r}; expected one of {', '.join(INITIALIZATIONS)}")
@@ -130,22 +131,38 @@ class Recurrent:
             raise type(error)(
                 f"random_state was {random_state!r}; expected None, an integer or a Generator"
             ) from error
-        directions = (False, True)[: 1 + self.bidirectional]
-        widths = [self.input_size] + [self.hidden_size * len(directions)] * (self.num_layers - 1)
-        hidden = self.hidden_size
+        self._lock = threading.Lock()
+        self._busy = False  # a call is at work; if that is so when one begins, the last one never ended
+        self._make_layers()
+        self._shapes = self._parameter_shapes()
+        self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
+        self.bind(np.zeros(self.n_parameters, self.dtype), np.zeros(self.n_parameters, self.dtype))
+        self._initialize()
+        if self.dropout > 0 and self.num_layers == 1:
+            warnings.warn(
+                f"dropout was {dropout!r} with num_layers=1: it acts between layers, and there is but one",
+                stacklevel=2,
+            )
+
+    def _make_layers(self) -> None:
+        """Make the layers and all their buffers."""
+        directions, hidden = (False, True)[: 1 + self.bidirectional], self.hidden_size
+        widths = [self.input_size] + [hidden * len(directions)] * (self.num_layers - 1)
         self._layers = [
             [Direction(self.cell, n, hidden, self.bias, self.dtype, reverse) for reverse in directions]
             for n in widths
         ]
         self._buffers = Buffers(self.dtype)
         self._ones: dict[int, int] = {}  # number of input rows of each layer that have their one
-        self._lock = threading.Lock()
         self._kept: dict[str, Any] | None = None  # what backward needs of the last forward
         self._stepper: dict[str, Any] | None = None  # buffers and packed weights of `step`
-        self._shapes = self._parameter_shapes()
-        self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
-        self.bind(np.zeros(self.n_parameters, self.dtype), np.zeros(self.n_parameters, self.dtype))
-        self._initialize()
+
+    def _mend(self) -> None:
+        """Make new buffers if the last call was broken off, by Ctrl-C for example; the lock must be held."""
+        if self._busy:
+            self._make_layers()
+            self.bind(self._flat, self._flat_gradients)
+            self._busy = False
 
     # ---- parameters
 
@@ -169,6 +186,8 @@ class Recurrent:
             C-contiguous, of the layer's dtype.
         """
         for name, vector in (("parameters", parameters), ("gradients", gradients)):
+            if not isinstance(vector, np.ndarray):
+                raise TypeError(f"{name} was {vector!r}; expected an array")
             alike = vector.shape == (self.n_parameters,) and vector.dtype == self.dtype
             if not alike or not vector.flags.c_contiguous:
                 raise ValueError(
@@ -179,7 +198,7 @@ class Recurrent:
         if old is not None:
             parameters[:] = old
         gradients[:] = 0  # rows of gates that a cell has no use for are never written
-        self._flat = parameters
+        self._flat, self._flat_gradients = parameters, gradients
         self._parameters, self._gradients = {}, {}
         for views, vector in ((self._parameters, parameters), (self._gradients, gradients)):
             at = 0
@@ -227,6 +246,9 @@ class Recurrent:
         >>> bool((a.parameters["weight_hh_l0"] == b.parameters["weight_hh_l0"]).all())
         True
         """
+        if not isinstance(parameters, Mapping):
+            kind = type(parameters).__name__
+            raise TypeError(f"parameters was {kind}; expected a mapping of names to arrays")
         if set(parameters) != set(self._shapes):
             missing = sorted(set(self._shapes) - set(parameters))
             unknown = sorted(set(parameters) - set(self._shapes))
@@ -320,7 +342,10 @@ class Recurrent:
             output = np.empty((B, T, self.hidden_size * len(self._layers[0])), self.dtype)
         final = self._new_state(B)
         with self._lock:
+            self._mend()
+            self._busy = True
             self._run_forward(x, state, lengths, training, output, final)
+            self._busy = False
         return output, _public_state(final)
 
     def _run_forward(
@@ -432,34 +457,32 @@ class Recurrent:
         Numbers below the normal range count as zero here: gradients that fade away would otherwise slow every
         product.
         """
-        kept = self._kept
-        if kept is None:
-            raise RuntimeError(
-                "backward was called with nothing kept; call forward(..., training=True) before each backward"
-            )
-        B, T = kept["shape"]
-        if doutput is not None:
-            shape = (B, T, self.hidden_size * len(self._layers[0]))
-            doutput = np.ascontiguousarray(as_float("doutput", doutput, self.dtype))
-            if doutput.shape != shape:
-                raise ValueError(f"doutput had shape {doutput.shape}; expected {shape}")
-        dstate = self._check_state("dstate", dstate, B)
-        dinitial = self._new_state(B)
-        dx = None
         with self._lock:
-            dz = self._run_backward(kept, doutput, dstate, input_gradient, dinitial)
-            if input_gradient:
-                columns = self._layers[0][0].padded_inputs
-                rows = dz.reshape(T, B, columns)[:, :, : self.input_size]
-                dx = np.ascontiguousarray(rows.transpose(1, 0, 2))
+            self._mend()
+            if self._kept is None:
+                raise RuntimeError(
+                    "backward was called with nothing kept; "
+                    "call forward(..., training=True) before each backward"
+                )
+            B, T = self._kept["shape"]
+            if doutput is not None:
+                shape = (B, T, self.hidden_size * len(self._layers[0]))
+                doutput = as_float("doutput", doutput, self.dtype)
+                if doutput.shape != shape:
+                    raise ValueError(f"doutput had shape {doutput.shape}; expected {shape}")
+            dstate = self._check_state("dstate", dstate, B)
+            dinitial = self._new_state(B)
+            self._busy = True
+            dx = self._run_backward(doutput, dstate, input_gradient, dinitial)
+            self._busy = False
         return dx, _public_state(dinitial)
 
     def _run_backward(
-        self, kept: dict[str, Any], doutput: NDArray | None, dstate: tuple[NDArray, ...] | None,
-        input_gradient: bool, dinitial: list[NDArray],
+        self, doutput: NDArray | None, dstate: tuple[NDArray, ...] | None, input_gradient: bool,
+        dinitial: list[NDArray],
     ) -> NDArray | None:
-        """Go backward on checked arguments; returns the gradient of the input rows of the first layer."""
-        self._kept = None
+        """Go backward on checked arguments; `dinitial` receives the gradient of the initial states."""
+        kept, self._kept = self._kept, None
         (B, T), lengths = kept["shape"], kept["lengths"]
         hidden, directions = self.hidden_size, len(self._layers[0])
         dz = None
@@ -492,7 +515,10 @@ class Recurrent:
                 for array, values in zip(dinitial, direction.state_gradient(), strict=True):
                     array[i] = values
             dz = self._input_gradient(k, T, B, threads) if k > 0 or input_gradient else None
-        return dz
+        if dz is None:
+            return None
+        dx = dz.reshape(T, B, -1)[:, :, : self.input_size]
+        return np.ascontiguousarray(dx.transpose(1, 0, 2))
 
     def _input_gradient(self, k: int, n_timesteps: int, n_samples: int, threads: int) -> NDArray:
         """Sum over the directions of layer k the gradient of the input rows that it read."""
@@ -557,12 +583,14 @@ class Recurrent:
         if x_t.ndim != 2 or x_t.shape[1] != self.input_size or x_t.shape[0] == 0:
             raise ValueError(f"x_t had shape {x_t.shape}; expected (n_samples, {self.input_size})")
         B = x_t.shape[0]
-        stepper = self._stepper
-        if stepper is None or stepper["B"] != B:
-            stepper = self._stepper = self._new_stepper(B)
-        old = self._check_state("state", state, B) or stepper["zeros"]
-        new = tuple([np.empty(stepper["shape"], self.dtype) for _ in old])
+        old = self._check_state("state", state, B)
         with self._lock:
+            self._mend()
+            stepper = self._stepper
+            if stepper is None or stepper["B"] != B:
+                stepper = self._stepper = self._new_stepper(B)
+            old = old or stepper["zeros"]
+            new = tuple([np.empty(stepper["shape"], self.dtype) for _ in old])
             for k, (numbers, *arrays) in enumerate(stepper["layers"]):
                 below = x_t if k == 0 else new[0][k - 1]
                 scan.scan_step(self.cell, numbers, k, below, old, stepper["lengths"], *arrays, new)

@@ -150,6 +150,6 @@ def find_cell(name: str) -> Cell:
     ValueError
         If there is none.
     """
-    if name not in CELLS:
+    if not isinstance(name, str) or name not in CELLS:
         raise ValueError(f"cell was {name!r}; expected one of {', '.join(sorted(CELLS))}")
     return CELLS[name]

@@ -56,8 +56,9 @@ def cache_folder() -> Path | None:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
             return folder
-    logger.info(
-        "no folder for compiled code can be written; set NUMBA_CACHE_DIR to one, or every process compiles"
+    logger.warning(
+        "numbarnn: no folder for compiled code can be written; "
+        "set NUMBA_CACHE_DIR to one, or every process compiles"
     )
     return None
 
@@ -70,14 +71,16 @@ class _Cache:
     taken. A file that cannot be read or written costs a compilation, never the result.
     """
 
-    def __init__(self, function: Callable, folder: Path) -> None:
-        self._function, self._folder = function, folder
+    def __init__(self, function: Callable) -> None:
+        file = Path(function.__code__.co_filename)
+        # a function without a file (a notebook's) has nothing to be known by
+        self._function, self._folder = function, cache_folder() if file.exists() else None
         self._name = f"{function.__module__}.{function.__qualname__}".replace("<", "").replace(">", "")
-        self._source = Path(function.__code__.co_filename).read_bytes()
+        self._source = file.read_bytes() if self._folder else b""
 
     @property
-    def cache_path(self) -> str:
-        return str(self._folder)
+    def cache_path(self) -> str | None:
+        return None if self._folder is None else str(self._folder)
 
     def enable(self) -> None:
         """Numba's cache may be switched; this one is always on."""
@@ -87,6 +90,8 @@ class _Cache:
     def load_overload(self, sig, target_context):
         target_context.refresh()
         try:
+            if self._folder is None:
+                raise FileNotFoundError("no folder for it")
             content = self._path(sig, target_context.codegen()).read_bytes()
             digest, payload = content[:32], content[32:]
             if digest == self._digest(sig, target_context.codegen(), payload):
@@ -97,7 +102,7 @@ class _Cache:
         return None
 
     def save_overload(self, sig, data) -> None:
-        if data.library.has_dynamic_globals:
+        if self._folder is None or data.library.has_dynamic_globals:
             return
         path, payload = self._path(sig, data.codegen), serialize.dumps(data._reduce())
         with contextlib.suppress(OSError):
@@ -132,11 +137,8 @@ class _KernelCache(_Cache):
 
 @cache
 def _announce() -> None:
-    """Say once, to a person at a terminal, why the next seconds pass."""
-    message = "numbarnn: compiling kernels for this machine; this takes some seconds, once"
-    logger.info(message)
-    if sys.stderr.isatty():
-        print(message, file=sys.stderr)
+    """Say once a process why the next seconds pass; silence `logging.getLogger("numbarnn")` to have it quiet."""
+    logger.warning("numbarnn: compiling kernels for this machine; this takes some seconds, once")
 
 
 _SHARED: list[Shared] = []
@@ -167,8 +169,7 @@ class Shared:
             if dtype not in self._loaded:
                 plain = signature.args, signature.return_type
                 compiled = CFunc(self.function, plain, {}, {"error_model": "numpy"})
-                if cache_folder() is not None:
-                    compiled._cache = _Cache(self.function, cache_folder())
+                compiled._cache = _Cache(self.function)
                 compiled.compile()
                 llvm.add_symbol(symbol, compiled.address)
                 self._loaded[dtype] = compiled
@@ -186,7 +187,5 @@ def kernel(function):
     42
     """
     dispatcher = njit(function, error_model="numpy", nogil=True, no_cfunc_wrapper=True)
-    if cache_folder() is not None and os.path.exists(function.__code__.co_filename):
-        # `enable_caching` would install Numba's own locators; everything else about the cache is Numba's
-        dispatcher._cache = _KernelCache(function, cache_folder())
+    dispatcher._cache = _KernelCache(function)  # `enable_caching` would install Numba's own
     return dispatcher

@@ -62,8 +62,8 @@ def _gemm(
         r = 0
         while r < rows:
             left = rows - r
-            # no lone row behind a full tile where two pairs do
-            n_rows = most if left >= most and left != most + 1 else min(left, 2)
+            # four rows are two pairs where a full tile is three: no lone row behind it
+            n_rows = most if left >= most and (left != 4 or most != 3) else min(left, 2)
             if sums == ALONE:
                 n_rows = 1
             tile(n_rows, n_vectors, sums, add, a, a_at + r * a_row, a_row, a_block, a_k,

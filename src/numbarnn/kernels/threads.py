@@ -15,9 +15,10 @@ from __future__ import annotations
 import contextlib
 import numbers
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -29,9 +30,9 @@ from numba.extending import register_jitable
 from numbarnn.kernels.compiler import kernel
 from numbarnn.simd import INLINED, atomic_load, atomic_store, pause
 
-TICKET, NEXT_TICKET = 0, 1  # words of the mailbox; worker i has two more on a cache line of its own
+TICKET, NEXT_TICKET = 0, 1  # words of the mailbox; worker i has three more on a cache line of its own
 LINE = 8
-DONE, ASLEEP = 0, 1
+DONE, ASLEEP, WANTED = 0, 1, 2
 SPINS = 20_000  # about a millisecond
 YIELD_EVERY = 1024  # looks after which another thread may have the core: there may be more threads than cores
 
@@ -52,26 +53,33 @@ def _relax(look):
         pause()
 
 
+@register_jitable(**INLINED)
+def _is_called(mailbox, line, ticket):
+    """Tell whether the ticket posted is a new one for this worker, or the negative one that sends it home."""
+    posted = atomic_load(mailbox, TICKET)
+    return posted < 0 or (posted != ticket and posted == atomic_load(mailbox, line + WANTED))
+
+
 @kernel
 def _serve(mailbox, worker, ticket, spins):
     """Wait as a worker that has done `ticket`: True when a new one is posted, False after `spins` looks."""
     line = (worker + 1) * LINE
     atomic_store(mailbox, line + DONE, ticket)
     for look in range(spins):
-        if atomic_load(mailbox, TICKET) != ticket:
+        if _is_called(mailbox, line, ticket):
             return True
         _relax(look)
     atomic_store(mailbox, line + ASLEEP, 1)
-    return atomic_load(mailbox, TICKET) != ticket
+    return _is_called(mailbox, line, ticket)
 
 
 @kernel
 def _all_done(mailbox, workers, spins):
-    """Wait as the caller: True when the workers have done the posted ticket, False after `spins` looks."""
-    ticket = atomic_load(mailbox, TICKET)
+    """Wait as the caller: True when the workers have done what is wanted of them, False after `spins` looks."""
     look = 0
     for worker in range(workers):
-        while atomic_load(mailbox, (worker + 1) * LINE + DONE) != ticket:
+        line = (worker + 1) * LINE
+        while atomic_load(mailbox, line + DONE) != atomic_load(mailbox, line + WANTED):
             look += 1
             if look == spins:
                 return False
@@ -108,11 +116,11 @@ class _Pool:
             raise
 
     def _send_home(self) -> None:
-        self.mailbox[NEXT_TICKET] = self.mailbox[TICKET] = -1
-        for wake in self.wakes:
+        mailbox, wakes = self.mailbox, self.wakes
+        self.mailbox, self.wakes, self.jobs = np.zeros(LINE, np.int64), [], []
+        mailbox[NEXT_TICKET] = mailbox[TICKET] = -1
+        for wake in wakes:
             wake.release()
-        self.mailbox = np.zeros(LINE, np.int64)
-        self.wakes, self.jobs = [], []
 
     def _work(self, i: int, mailbox: np.ndarray, wake: threading.Semaphore, jobs: list) -> None:
         ticket, line = 0, (i + 1) * LINE
@@ -120,47 +128,61 @@ class _Pool:
             if not _serve(mailbox, i, ticket, SPINS):
                 wake.acquire()
             mailbox[line + ASLEEP] = 0
-            if mailbox[TICKET] == ticket:
-                continue
-            ticket = int(mailbox[TICKET])
-            if ticket < 0:
+            if mailbox[TICKET] < 0:
                 return
-            job = jobs[i]
-            if job is not None:
-                try:
-                    job()
-                except BaseException as error:  # carried to the caller, who raises it
-                    self.error = error
+            wanted = int(mailbox[line + WANTED])
+            if wanted == ticket or wanted != mailbox[TICKET]:
+                continue  # woken before the caller's kernel began
+            ticket = wanted
+            try:
+                jobs[i]()
+            except BaseException as error:  # carried to the caller, who raises it
+                self.error = error
 
     def wait(self) -> None:
-        """Wait until every worker has done what was posted; wake those that sleep and have not seen it."""
-        while not _all_done(self.mailbox, len(self.wakes), SPINS):
-            ticket = self.mailbox[TICKET]
-            for i, wake in enumerate(self.wakes):
-                line = (i + 1) * LINE
-                if self.mailbox[line + ASLEEP] and self.mailbox[line + DONE] != ticket:
-                    wake.release()
+        """Wait until the workers have done what is wanted of them; wake those that sleep and have not seen it.
+
+        Ctrl-C is held back until then, for they write to the caller's arrays.
+        """
+        interruption = None
+        while True:
+            try:
+                if _all_done(self.mailbox, len(self.wakes), SPINS):
+                    break
+                for i, wake in enumerate(self.wakes):
+                    line = (i + 1) * LINE
+                    if self.mailbox[line + ASLEEP] and self.mailbox[line + DONE] != self.mailbox[line + WANTED]:
+                        wake.release()
+            except KeyboardInterrupt as error:
+                interruption = error
+        if interruption is not None:
+            raise interruption
 
     def run(self, function: Callable, tasks: Sequence[tuple], threads: int) -> None:
         """Share the tasks out between the caller and threads - 1 workers; the lock must be held."""
+        self.wait()  # a caller that was interrupted at the wrong moment may have left workers busy
         self.grow(threads - 1)
         mailbox, jobs = self.mailbox, self.jobs
-        self.wait()  # a caller that was interrupted while it waited may have left workers busy
         self.error = None
-        for i, wake in enumerate(self.wakes):
-            share = tasks[i + 1 :: threads] if i + 1 < threads else ()
-            jobs[i] = (lambda share=share: _run_serially(function, share)) if share else None
-            if share and mailbox[(i + 1) * LINE + ASLEEP]:
-                wake.release()
-        mailbox[NEXT_TICKET] = mailbox[TICKET] + 1
+        ticket = int(mailbox[TICKET]) + 1
+        lines = [(i + 1) * LINE for i in range(threads - 1)]
         try:
+            for i, line in enumerate(lines):
+                jobs[i] = partial(_run_serially, function, tasks[i + 1 :: threads])
+                mailbox[line + WANTED] = ticket
+                if mailbox[line + ASLEEP]:
+                    self.wakes[i].release()
+            mailbox[NEXT_TICKET] = ticket
             for task in tasks[::threads]:
                 function(mailbox, *task)
         finally:
-            if mailbox[TICKET] != mailbox[NEXT_TICKET]:  # the kernel never began: it could not be compiled
-                mailbox[NEXT_TICKET] = mailbox[TICKET]
-            self.wait()
-            jobs[:] = [None] * len(jobs)  # let go of the arrays
+            if mailbox[TICKET] != ticket:  # the kernel never began: it could not be compiled
+                for line in lines:
+                    mailbox[line + WANTED] = mailbox[line + DONE]
+            try:
+                self.wait()
+            finally:
+                jobs[:] = [None] * len(jobs)  # let go of the arrays
         if self.error is not None:
             raise self.error
 
@@ -191,15 +213,17 @@ def run_tasks(function: Callable, tasks: Sequence[tuple[Any, ...]], threads: int
     the workers, all tasks run in the caller's thread: the machine is busy then, and results do not depend on
     who computed them.
     """
-    threads = min(threads, len(tasks))
-    if threads > 1 and _pool.lock.acquire(blocking=False):
-        pool = _pool
-        try:
+    threads, pool, mine = min(threads, len(tasks)), _pool, False
+    try:
+        # threads cannot take the GIL again once the interpreter has begun to end
+        mine = threads > 1 and not sys.is_finalizing() and pool.lock.acquire(blocking=False)
+        if mine:
             pool.run(function, tasks, threads)
-        finally:
+        else:
+            _run_serially(function, tasks)
+    finally:
+        if mine:
             pool.lock.release()
-    else:
-        _run_serially(function, tasks)
 
 
 def ranges(total: int, parts: int, multiple: int = 1) -> list[tuple[int, int]]:
