@@ -37,7 +37,7 @@ def positive_int(name: str, value: Any) -> int:
 
 
 def as_float(name: str, value: ArrayLike, dtype: np.dtype) -> NDArray:
-    """Take an array of real numbers, C-contiguous, writeable and of `dtype`; a copy only if it is not so already."""
+    """Take an array of real numbers, C-contiguous, writeable, of `dtype`; a copy only if it is not so."""
     # a kernel would be compiled again for a read-only array
     if type(value) is np.ndarray and value.dtype == dtype and value.flags.carray:
         return value

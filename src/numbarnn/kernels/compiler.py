@@ -137,7 +137,7 @@ class _KernelCache(_Cache):
 
 @cache
 def _announce() -> None:
-    """Say once a process why the next seconds pass; silence `logging.getLogger("numbarnn")` to have it quiet."""
+    """Say once a process why the next seconds pass; `logging.getLogger("numbarnn")` silences it."""
     logger.warning("numbarnn: compiling kernels for this machine; this takes some seconds, once")
 
 

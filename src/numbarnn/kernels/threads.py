@@ -75,7 +75,7 @@ def _serve(mailbox, worker, ticket, spins):
 
 @kernel
 def _all_done(mailbox, workers, spins):
-    """Wait as the caller: True when the workers have done what is wanted of them, False after `spins` looks."""
+    """Wait as the caller: True when the workers have done what is wanted, False after `spins` looks."""
     look = 0
     for worker in range(workers):
         line = (worker + 1) * LINE
@@ -140,7 +140,7 @@ class _Pool:
                 self.error = error
 
     def wait(self) -> None:
-        """Wait until the workers have done what is wanted of them; wake those that sleep and have not seen it.
+        """Wait until the workers have done what is wanted; wake those that sleep and have not seen it.
 
         Ctrl-C is held back until then, for they write to the caller's arrays.
         """
@@ -150,8 +150,8 @@ class _Pool:
                 if _all_done(self.mailbox, len(self.wakes), SPINS):
                     break
                 for i, wake in enumerate(self.wakes):
-                    line = (i + 1) * LINE
-                    if self.mailbox[line + ASLEEP] and self.mailbox[line + DONE] != self.mailbox[line + WANTED]:
+                    done, asleep, wanted = self.mailbox[(i + 1) * LINE :][:3]
+                    if asleep and done != wanted:
                         wake.release()
             except KeyboardInterrupt as error:
                 interruption = error
