@@ -103,6 +103,13 @@ def test_copies_draw_the_same_dropout(duplicate):
     assert_array_equal(network.forward(x, training=True), expected)
 
 
+def test_a_copy_does_not_warn_again():
+    with pytest.warns(UserWarning, match="num_layers=1"):
+        network, _, _ = make({"cell": "gru", "dropout": 0.5})
+    other = pickle.loads(pickle.dumps(network))
+    assert other.config == network.config and other.recurrent.dropout == 0.5
+
+
 def test_streaming_sees_parameters_that_were_changed():
     network, x, _ = make(SHAPES[0])
     before, _ = network.recurrent.step(x[:, 0])

@@ -204,7 +204,10 @@ class Network:
 
     def __setstate__(self, state: dict) -> None:
         """Build the network again."""
-        self.__init__(**state["config"], n_jobs=state["n_jobs"], random_state=0)
+        # without dropout at first: that it does nothing in a single layer was said when the network was made
+        self.__init__(**{**state["config"], "dropout": 0.0}, n_jobs=state["n_jobs"], random_state=0)
+        self.config = state["config"]
+        self.recurrent.dropout = self.config["dropout"]
         self._parameters[...] = state["parameters"]
         self.recurrent._random = state["random"]
 
