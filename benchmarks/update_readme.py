@@ -47,13 +47,14 @@ def ratio_table(rows: list[dict[str, Any]], peers: tuple[str, ...]) -> str:
         if row["peer"] not in peers:
             continue
         line = (row["batch"], row["steps"], row["inputs"], row["hidden"], row["input_gradient"], row["peer"])
-        lines.setdefault(line, {})[row["cell"], row["threads"]] = f"{row['ratio']['median']:.1f}"
+        ratio = row["ratio"]["median"]
+        lines.setdefault(line, {})[row["cell"], row["threads"]] = f"{ratio:.{2 if ratio < 3 else 1}f}"
     with_dx = any(row["kind"] == "train" for row in rows)
     header = ["batch, steps, inputs, hidden", *(["dX"] if with_dx else []), "against"]
     header += [f"{cell.upper()}, {' / '.join(map(str, threads))} threads" for cell in cells]
     body = []
     for (*shape, input_gradient, peer), found in sorted(
-        lines.items(), key=lambda item: (item[0][5], item[0])
+        lines.items(), key=lambda item: (item[0][5], item[0][3], item[0])
     ):
         start = [", ".join(map(str, shape)), *([("yes" if input_gradient else "no")] if with_dx else [])]
         ratios = [" / ".join(found.get((cell, count), "") for count in threads) for cell in cells]
