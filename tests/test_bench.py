@@ -146,7 +146,7 @@ def test_readme_tables_are_filled_from_results():
     rows = [fake_row(case, threads, ratio=threads * 1.5) for case in cases.make_cases() for threads in (1, 2)]
     layer_rows = [row for row in rows if row["kind"] == "train"]
     table = update.ratio_table(layer_rows, ("torch",))
-    assert "| 32, 100, 1, 32 | no | PyTorch | 1.5 / 3.0 | 1.5 / 3.0 | 1.5 / 3.0 |" in table.splitlines()
+    assert "| 32, 100, 1, 32 | no | PyTorch | 1.50 / 3.0 | 1.50 / 3.0 | 1.50 / 3.0 |" in table.splitlines()
     assert len(table.splitlines()) == 2 + 10
     fit = update.seconds_table([row for row in rows if row["kind"] == "fit"])
     assert "| LSTM | 32 | 2 | 1 ms | 3 ms (3.0) |" in fit.splitlines()
