@@ -290,7 +290,8 @@ class Recurrent:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the layer again."""
-        self.__init__(**state["options"], random_state=0)
+        self.__init__(**(state["options"] | {"dropout": 0.0}), random_state=0)
+        self.dropout = state["options"]["dropout"]  # whatever there was to say about it has been said
         self._flat[:] = state["parameters"]
         self._random = state["random"]
 
