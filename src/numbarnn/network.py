@@ -179,7 +179,9 @@ class Network:
         """Gradient of the final states: zero but for h of the top layer."""
         states = state if isinstance(state, tuple) else (state,)
         dstates = tuple(np.zeros_like(s) for s in states)
-        for direction, part in enumerate(np.split(dfeatures, self._directions, axis=1)):
+        hidden = dstates[0].shape[2]
+        for direction in range(self._directions):
+            part = dfeatures[:, direction * hidden : (direction + 1) * hidden]
             dstates[0][direction - self._directions] = part
         return dstates if isinstance(state, tuple) else dstates[0]
 
