@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
-from numbarnn.kernels import dense, pack
+from numbarnn.kernels import dense, pack, threads
 from numbarnn.kernels.compiler import kernel
 from numbarnn.kernels.gemm import ALONE, gemm
 from numbarnn.simd import VECTOR_BYTES
@@ -209,6 +209,6 @@ def test_matmul_bits_do_not_depend_on_rows_and_threads(columns, dtype, transpose
     whole = dense.matmul(a, b, n_jobs=1)
     for first, last in ((0, 1), (3, 9), (17, 41)):
         np.testing.assert_array_equal(dense.matmul(a[first:last], b), whole[first:last])
-    monkeypatch.setattr(dense, "PARALLEL_FLOPS", 0)
+    monkeypatch.setattr(threads, "PARALLEL_FLOPS", 0)
     for n_jobs in (2, 3, 5):
         np.testing.assert_array_equal(dense.matmul(a, b, n_jobs=n_jobs), whole)

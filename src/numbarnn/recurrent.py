@@ -16,11 +16,10 @@ from numbarnn.checks import as_float, as_input, boolean, check_lengths, number, 
 from numbarnn.kernels import scan
 from numbarnn.kernels.gemm import ALONE
 from numbarnn.kernels.sizes import EMPTY
-from numbarnn.kernels.threads import ranges, run_tasks, thread_count
+from numbarnn.kernels.threads import ranges, run_tasks, thread_count, worthwhile_threads
 from numbarnn.layer import Buffers, Direction
 
 State = NDArray | tuple[NDArray, ...]
-PARALLEL_FLOPS = 4_000_000  # below this, waking a second thread costs more than it saves
 INITIALIZATIONS = ("uniform", "orthogonal")
 DTYPES = ("float32", "float64", np.float32, np.float64, np.dtype("float32"), np.dtype("float64"))
 
@@ -360,7 +359,8 @@ class Recurrent:
         inputs, masks = [], []
         for k, layer in enumerate(self._layers):
             sizes = layer[0].layer_sizes
-            threads = self._threads(B * T * sizes.J * (sizes.I * sizes.Sx + hidden * sizes.Sh) * directions)
+            products = B * T * sizes.J * (sizes.I * sizes.Sx + hidden * sizes.Sh) * directions
+            threads = worthwhile_threads(products, self.n_jobs)
             for i, direction in enumerate(layer, k * directions):
                 direction.prepare(T, B, training, None if state is None else tuple(s[i] for s in state))
                 direction.pack(threads, training)
@@ -419,9 +419,6 @@ class Recurrent:
         mask *= 1 / (1 - self.dropout)
         z.reshape(-1, sizes.LZ)[:, : sizes.I] *= mask
         return mask
-
-    def _threads(self, multiplications: int) -> int:
-        return 1 if 2 * multiplications < PARALLEL_FLOPS else thread_count(self.n_jobs)
 
     # ---- backward
 
@@ -490,7 +487,8 @@ class Recurrent:
         for k in range(self.num_layers - 1, -1, -1):
             layer, z = self._layers[k], kept["inputs"][k]
             sizes = layer[0].sizes
-            threads = self._threads(B * T * sizes.J * (sizes.I * sizes.Sx + hidden * sizes.Sh) * directions)
+            products = B * T * sizes.J * (sizes.I * sizes.Sx + hidden * sizes.Sh) * directions
+            threads = worthwhile_threads(products, self.n_jobs)
             if dz is not None:
                 dout, dout_r = dz, self._layers[k + 1][0].padded_inputs
                 dout_t = B * dout_r

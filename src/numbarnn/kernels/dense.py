@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from numbarnn.kernels.compiler import kernel
 from numbarnn.kernels.gemm import gemm
-from numbarnn.kernels.threads import post, ranges, run_tasks, thread_count
+from numbarnn.kernels.threads import post, ranges, run_tasks, worthwhile_threads
 from numbarnn.simd import VECTOR_BYTES, lanes_of
 
-PARALLEL_FLOPS = 4_000_000  # below this, waking a second thread costs more than it saves
 DEPTH = 128  # rows of b at a time
 
 
@@ -62,7 +61,7 @@ def matmul(a: NDArray, b: NDArray, n_jobs: int | None = None) -> NDArray:
     else:
         flat, a_row, a_k = np.ascontiguousarray(a.T).reshape(-1), 1, rows
     c = np.empty((rows, padded), b.dtype)
-    threads = 1 if 2 * rows * depth * padded < PARALLEL_FLOPS else thread_count(n_jobs)
+    threads = worthwhile_threads(rows * depth * padded, n_jobs)
     arguments = (depth, padded, flat, a_row, a_k, np.ascontiguousarray(b).reshape(-1), c.reshape(-1))
     run_tasks(_product, [(*share, *arguments) for share in ranges(rows, threads)], threads)
     return c if padded == columns else np.ascontiguousarray(c[:, :columns])

@@ -34,6 +34,7 @@ TICKET, NEXT_TICKET = 0, 1  # words of the mailbox; worker i has three more on a
 LINE = 8
 DONE, ASLEEP, WANTED = 0, 1, 2
 SPINS = 20_000  # about a millisecond
+PARALLEL_FLOPS = 4_000_000  # below this, waking a second thread costs more than it saves
 YIELD_EVERY = 1024  # looks after which another thread may have the core: there may be more threads than cores
 
 _yield_core = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
@@ -239,6 +240,11 @@ def ranges(total: int, parts: int, multiple: int = 1) -> list[tuple[int, int]]:
     parts = max(1, min(parts, units))
     cuts = [min(total, -(-units * p // parts) * multiple) for p in range(parts + 1)]
     return list(pairwise(cuts))
+
+
+def worthwhile_threads(multiplications: int, n_jobs: int | None) -> int:
+    """Give the number of threads for work of so many multiplications and sums: one, if it is little."""
+    return 1 if 2 * multiplications < PARALLEL_FLOPS else thread_count(n_jobs)
 
 
 @cache
