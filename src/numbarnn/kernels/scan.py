@@ -65,33 +65,36 @@ def _add_row(n, a, at, b, to):
 
 
 @inline
-def _input_product(sizes, r0, r1, s0, s1, z, wx, g):
-    """Set steps s0 to s1 of g to [x | 1] wx, and to zero in the slots that do not see the input."""
+def _input_product(sizes, j, r0, r1, s0, s1, z, wx, g):
+    """Set steps s0 to s1 of block j of g to [x | 1] wx, and to zero in the slots that do not see the input."""
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
     lanes = lanes_of(g)
     depth = sizes.I + 1
-    for j in range(sizes.J):
-        for k in range(0, depth, sizes.kx):
-            for s in range(s0, s1):
-                t = T - 1 - s if sizes.reverse else s
-                to = ((j * sizes.g_slots + t % sizes.g_slots) * B + r0) * S
-                gemm(Sx // lanes, r1 - r0, sizes.sums, k > 0, z, (t * B + r0) * sizes.LZ + k, sizes.LZ, 0, 1,
-                     wx, (j * depth + k) * Sx, Sx, 1, min(sizes.kx, depth - k),
-                     g, to + S - Sx, S)
-        if Sx < S:
-            for s in range(s0, s1):
-                t = T - 1 - s if sizes.reverse else s
-                to = ((j * sizes.g_slots + t % sizes.g_slots) * B + r0) * S
-                for r in range(r1 - r0):
-                    for i in range(S - Sx):
-                        g[to + r * S + i] = 0
+    for k in range(0, depth, sizes.kx):
+        for s in range(s0, s1):
+            t = T - 1 - s if sizes.reverse else s
+            to = ((j * sizes.g_slots + t % sizes.g_slots) * B + r0) * S
+            gemm(Sx // lanes, r1 - r0, sizes.sums, k > 0, z, (t * B + r0) * sizes.LZ + k, sizes.LZ, 0, 1,
+                 wx, (j * depth + k) * Sx, Sx, 1, min(sizes.kx, depth - k),
+                 g, to + S - Sx, S)
+    if Sx < S:
+        for s in range(s0, s1):
+            t = T - 1 - s if sizes.reverse else s
+            to = ((j * sizes.g_slots + t % sizes.g_slots) * B + r0) * S
+            for r in range(r1 - r0):
+                for i in range(S - Sx):
+                    g[to + r * S + i] = 0
 
 
 @inline
-def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
-    """Do a step of rows r0 to r1: the recurrent product onto the sums in g (if `active`), then the cell."""
+def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, wx, wh, x, g, c):
+    """Do step s of rows r0 to r1: the sums of a block in g, by the recurrent product only if `active`; the cell.
+
+    The input product has been done where `sizes.steps` says that several steps have it done at once.
+    """
     B, U, S, Sh, LX = sizes.B, sizes.U, sizes.S, sizes.Sh, sizes.LX
     lanes = lanes_of(g)
+    t = sizes.T - 1 - s if sizes.reverse else s
     padded = sizes.J * U
     depth = padded + 1
     LC = sizes.E * padded
@@ -99,6 +102,8 @@ def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
     after = (t + 1 - sizes.reverse) % sizes.x_slots * B
     for j in range(sizes.J):
         block = (j * sizes.g_slots + t % sizes.g_slots) * B
+        if sizes.steps == 1:  # here, while the block stays in the first-level cache
+            _input_product(sizes, j, r0, r1, s, s + 1, z, wx, g)
         if active:
             for k in range(0, depth, sizes.kh):
                 gemm(Sh // lanes, r1 - r0, sizes.sums, True, x, (before + r0) * LX + k, LX, 0, 1,
@@ -116,22 +121,23 @@ def _step_forward(cell, sizes, r0, r1, t, lengths, active, wh, x, g, c):
                     store_many(g, (block + r) * S + i, U, kept)
                 store(x, to, states[0])
                 store_many(c, c_to, padded, states[1:])
-            if (j + 1) * U > sizes.H:
-                _clear_padding(sizes, j, block + r, after + r, x, g, c)
+        if (j + 1) * U > sizes.H:
+            _clear_padding(sizes, j, r1 - r0, block + r0, after + r0, x, g, c)
 
 
 @register_jitable(**INLINED)
-def _clear_padding(sizes, j, g_row, row, x, g, c):
+def _clear_padding(sizes, j, rows, g_row, row, x, g, c):
     """Zero the units past H of block j: an input of inf made NaN there, of zero weights, and would spread."""
     padded = sizes.J * sizes.U
-    for u in range(sizes.H, padded):
-        x[row * sizes.LX + u] = 0
-        for s in range(sizes.E):
-            c[(row * sizes.E + s) * padded + u] = 0
-        at = u - j * sizes.U
-        while at < sizes.S:
-            g[g_row * sizes.S + at] = 0
-            at += sizes.U
+    for r in range(rows):
+        for u in range(sizes.H, padded):
+            x[(row + r) * sizes.LX + u] = 0
+            for s in range(sizes.E):
+                c[((row + r) * sizes.E + s) * padded + u] = 0
+            at = u - j * sizes.U
+            while at < sizes.S:
+                g[(g_row + r) * sizes.S + at] = 0
+                at += sizes.U
 
 
 @kernel
@@ -143,10 +149,12 @@ def scan_forward(signal, cell, sizes, r0, r1, lengths, z, wx, wh, x, g, c, out, 
         last = max(last, lengths[r])
     for s0 in range(0, sizes.T, sizes.steps):
         s1 = min(sizes.T, s0 + sizes.steps)
-        _input_product(sizes, r0, r1, s0, s1, z, wx, g)
+        if sizes.steps > 1:
+            for j in range(sizes.J):
+                _input_product(sizes, j, r0, r1, s0, s1, z, wx, g)
         for s in range(s0, s1):
             t = sizes.T - 1 - s if sizes.reverse else s
-            _step_forward(cell, sizes, r0, r1, t, lengths, t < last, wh, x, g, c)
+            _step_forward(cell, sizes, r0, r1, s, lengths, t < last, z, wx, wh, x, g, c)
             if out.size > 0:
                 after = (t + 1 - sizes.reverse) % sizes.x_slots * sizes.B
                 for r in range(r0, r1):
@@ -244,7 +252,7 @@ def weight_gradient(signal, sizes, j0, j1, m0, m1, a, a_at, a_stride, depth, g, 
     mode = flush_subnormals()
     lanes = lanes_of(g)
     N = sizes.T * sizes.B
-    depth_n = max(16, sizes.kh // 2)  # half a panel: the other half is for a's rows, which lie apart
+    depth_n = sizes.kn
     for n in range(0, N, depth_n):
         for j in range(j0, j1):
             gemm(columns // lanes, m1 - m0, 1, n > 0, a, a_at + n * a_stride + m0, 1, 0, a_stride,
@@ -269,8 +277,7 @@ def scan_step(cell, numbers, layer, x_t, states, lengths, z, wx, wh, x, g, c, ne
         for s in range(sizes.E):
             for u in range(H):
                 c[(r * sizes.E + s) * padded + u] = states[s + 1][layer, r, u]
-    _input_product(sizes, 0, B, 0, 1, z, wx, g)
-    _step_forward(cell, sizes, 0, B, 0, lengths, True, wh, x, g, c)
+    _step_forward(cell, sizes, 0, B, 0, lengths, True, z, wx, wh, x, g, c)
     for r in range(B):
         for u in range(H):
             new_states[0][layer, r, u] = x[(B + r) * sizes.LX + u]

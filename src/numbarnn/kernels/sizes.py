@@ -42,6 +42,7 @@ class Sizes(NamedTuple):
     sums: int  # of a tile: one, but gemm.ALONE for a row that streams
     kx: int  # rows of a panel of wx, of wh: what stays in the first-level cache
     kh: int
+    kn: int  # of a panel of g, in the gradient of the weights
     P: int  # columns of a panel of wht
     group: int  # blocks of a panel of wht that one product goes through
 
@@ -76,7 +77,8 @@ def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reve
         E=cell.n_states - 1, LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(padded + 1, itemsize),
         g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
         kx=panel_depth(x_columns, itemsize, n_inputs + 1), kh=panel_depth(h_columns, itemsize, padded + 1),
-        P=panel, group=max(1, 2 * panel_depth(panel, itemsize) // h_columns),
+        # half a panel: the other half is for the rows of x or z, which lie apart
+        kn=max(16, panel_depth(h_columns, itemsize) // 2), P=panel, group=max(1, 2 * panel_depth(panel, itemsize) // h_columns),
     )
 
 
