@@ -142,7 +142,7 @@ def test_first_process_says_that_it_compiles_and_compiles_its_own_cell_only(cold
 def test_second_process_compiles_nothing(cold, warm, original):
     answer = fit(warm, original)
     assert answer["compiled"] == [] and answer["said"] == []
-    assert answer["misses"] == 0 and answer["hits"] >= 4
+    assert answer["misses"] == 0 and answer["hits"] >= 2
     assert answer["prediction"] == cold[0][0]["prediction"]
 
 

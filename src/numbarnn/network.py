@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from numbarnn.kernels.dense import matmul
+from numbarnn.kernels.dense import Product
 from numbarnn.recurrent import Recurrent
 
 __all__ = ["Network"]
+
+MOST_PRODUCTS = 32  # shapes of the head's products that are kept prepared: three a batch size
 
 
 class Network:
@@ -103,6 +105,7 @@ class Network:
             [np.full(values.size, "bias" not in name) for name, values in self.named_parameters.items()]
         )
         self._tape: tuple | None = None
+        self._products: dict[tuple, Product] = {}
 
     @property
     def parameters(self) -> np.ndarray:
@@ -142,7 +145,7 @@ class Network:
         else:
             features = self._last(state)  # [n, D * H]
         weight, bias = self._head
-        raw = matmul(features, weight.T, self.recurrent.n_jobs) + bias
+        raw = self._product(features, weight.T) + bias
         if training:
             self._tape = features, state
         return raw.reshape(*x.shape[:2], -1) if self.return_sequences else raw
@@ -158,16 +161,27 @@ class Network:
         if self._tape is None:
             raise RuntimeError("backward was called without forward(training=True) before it")
         (features, state), self._tape = self._tape, None
-        (weight, _), (dweight, dbias), n_jobs = self._head, self._dhead, self.recurrent.n_jobs
+        (weight, _), (dweight, dbias) = self._head, self._dhead
         doutputs = draw.reshape(-1, draw.shape[-1])
-        dweight[...] = matmul(doutputs.T, features, n_jobs)
+        dweight[...] = self._product(doutputs.T, features, transposed=True)
         np.sum(doutputs, axis=0, out=dbias)
-        dfeatures = matmul(doutputs, weight, n_jobs)
+        dfeatures = self._product(doutputs, weight)
         if self.return_sequences:
             doutput = dfeatures.reshape(*draw.shape[:2], -1)
             self.recurrent.backward(doutput, input_gradient=False)
         else:
             self.recurrent.backward(None, self._dstate(dfeatures, state), input_gradient=False)
+
+    def _product(self, a, b, transposed=False):
+        """Multiply matrices; products of the shapes that came last are kept."""
+        key = *a.shape, b.shape[1], transposed, self.recurrent.n_jobs
+        product = self._products.get(key)
+        if product is None:
+            if len(self._products) >= MOST_PRODUCTS:
+                self._products.clear()
+            product = Product(*key[:3], self.dtype, self.recurrent.n_jobs, transposed)
+            self._products[key] = product
+        return product(a, b)
 
     def _last(self, state):
         """Return the final h of the top layer, direction beside direction: [D, n, H] -> [n, D * H]."""

@@ -15,12 +15,13 @@ from numbarnn.cells import find_cell
 from numbarnn.checks import as_float, as_input, boolean, check_lengths, number, positive_int
 from numbarnn.kernels import scan
 from numbarnn.kernels.gemm import ALONE
-from numbarnn.kernels.sizes import EMPTY
-from numbarnn.kernels.threads import ranges, run_tasks, thread_count, worthwhile_threads
-from numbarnn.layer import Buffers, Direction
+from numbarnn.kernels.sizes import EMPTY, batch_sizes
+from numbarnn.kernels.threads import Program, thread_count, worthwhile_threads
+from numbarnn.layer import Buffers, Direction, Pass
 
 State = NDArray | tuple[NDArray, ...]
 INITIALIZATIONS = ("uniform", "orthogonal")
+MOST_PASSES = 8  # shapes of batches whose programs are kept
 DTYPES = ("float32", "float64", np.float32, np.float64, np.dtype("float32"), np.dtype("float64"))
 
 
@@ -152,8 +153,8 @@ class Recurrent:
             for n in widths
         ]
         self._buffers = Buffers(self.dtype)
-        self._ones: dict[int, int] = {}  # number of input rows of each layer that have their one
-        self._kept: dict[str, Any] | None = None  # what backward needs of the last forward
+        self._passes: dict[tuple, Pass] = {}  # for batches of the shapes that came last
+        self._kept: tuple[Pass, NDArray] | None = None  # what backward needs of the last forward
         self._stepper: dict[str, Any] | None = None  # buffers and packed weights of `step`
 
     def _mend(self) -> None:
@@ -207,11 +208,12 @@ class Recurrent:
                 at += size
         at = 0
         for direction in (direction for layer in self._layers for direction in layer):
-            sizes = direction.layer_sizes
+            sizes = direction.sizes
             size = len(self.cell.gates) * sizes.H * (sizes.I + sizes.H + 2 * self.bias)
             direction.parameters, direction.gradients = parameters[at : at + size], gradients[at : at + size]
             at += size
-        self._stepper = None
+        self._stepper = self._kept = None
+        self._passes.clear()
 
     @property
     def parameters(self) -> dict[str, NDArray]:
@@ -354,71 +356,40 @@ class Recurrent:
     ) -> None:
         """Go forward on checked arguments: `output` (or nobody) and `final` receive the results."""
         self._kept = None
-        B, T, _ = x.shape
-        hidden, directions = self.hidden_size, len(self._layers[0])
-        inputs, masks = [], []
-        for k, layer in enumerate(self._layers):
-            sizes = layer[0].layer_sizes
-            products = B * T * sizes.J * (sizes.I * sizes.Sx + hidden * sizes.Sh) * directions
-            threads = worthwhile_threads(products, self.n_jobs)
-            for i, direction in enumerate(layer, k * directions):
-                direction.prepare(T, B, training, None if state is None else tuple(s[i] for s in state))
-                direction.pack(threads, training)
-            if k == 0:
-                z = self._copied_input(x, lengths)
-            inputs.append(z)
-            if k + 1 < self.num_layers:
-                stride = self._layers[k + 1][0].sizes.LZ
-                out, out_t, out_r = self._input_rows(k + 1, T, B), B * stride, stride
-            elif output is None:
-                out, out_t, out_r = EMPTY[self.dtype], 0, 0
-            else:
-                out, out_t, out_r = output.reshape(-1), output.shape[2], T * output.shape[2]
-            tasks = [
-                (direction.cell, direction.sizes, *rows, lengths, z, direction.wx, direction.wh,
-                 direction.x, direction.g, direction.c, out[i * hidden :], out_t, out_r)
-                for i, direction in enumerate(layer)
-                for rows in ranges(B, threads, 2)
-            ]
-            run_tasks(scan.scan_forward, tasks, threads)
-            for i, direction in enumerate(layer, k * directions):
-                for array, values in zip(final, direction.final_state(), strict=True):
-                    array[i] = values
-            if k + 1 < self.num_layers:
-                z = out
-                if training and self.dropout > 0:
-                    masks.append(self._drop(z, k + 1, T, B))
+        way = self._pass(x.shape[1], x.shape[0], training)
+        way.start(state)
+        for mask in way.masks:
+            kept = self._random.random(mask.shape, np.float32) >= self.dropout
+            np.multiply(kept, 1 / (1 - self.dropout), out=mask)
+        way.forward.put("x", x)
+        way.forward.put("lengths", lengths)
+        way.forward.put("out", EMPTY[self.dtype] if output is None else output)
+        way.forward.run()
+        for i, states in enumerate(way.final):
+            for array, values in zip(final, states, strict=True):
+                array[i] = values
         if training:
             self._stepper = None  # what is trained will change
-            self._kept = {"inputs": inputs, "masks": masks, "lengths": lengths, "shape": (B, T)}
+            self._kept = way, lengths
 
-    def _input_rows(self, k: int, n_timesteps: int, n_samples: int) -> NDArray:
-        """Make room for the rows [x | 1] that layer k reads, the ones in their place."""
-        sizes = self._layers[k][0].layer_sizes
-        z = self._buffers.get(f"z{k}", n_timesteps, n_samples, sizes.LZ)
-        if self._ones.get(k, 0) < n_timesteps * n_samples:
-            z.reshape(-1, sizes.LZ)[:, sizes.I] = 1
-            self._ones[k] = n_timesteps * n_samples
-        return z
-
-    def _copied_input(self, x: NDArray, lengths: NDArray) -> NDArray:
-        """Copy x to the input rows of the first layer: time in front, zeros past the lengths."""
-        B, T, features = x.shape
-        z = self._input_rows(0, T, B)
-        rows = z.reshape(T, B, -1)
-        rows[:, :, :features] = x.swapaxes(0, 1)
-        if lengths.min() < T:
-            rows[np.arange(T)[:, None] >= lengths, :features] = 0
-        return z
-
-    def _drop(self, z: NDArray, k: int, n_timesteps: int, n_samples: int) -> NDArray:
-        """Apply a new dropout mask to the input rows of layer k; returns the mask."""
-        sizes = self._layers[k][0].layer_sizes
-        draws = self._random.random((n_timesteps * n_samples, sizes.I), np.float32)
-        mask = (draws >= self.dropout).astype(self.dtype)
-        mask *= 1 / (1 - self.dropout)
-        z.reshape(-1, sizes.LZ)[:, : sizes.I] *= mask
-        return mask
+    def _pass(self, n_timesteps: int, n_samples: int, training: bool) -> Pass:
+        """Return what runs batches of this shape, made now or kept from one of the last calls."""
+        key = (n_timesteps, n_samples, training, self.dropout > 0, self.n_jobs)
+        if key in self._passes:
+            return self._passes[key]
+        threads = []
+        for layer in self._layers:
+            sizes = layer[0].sizes
+            each = sizes.J * (sizes.I * sizes.Sx + sizes.H * sizes.Sh) * len(layer)
+            threads.append(worthwhile_threads(n_timesteps * n_samples * each, self.n_jobs))
+        dropout, grown = training and self.dropout > 0, self._buffers.n_grown
+        way = Pass(self._layers, n_timesteps, n_samples, training, dropout, threads, self._buffers)
+        if grown < self._buffers.n_grown:
+            self._passes.clear()  # or they would hold the smaller arrays
+        elif len(self._passes) == MOST_PASSES:
+            del self._passes[next(iter(self._passes))]
+        self._passes[key] = way
+        return way
 
     # ---- backward
 
@@ -462,7 +433,7 @@ class Recurrent:
                     "backward was called with nothing kept; "
                     "call forward(..., training=True) before each backward"
                 )
-            B, T = self._kept["shape"]
+            T, B = self._kept[0].T, self._kept[0].B
             if doutput is not None:
                 shape = (B, T, self.hidden_size * len(self._layers[0]))
                 doutput = as_float("doutput", doutput, self.dtype)
@@ -480,60 +451,19 @@ class Recurrent:
         dinitial: list[NDArray],
     ) -> NDArray | None:
         """Go backward on checked arguments; `dinitial` receives the gradient of the initial states."""
-        kept, self._kept = self._kept, None
-        (B, T), lengths = kept["shape"], kept["lengths"]
-        hidden, directions = self.hidden_size, len(self._layers[0])
-        dz = None
-        for k in range(self.num_layers - 1, -1, -1):
-            layer, z = self._layers[k], kept["inputs"][k]
-            sizes = layer[0].sizes
-            products = B * T * sizes.J * (sizes.I * sizes.Sx + hidden * sizes.Sh) * directions
-            threads = worthwhile_threads(products, self.n_jobs)
-            if dz is not None:
-                dout, dout_r = dz, self._layers[k + 1][0].padded_inputs
-                dout_t = B * dout_r
-                if kept["masks"]:
-                    dz.reshape(T * B, dout_r)[:, : hidden * directions] *= kept["masks"][k]
-            elif doutput is not None:
-                dout, dout_t, dout_r = doutput.reshape(-1), doutput.shape[2], T * doutput.shape[2]
-            else:
-                dout, dout_t, dout_r = EMPTY[self.dtype], 0, 0
-            for i, direction in enumerate(layer, k * directions):
-                direction.prepare_gradient(None if dstate is None else tuple(s[i] for s in dstate))
-            tasks = [
-                (direction.cell, direction.sizes, *rows, lengths, dout[i * hidden :], dout_t, dout_r,
-                 direction.wht, direction.x, direction.g, direction.c, direction.d, direction.e)
-                for i, direction in enumerate(layer)
-                for rows in ranges(B, threads, 2)
-            ]
-            run_tasks(scan.scan_backward, tasks, threads)
-            tasks = [task for direction in layer for task in direction.weight_gradient_tasks(z, threads)]
-            run_tasks(scan.weight_gradient, tasks, threads)
-            for i, direction in enumerate(layer, k * directions):
-                direction.unpack(threads)
-                for array, values in zip(dinitial, direction.state_gradient(), strict=True):
-                    array[i] = values
-            dz = self._input_gradient(k, T, B, threads) if k > 0 or input_gradient else None
-        if dz is None:
+        (way, lengths), self._kept = self._kept, None
+        way.start_back(dstate)
+        program = way.backward(input_gradient)
+        program.put("lengths", lengths)
+        program.put("dout", EMPTY[self.dtype] if doutput is None else doutput)
+        program.run()
+        for i, states in enumerate(way.dstates):
+            for array, values in zip(dinitial, states, strict=True):
+                array[i] = values
+        if not input_gradient:
             return None
-        dx = dz.reshape(T, B, -1)[:, :, : self.input_size]
+        dx = way.input_gradient_rows().reshape(way.T, way.B, -1)[:, :, : self.input_size]
         return np.ascontiguousarray(dx.transpose(1, 0, 2))
-
-    def _input_gradient(self, k: int, n_timesteps: int, n_samples: int, threads: int) -> NDArray:
-        """Sum over the directions of layer k the gradient of the input rows that it read."""
-        layer = self._layers[k]
-        columns = layer[0].padded_inputs
-        dz = self._buffers.get(f"dz{k}", n_timesteps, n_samples, columns)
-        for direction in layer:
-            direction.pack_inputs_transposed(threads)
-            add = direction is not layer[0]
-            panels = direction.input_panel, direction.input_group
-            tasks = [
-                (direction.sizes, *rows, add, direction.wxt, direction.g, dz, columns, *panels)
-                for rows in ranges(n_samples, threads, 2)
-            ]
-            run_tasks(scan.input_gradient, tasks, threads)
-        return dz
 
     # ---- streaming
 
@@ -601,11 +531,15 @@ class Recurrent:
         for (direction,) in self._layers:
             own = Direction(self.cell, direction.sizes.I, self.hidden_size, self.bias, self.dtype, False)
             own.parameters = direction.parameters
-            own.prepare(1, n_samples, False, None)
-            own.pack(1, False)
-            z = np.ones(n_samples * own.sizes.LZ, self.dtype)
-            sizes = own.sizes._replace(sums=ALONE if n_samples == 1 else 1)
-            layers.append((tuple(sizes), z, own.wx, own.wh, own.x, own.g, own.c))
+            Program(self.dtype, 1, [own.pack(False, 1)]).run()
+            sizes = batch_sizes(own.sizes, 1, n_samples, False)
+            sizes = sizes._replace(sums=ALONE if n_samples == 1 else 1)
+            z = np.ones(n_samples * sizes.LZ, self.dtype)
+            x = np.ones(2 * n_samples * sizes.LX, self.dtype)
+            x.reshape(-1, sizes.LX)[:, : own.padded] = 0
+            g = np.zeros(sizes.J * n_samples * sizes.S, self.dtype)
+            c = np.zeros(2 * n_samples * sizes.E * own.padded, self.dtype)
+            layers.append((tuple(sizes), z, own.wx, own.wh, x, g, c))
         shape = (self.num_layers, n_samples, self.hidden_size)
         return {
             "B": n_samples,

@@ -26,6 +26,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, overload, register_model
+from numba.np.arrayobj import populate_array
 
 # of functions that are only ever part of others: no entry points, which would have to be compiled as well
 INLINED = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -530,7 +531,7 @@ def restore_mode(typingctx, mode):
     return types.void(types.int64), emit
 
 
-# ---- words shared between threads
+# ---- words that threads share, and calls by address
 
 
 @intrinsic
@@ -552,6 +553,80 @@ def atomic_store(typingctx, array, index, value):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.int64), emit
+
+
+@intrinsic
+def atomic_add(typingctx, array, index, value):
+    """Add to array[index] of an int64 array, after everything done before; returns what it was."""
+
+    def emit(context, builder, sig, args):
+        pointer = _address(context, builder, sig.args[0], *args[:2])
+        return builder.atomic_rmw("add", pointer, args[2], "acq_rel")
+
+    return types.int64(array, types.intp, types.int64), emit
+
+
+@intrinsic
+def atomic_exchange(typingctx, array, index, old, new):
+    """Replace array[index] of an int64 array by `new` if it is `old`; tells whether it was."""
+
+    def emit(context, builder, sig, args):
+        pointer = _address(context, builder, sig.args[0], *args[:2])
+        done = builder.cmpxchg(pointer, args[2], args[3], "acq_rel", "monotonic")
+        return builder.extract_value(done, 1)
+
+    return types.boolean(array, types.intp, types.int64, types.int64), emit
+
+
+@intrinsic
+def call(typingctx, place):
+    """Call a C function with one pointer: at the address `place` lies its own, behind it the pointer."""
+
+    def emit(context, builder, sig, args):
+        pointer = builder.inttoptr(args[0], i64.as_pointer())
+        function, argument = (builder.load(builder.gep(pointer, [i64(k)])) for k in (0, 1))
+        c_function = ir.FunctionType(ir.VoidType(), [i64.as_pointer()]).as_pointer()
+        builder.call(builder.inttoptr(function, c_function), [builder.inttoptr(argument, i64.as_pointer())])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+def take_arguments(arguments: tuple[types.Type, ...]) -> Any:
+    """Make the intrinsic that reads arguments of these types from words, as `compiler.Task` has them lie."""
+    out = types.Tuple(arguments)
+
+    @intrinsic
+    def take(typingctx, words):
+        def emit(context, builder, sig, args):
+            position = 0
+
+            def word():
+                nonlocal position
+                position += 1
+                return builder.load(builder.gep(args[0], [i64(position - 1)]))
+
+            def value(kind):
+                if isinstance(kind, types.Array):
+                    return _array_at(context, builder, kind, word(), word())
+                if isinstance(kind, types.NamedUniTuple):
+                    return context.make_tuple(builder, kind, [word() for _ in range(kind.count)])
+                return word() if kind == types.intp else context.get_dummy_value()
+
+            return context.make_tuple(builder, out, [value(kind) for kind in arguments])
+
+        return out(words), emit
+
+    return take
+
+
+def _array_at(context, builder, kind, place, count):
+    """Emit an array of `count` elements at an address; nobody owns it."""
+    array = context.make_array(kind)(context, builder)
+    size = i64(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    data = builder.inttoptr(place, array.data.type)
+    populate_array(array, data, [count], [size], size, None)
+    return array._getvalue()
 
 
 @intrinsic

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import logging
 import os
 import pickle
@@ -19,6 +20,7 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numba
 from llvmlite import binding as llvm
@@ -29,7 +31,7 @@ from numba.core.compiler import CompileResult
 from numba.core.typing.templates import Signature
 from numba.misc.appdirs import AppDirs
 
-from numbarnn.simd import REGISTERS, VECTOR_BYTES
+from numbarnn.simd import REGISTERS, VECTOR_BYTES, take_arguments
 
 logger = logging.getLogger("numbarnn")
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -71,8 +73,8 @@ class _Cache:
     taken. A file that cannot be read or written costs a compilation, never the result.
     """
 
-    def __init__(self, function: Callable) -> None:
-        file = Path(function.__code__.co_filename)
+    def __init__(self, function: Callable, variant: str = "") -> None:
+        file, self._variant = Path(function.__code__.co_filename), variant
         # a function without a file (a notebook's) has nothing to be known by
         self._function, self._folder = function, cache_folder() if file.exists() else None
         self._name = f"{function.__module__}.{function.__qualname__}".replace("<", "").replace(">", "")
@@ -117,7 +119,7 @@ class _Cache:
     def _digest(self, sig, codegen, payload: bytes = b"") -> bytes:
         code, closure = self._function.__code__.co_code, self._function.__closure__ or ()
         cells = serialize.dumps([cell.cell_contents for cell in closure])
-        key = repr((source_digest(), sys.version, self._name, sig, codegen.magic_tuple()))
+        key = repr((source_digest(), sys.version, self._name, self._variant, sig, codegen.magic_tuple()))
         digest = hashlib.sha256(self._source)
         for part in (code, cells, key.encode(), payload):
             digest.update(hashlib.sha256(part).digest())
@@ -141,7 +143,35 @@ def _announce() -> None:
     logger.warning("numbarnn: compiling kernels for this machine; this takes some seconds, once")
 
 
+class Ints:
+    """Annotation of a task's argument that is an int64 array."""
+
+
+class Reals:
+    """Annotation of a task's argument that is an array of the task's element type."""
+
+
 _SHARED: list[Shared] = []
+
+
+class _Symbols:
+    """Functions compiled for the address of their code, one for each key; a lock keeps them one."""
+
+    def __init__(self) -> None:
+        self._compiled: dict[Any, CFunc] = {}
+        self._lock = threading.Lock()
+
+    def address(self, key: Any, make: Callable[[], tuple[Callable, Signature, _Cache]]) -> int:
+        if key not in self._compiled:
+            with self._lock:
+                if key not in self._compiled:
+                    function, signature, cache = make()
+                    plain = signature.args, signature.return_type
+                    compiled = CFunc(function, plain, {}, {"error_model": "numpy"})
+                    compiled._cache = cache
+                    compiled.compile()
+                    self._compiled[key] = compiled
+        return self._compiled[key].address
 
 
 class Shared:
@@ -157,23 +187,74 @@ class Shared:
 
     def __init__(self, function: Callable, signature: Callable[[types.Float], Signature]) -> None:
         self.function, self.signature = function, signature
-        self._loaded: dict[types.Float, CFunc] = {}
-        self._lock = threading.Lock()
+        self._symbols = _Symbols()
         _SHARED.append(self)
 
     def load(self, dtype: types.Float) -> types.ExternalFunction:
         """Compile the function for elements of `dtype`, or take it from the cache; tell LLVM its symbol."""
         signature = self.signature(dtype)
         symbol = f"numbarnn_{self.function.__name__}_{dtype}"
-        with self._lock:
-            if dtype not in self._loaded:
-                plain = signature.args, signature.return_type
-                compiled = CFunc(self.function, plain, {}, {"error_model": "numpy"})
-                compiled._cache = _Cache(self.function)
-                compiled.compile()
-                llvm.add_symbol(symbol, compiled.address)
-                self._loaded[dtype] = compiled
+        address = self._symbols.address(dtype, lambda: (self.function, signature, _Cache(self.function)))
+        llvm.add_symbol(symbol, address)
         return types.ExternalFunction(symbol, signature)
+
+
+class Task:
+    """A kernel that threads run without the interpreter: its arguments lie in memory as 64-bit words.
+
+    An annotation says what an argument is: ``Cell`` takes no word, ``int`` takes one, `Ints` and `Reals` are
+    arrays, whose address and number of elements are two, and a named tuple of integers takes one for each.
+
+    Parameters
+    ----------
+    function : callable
+
+    Examples
+    --------
+    >>> from numbarnn.kernels.compiler import Ints, task
+    >>> @task
+    ... def fill(value: "int", out: "Ints"):
+    ...     out[:] = value
+    >>> fill.kinds
+    ('int', 'Ints')
+    """
+
+    def __init__(self, function: Callable) -> None:
+        self.function = function
+        self.names = tuple(inspect.signature(function).parameters)
+        self.kinds = tuple(function.__annotations__[name] for name in self.names)
+        self._symbols = _Symbols()
+
+    def address(self, cell: types.Type | None, dtype: types.Float) -> int:
+        """Compile the task for a cell and elements of `dtype`, or take it from the cache; its address."""
+        return self._symbols.address((cell, dtype), lambda: self._entry(cell, dtype))
+
+    def _entry(self, cell: types.Type | None, dtype: types.Float) -> tuple[Callable, Signature, _Cache]:
+        for shared in _SHARED:
+            shared.load(dtype)
+        of_kind = {
+            "Cell": cell,
+            "int": types.intp,
+            "Ints": types.Array(types.int64, 1, "C"),
+            "Reals": types.Array(dtype, 1, "C"),
+        }
+        arguments = []
+        for kind in self.kinds:
+            if kind not in of_kind:
+                fields = self.function.__globals__[kind]
+                of_kind[kind] = types.NamedUniTuple(types.intp, len(fields._fields), fields)
+            arguments.append(of_kind[kind])
+        names = "".join(f"{name}, " for name in self.names)
+        body, take = njit(self.function, inline="always"), take_arguments(tuple(arguments))
+        scope = {"__name__": __name__, "body": body, "take": take}
+        exec(f"def entry(words):\n    {names} = take(words)\n    body({names})", scope)
+        signature = types.void(types.CPointer(types.int64))
+        return scope["entry"], signature, _Cache(self.function, f"{cell} {dtype}")
+
+
+def task(function: Callable) -> Task:
+    """Make a `Task` of a function."""
+    return Task(function)
 
 
 def kernel(function):

@@ -6,62 +6,83 @@ depend on that row alone, as in the recurrent layers.
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import threading
 
-from numbarnn.kernels.compiler import kernel
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from numbarnn.kernels.compiler import Reals, task
 from numbarnn.kernels.gemm import gemm
-from numbarnn.kernels.threads import post, ranges, run_tasks, worthwhile_threads
+from numbarnn.kernels.threads import Program, Slot, ranges, worthwhile_threads
 from numbarnn.simd import VECTOR_BYTES, lanes_of
 
 DEPTH = 128  # rows of b at a time
 
 
-@kernel
-def _product(signal, r0, r1, depth, columns, a, a_row, a_k, b, c):
+@task
+def _product(
+    r0: int, r1: int, depth: int, columns: int, a: Reals, a_row: int, a_k: int, b: Reals, c: Reals
+):
     """Set rows r0 to r1 of c (rows, columns) to a b, b (depth, columns), columns a multiple of the lanes."""
-    post(signal)
     for k in range(0, depth, DEPTH):
         gemm(columns // lanes_of(c), r1 - r0, 1, k > 0, a, r0 * a_row + k * a_k, a_row, 0, a_k,
              b, k * columns, columns, 1, min(DEPTH, depth - k), c, r0 * columns, columns)
 
 
-def matmul(a: NDArray, b: NDArray, n_jobs: int | None = None) -> NDArray:
-    """Multiply two matrices of one dtype, float32 or float64.
+class Product:
+    """The product of two matrices of given shapes, prepared once.
 
     Parameters
     ----------
-    a : ndarray of shape (n, m)
-        C-contiguous, or the transpose of such an array, of which no copy is made.
-    b : ndarray of shape (m, k)
+    rows, depth, columns : int
+    dtype : dtype
+        float32 or float64.
     n_jobs : int or None, default=None
         Number of threads.
-
-    Returns
-    -------
-    c : ndarray of shape (n, k)
-        C-contiguous; a row has the same bits whatever other rows there are.
+    transposed : bool, default=False
+        Whether the left matrix comes as the transpose of a C-contiguous array, of which no copy is made.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from numbarnn.kernels.dense import matmul
-    >>> matmul(np.ones((2, 3)), np.ones((3, 2)))
+    >>> from numbarnn.kernels.dense import Product
+    >>> Product(2, 3, 2, "float64")(np.ones((2, 3)), np.ones((3, 2)))
     array([[3., 3.],
            [3., 3.]])
     """
-    (rows, depth), columns = a.shape, b.shape[1]
-    lanes = VECTOR_BYTES // b.itemsize
-    padded = -(-columns // lanes) * lanes
-    if padded != columns:
-        b, narrow = np.zeros((depth, padded), b.dtype), b
-        b[:, :columns] = narrow
-    if a.flags.c_contiguous:
-        flat, a_row, a_k = a.reshape(-1), depth, 1
-    else:
-        flat, a_row, a_k = np.ascontiguousarray(a.T).reshape(-1), 1, rows
-    c = np.empty((rows, padded), b.dtype)
-    threads = worthwhile_threads(rows * depth * padded, n_jobs)
-    arguments = (depth, padded, flat, a_row, a_k, np.ascontiguousarray(b).reshape(-1), c.reshape(-1))
-    run_tasks(_product, [(*share, *arguments) for share in ranges(rows, threads)], threads)
-    return c if padded == columns else np.ascontiguousarray(c[:, :columns])
+
+    def __init__(
+        self, rows: int, depth: int, columns: int, dtype: DTypeLike, n_jobs: int | None = None,
+        transposed: bool = False,
+    ) -> None:
+        self._dtype, self._transposed, self._lock = np.dtype(dtype), transposed, threading.Lock()
+        lanes = VECTOR_BYTES // self._dtype.itemsize
+        padded = -(-columns // lanes) * lanes
+        self._b, self._shape, self._columns = np.zeros((depth, padded), dtype), (rows, padded), columns
+        threads = worthwhile_threads(rows * depth * padded, n_jobs)
+        a_row, a_k = (1, rows) if transposed else (depth, 1)
+        arguments = depth, padded, Slot("a"), a_row, a_k, self._b, Slot("c")
+        tasks = [(_product, *share, *arguments) for share in ranges(rows, threads)]
+        self._program = Program(dtype, threads, [tasks])
+
+    def __call__(self, a: NDArray, b: NDArray) -> NDArray:
+        """Multiply.
+
+        Parameters
+        ----------
+        a : ndarray of shape (rows, depth)
+        b : ndarray of shape (depth, columns)
+            Both of the product's dtype.
+
+        Returns
+        -------
+        c : ndarray of shape (rows, columns)
+            C-contiguous; a row has the same bits whatever other rows there are.
+        """
+        c = np.empty(self._shape, self._dtype)
+        with self._lock:
+            self._b[:, : self._columns] = b
+            self._program.put("a", np.ascontiguousarray(a.T if self._transposed else a))
+            self._program.put("c", c)
+            self._program.run()
+        return c if self._columns == self._shape[1] else np.ascontiguousarray(c[:, : self._columns])

@@ -12,19 +12,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.kernels.compiler import kernel
-from numbarnn.kernels.threads import post
+from numbarnn.kernels.compiler import Ints, Reals, task
 
 
-@kernel
-def move(signal, first, last, plan, source, target):
-    """Copy boxes `first` to `last` of the plan, each a row of the names below.
+@task
+def move(first: int, last: int, plan: Ints, source: Reals, target: Reals):
+    """Copy boxes `first` to `last` of the plan, which has one behind the other, each the names below.
 
     target[to + i t_i + j t_j + k t_k] = source[at + i a_i + j a_j + k a_k] for all i < n_i, j < n_j, k < n_k.
     """
-    post(signal)
-    for b in range(first, last):
-        n_i, n_j, n_k, at, a_i, a_j, a_k, to, t_i, t_j, t_k = plan[b]
+    for b in range(11 * first, 11 * last, 11):
+        n_i, n_j, n_k, at = plan[b], plan[b + 1], plan[b + 2], plan[b + 3]
+        a_i, a_j, a_k, to = plan[b + 4], plan[b + 5], plan[b + 6], plan[b + 7]
+        t_i, t_j, t_k = plan[b + 8], plan[b + 9], plan[b + 10]
         for i in range(n_i):
             for j in range(n_j):
                 a, t = at + i * a_i + j * a_j, to + i * t_i + j * t_j

@@ -29,15 +29,19 @@ number of threads nor on the rows that share its batch. Only a row that streams 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from numba import njit
 from numba.extending import register_jitable
 
-from numbarnn.kernels.compiler import kernel
+from numbarnn.kernels.compiler import Ints, Reals, kernel, task
 from numbarnn.kernels.equations import cell_backward, cell_forward, load_slots, load_states
 from numbarnn.kernels.gemm import gemm
 from numbarnn.kernels.sizes import Sizes
-from numbarnn.kernels.threads import post
 from numbarnn.simd import INLINED, flush_subnormals, lanes_of, load, restore_mode, store, store_many
+
+if TYPE_CHECKING:
+    from numbarnn.cells import Cell
 
 inline = njit(inline="always")  # into the kernel it is part of: compiled once, there
 
@@ -64,9 +68,32 @@ def _add_row(n, a, at, b, to):
         b[to + i] += a[at + i]
 
 
+@task
+def copy_inputs(sizes: Sizes, r0: int, r1: int, lengths: Ints, inputs: Reals, z: Reals):
+    """Copy rows r0 to r1 of the inputs (B, T, I) to the input rows, with zeros past their lengths."""
+    for r in range(r0, r1):
+        for t in range(sizes.T):
+            to = (t * sizes.B + r) * sizes.LZ
+            if t < lengths[r]:
+                at = (r * sizes.T + t) * sizes.I
+                for i in range(sizes.I):
+                    z[to + i] = inputs[at + i]
+            else:
+                for i in range(sizes.I):
+                    z[to + i] = 0
+
+
+@task
+def multiply_rows(r0: int, r1: int, n: int, mask: Reals, rows: Reals, stride: int):
+    """Multiply the first n elements of rows r0 to r1, which are `stride` apart, by those of the mask."""
+    for r in range(r0, r1):
+        for i in range(n):
+            rows[r * stride + i] *= mask[r * n + i]
+
+
 @inline
 def _input_product(sizes, j, r0, r1, s0, s1, z, wx, g):
-    """Set steps s0 to s1 of block j of g to [x | 1] wx, and to zero in the slots that do not see the input."""
+    """Set steps s0 to s1 of block j of g to [x | 1] wx, in slots that do not see the input to zero."""
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
     lanes = lanes_of(g)
     depth = sizes.I + 1
@@ -88,9 +115,9 @@ def _input_product(sizes, j, r0, r1, s0, s1, z, wx, g):
 
 @inline
 def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, wx, wh, x, g, c):
-    """Do step s of rows r0 to r1: the sums of a block in g, by the recurrent product only if `active`; the cell.
+    """Do step s of rows r0 to r1: both products (the recurrent one only if `active`), then the cell.
 
-    The input product has been done where `sizes.steps` says that several steps have it done at once.
+    Where `sizes.steps` says that several steps have their input product at once, it has been done.
     """
     B, U, S, Sh, LX = sizes.B, sizes.U, sizes.S, sizes.Sh, sizes.LX
     lanes = lanes_of(g)
@@ -140,10 +167,12 @@ def _clear_padding(sizes, j, rows, g_row, row, x, g, c):
                 at += sizes.U
 
 
-@kernel
-def scan_forward(signal, cell, sizes, r0, r1, lengths, z, wx, wh, x, g, c, out, out_t, out_r):
+@task
+def scan_forward(
+    cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, z: Reals, wx: Reals, wh: Reals, x: Reals,
+    g: Reals, c: Reals, out: Reals, out_t: int, out_r: int,
+):
     """Take rows r0 to r1 through all time steps; out[t out_t + r out_r + unit] = h, unless out is empty."""
-    post(signal)
     last = 0
     for r in range(r0, r1):
         last = max(last, lengths[r])
@@ -194,14 +223,16 @@ def _cell_backward(cell, sizes, r0, r1, t, lengths, x, g, c, d, e):
                     g[(block + r) * S + i] = 0
 
 
-@kernel
-def scan_backward(signal, cell, sizes, r0, r1, lengths, dout, dout_t, dout_r, wht, x, g, c, d, e):
+@task
+def scan_backward(
+    cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, dout: Reals, dout_t: int, dout_r: int,
+    wht: Reals, x: Reals, g: Reals, c: Reals, d: Reals, e: Reals,
+):
     """Take rows r0 to r1 back through all time steps.
 
     dout is strided as `out` in `scan_forward` and may be empty. d and e hold the gradient of the final states
     at first and of the initial states in the end.
     """
-    post(signal)
     mode = flush_subnormals()
     T, B, S, Sh, P = sizes.T, sizes.B, sizes.S, sizes.Sh, sizes.P
     padded = sizes.J * sizes.U
@@ -225,30 +256,33 @@ def scan_backward(signal, cell, sizes, r0, r1, lengths, dout, dout_t, dout_r, wh
     restore_mode(mode)
 
 
-@kernel
-def input_gradient(signal, sizes, r0, r1, add, wxt, g, dz, LD, P, group):
+@task
+def input_gradient(
+    sizes: Sizes, r0: int, r1: int, add: int, wxt: Reals, g: Reals, dz: Reals, LD: int, P: int, group: int
+):
     """Set dz to (dz if add else 0) + dgates wx', for rows r0 to r1, from what `scan_backward` left in g."""
-    post(signal)
     mode = flush_subnormals()
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
     for p in range(LD // P):
         for j in range(0, sizes.J, group):
             for t in range(T):
-                gemm(P // lanes_of(g), r1 - r0, sizes.sums, add or j > 0,
+                gemm(P // lanes_of(g), r1 - r0, sizes.sums, add > 0 or j > 0,
                      g, ((j * T + t) * B + r0) * S + S - Sx, S, T * B * S, 1,
                      wxt, (p * sizes.J + j) * Sx * P, P, min(group, sizes.J - j), Sx,
                      dz, (t * B + r0) * LD + p * P, LD)
     restore_mode(mode)
 
 
-@kernel
-def weight_gradient(signal, sizes, j0, j1, m0, m1, a, a_at, a_stride, depth, g, first, columns, dw):
+@task
+def weight_gradient(
+    sizes: Sizes, j0: int, j1: int, m0: int, m1: int, a: Reals, a_at: int, a_stride: int, depth: int,
+    g: Reals, first: int, columns: int, dw: Reals,
+):
     """Set rows m0 to m1 of blocks j0 to j1 of dw (J, depth, columns) to the sum over t and b of a' dgates.
 
     Row (t, b) of `a` stands at a_at + (t B + b) a_stride: an input row for dwx, the state row before the step
     for dwh. `first` is where the slots that see it begin in a block of g.
     """
-    post(signal)
     mode = flush_subnormals()
     lanes = lanes_of(g)
     N = sizes.T * sizes.B

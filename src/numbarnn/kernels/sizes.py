@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from numbarnn.kernels.gemm import panel_depth, panel_vectors
 from numbarnn.simd import VECTOR_BYTES
@@ -47,6 +48,21 @@ class Sizes(NamedTuple):
     group: int  # blocks of a panel of wht that one product goes through
 
 
+def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray:
+    """Make a flat array of zeros that begins with a cache line.
+
+    Registers are then never loaded from two lines, and rows that two threads write never share one.
+
+    >>> from numbarnn.kernels.sizes import aligned_zeros
+    >>> aligned_zeros(3, "float32")
+    array([0., 0., 0.], dtype=float32)
+    """
+    dtype = np.dtype(dtype)
+    whole = np.zeros(size + LINE_BYTES // dtype.itemsize, dtype)
+    first = -whole.__array_interface__["data"][0] % LINE_BYTES // dtype.itemsize
+    return whole[first : first + size]
+
+
 def row_stride(elements: int, itemsize: int) -> int:
     """Count the elements from row to row: odd numbers of cache lines, so that rows fall into different sets.
 
@@ -78,7 +94,8 @@ def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reve
         g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
         kx=panel_depth(x_columns, itemsize, n_inputs + 1), kh=panel_depth(h_columns, itemsize, padded + 1),
         # half a panel: the other half is for the rows of x or z, which lie apart
-        kn=max(16, panel_depth(h_columns, itemsize) // 2), P=panel, group=max(1, 2 * panel_depth(panel, itemsize) // h_columns),
+        kn=max(16, panel_depth(h_columns, itemsize) // 2),
+        P=panel, group=max(1, 2 * panel_depth(panel, itemsize) // h_columns),
     )
 
 
@@ -99,12 +116,12 @@ def weight_gradient_blocks(
 ) -> list[tuple[int, int, int, int]]:
     """Cut dw (J, depth, columns) into pieces (j0, j1, m0, m1) that stay in the second-level cache.
 
-    There are enough of them for every thread, where dw has that many blocks.
+    There are enough of them to keep every thread busy to the end, where dw is large enough.
     """
-    rows = min(depth, 264)
-    parts = -(-depth // rows)
+    wanted = 1 if threads == 1 else 2 * threads
+    parts = max(-(-depth // 264), min(-(-wanted // sizes.J), depth // 6))
     rows = -(-depth // parts)
-    group = max(1, min(L2_BYTES // (rows * columns * itemsize), -(-sizes.J * parts // threads)))
+    group = max(1, min(L2_BYTES // (rows * columns * itemsize), -(-sizes.J * parts // wanted)))
     return [
         (j, min(sizes.J, j + group), m, min(depth, m + rows))
         for m in range(0, depth, rows)

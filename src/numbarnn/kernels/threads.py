@@ -1,13 +1,14 @@
-"""Threads for the kernels: Python's own, since a kernel releases the GIL.
+"""Programs of tasks, and the threads that run them: Python's own, since a kernel releases the GIL.
 
 No Numba thread layer takes part. That is one answer for tbb, omp and workqueue alike: several Python threads
 may call at once (workqueue would abort the process), a forked child may go on (GNU OpenMP would not), and no
 parallel wrapper has to be compiled beside each kernel.
 
-Waking a sleeping thread costs 50 to 100 microseconds, as much as a small network's whole forward pass, so a
-worker spins for a moment after each task before it sleeps. Two rules keep the GIL out of the way meanwhile: a
-worker is told of new work from inside the caller's kernel (`post`), when the GIL is free for it to take; and
-it says that it is done from inside `_serve`, when it has given the GIL back.
+Calls between Python and compiled code, and the GIL, cost as much as a small network's whole forward pass. So
+everything between two looks at Python objects is one `Program`: its tasks lie in memory with their arguments,
+and caller and workers take them from there, phase after phase, without the interpreter. The caller never
+waits for a task that nobody has taken: a worker that sleeps, or that the system lets wait, is not missed.
+Waking a sleeping thread takes 50 to 100 microseconds, so a worker spins for a moment before it sleeps.
 """
 
 from __future__ import annotations
@@ -17,33 +18,41 @@ import numbers
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import joblib
 import numpy as np
-from numba import njit, types
+from numba import from_dtype, types
 from numba.extending import register_jitable
+from numpy.typing import DTypeLike, NDArray
 
 from numbarnn.kernels.compiler import kernel
-from numbarnn.simd import INLINED, atomic_load, atomic_store, pause
+from numbarnn.simd import (
+    INLINED,
+    atomic_add,
+    atomic_exchange,
+    atomic_load,
+    atomic_store,
+    call,
+    pause,
+)
 
-TICKET, NEXT_TICKET = 0, 1  # words of the mailbox; worker i has three more on a cache line of its own
-LINE = 8
-DONE, ASLEEP, WANTED = 0, 1, 2
+LINE = 8  # words of a cache line
+# words of the mailbox. CLAIM holds, from the top, the number of the phase, its tasks, and those taken
+CLAIM, PLACE, HELPERS, FINISHED, TAKEN = 0, 1, 2, LINE, 2 * LINE
+ASLEEP = 3 * LINE  # of the first worker; every other has it a line further
+COUNT_BITS = 20
+COUNT_MASK = (1 << COUNT_BITS) - 1
+PHASES = (1 << 23) - 1
+MOST_WORKERS = 1023
 SPINS = 20_000  # about a millisecond
 PARALLEL_FLOPS = 4_000_000  # below this, waking a second thread costs more than it saves
 YIELD_EVERY = 1024  # looks after which another thread may have the core: there may be more threads than cores
 
 _yield_core = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
-
-
-@njit(inline="always")
-def post(signal):
-    """Let the workers start: the first statement of every kernel that `run_tasks` runs."""
-    atomic_store(signal, TICKET, atomic_load(signal, NEXT_TICKET))
 
 
 @register_jitable(**INLINED)
@@ -55,143 +64,95 @@ def _relax(look):
 
 
 @register_jitable(**INLINED)
-def _is_called(mailbox, line, ticket):
-    """Tell whether the ticket posted is a new one for this worker, or the negative one that sends it home."""
-    posted = atomic_load(mailbox, TICKET)
-    return posted < 0 or (posted != ticket and posted == atomic_load(mailbox, line + WANTED))
-
-
-@kernel
-def _serve(mailbox, worker, ticket, spins):
-    """Wait as a worker that has done `ticket`: True when a new one is posted, False after `spins` looks."""
-    line = (worker + 1) * LINE
-    atomic_store(mailbox, line + DONE, ticket)
-    for look in range(spins):
-        if _is_called(mailbox, line, ticket):
+def _do_one(mailbox, worker):
+    """Take a task of the phase and do it, as a worker (from 0) or the caller (-1); False if there is none."""
+    while True:
+        word = atomic_load(mailbox, CLAIM)
+        index = word & COUNT_MASK
+        if index >= (word >> COUNT_BITS) & COUNT_MASK or worker >= atomic_load(mailbox, HELPERS):
+            return False
+        # it succeeds only in the phase that all of this was read in, and that waits for the task from now on
+        if atomic_exchange(mailbox, CLAIM, word, word + 1):
+            call(atomic_load(mailbox, PLACE) + 16 * index)
+            atomic_add(mailbox, FINISHED, 1)
             return True
-        _relax(look)
-    atomic_store(mailbox, line + ASLEEP, 1)
-    return _is_called(mailbox, line, ticket)
 
 
 @kernel
-def _all_done(mailbox, workers, spins):
-    """Wait as the caller: True when the workers have done what is wanted, False after `spins` looks."""
+def _serve(mailbox, worker, spins):
+    """Do tasks until there have been none for `spins` looks."""
     look = 0
-    for worker in range(workers):
-        line = (worker + 1) * LINE
-        while atomic_load(mailbox, line + DONE) != atomic_load(mailbox, line + WANTED):
+    while look < spins:
+        if _do_one(mailbox, worker):
+            look = 0
+        else:
             look += 1
-            if look == spins:
-                return False
             _relax(look)
-    return True
+    atomic_store(mailbox, ASLEEP + worker * LINE, 1)
+    while _do_one(mailbox, worker):
+        pass
+
+
+@kernel
+def _run(mailbox, helpers, place, ends):
+    """Do the tasks whose rows (function, words) begin at the address `place`; ends of phases in `ends`.
+
+    Workers below `helpers` take part, unless another caller has them.
+    """
+    first = 0
+    if helpers == 0 or not atomic_exchange(mailbox, TAKEN, 0, 1):
+        for task in range(ends[-1]):
+            call(place + 16 * task)
+        return
+    atomic_store(mailbox, HELPERS, helpers)
+    for end in ends:
+        atomic_store(mailbox, PLACE, place + 16 * first)
+        atomic_store(mailbox, FINISHED, 0)
+        phase = ((atomic_load(mailbox, CLAIM) >> 2 * COUNT_BITS) + 1) & PHASES
+        atomic_store(mailbox, CLAIM, (phase << 2 * COUNT_BITS) | (end - first) << COUNT_BITS)
+        while _do_one(mailbox, -1):
+            pass
+        look = 0
+        while atomic_load(mailbox, FINISHED) < end - first:
+            look += 1
+            _relax(look)
+        first = end
+    atomic_store(mailbox, TAKEN, 0)
 
 
 class _Pool:
-    """Worker threads that live as long as the process; one caller at a time uses them."""
+    """Worker threads that live as long as the process; one caller at a time has them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.mailbox = np.zeros(LINE, np.int64)
+        self.mailbox = np.zeros(ASLEEP + MOST_WORKERS * LINE, np.int64)
         self.wakes: list[threading.Semaphore] = []
-        self.jobs: list[Callable[[], None] | None] = []
-        self.error: BaseException | None = None
 
-    def grow(self, workers: int) -> None:
-        """Have at least this many workers. A larger mailbox means new threads: the old ones are sent home."""
-        if workers <= len(self.wakes):
-            return
-        self._send_home()
-        self.mailbox = np.zeros(LINE * (workers + 1), np.int64)
-        self.jobs = [None] * workers
-        try:
-            for i in range(workers):
+    def call(self, workers: int) -> int:
+        """Have up to so many workers awake; returns how many there are."""
+        if workers > len(self.wakes):
+            self._grow(min(workers, MOST_WORKERS))
+        workers = min(workers, len(self.wakes))
+        for i in range(workers):
+            if self.mailbox[ASLEEP + i * LINE]:
+                self.mailbox[ASLEEP + i * LINE] = 0
+                self.wakes[i].release()
+        return workers
+
+    def _grow(self, workers: int) -> None:
+        # where no more threads are to be had, those that there are do the work
+        with self.lock, contextlib.suppress(RuntimeError):
+            for i in range(len(self.wakes), workers):
                 wake = threading.Semaphore(0)
-                arguments = (i, self.mailbox, wake, self.jobs)
-                name = f"numbarnn-{i + 1}"
-                threading.Thread(target=self._work, args=arguments, name=name, daemon=True).start()
+                arguments = (self.mailbox, i, wake)
+                threading.Thread(target=_work, args=arguments, name=f"numbarnn-{i + 1}", daemon=True).start()
                 self.wakes.append(wake)
-        except BaseException:  # no more threads to be had, or Ctrl-C: those that did start are not waited for
-            self._send_home()
-            raise
-
-    def _send_home(self) -> None:
-        mailbox, wakes = self.mailbox, self.wakes
-        self.mailbox, self.wakes, self.jobs = np.zeros(LINE, np.int64), [], []
-        mailbox[NEXT_TICKET] = mailbox[TICKET] = -1
-        for wake in wakes:
-            wake.release()
-
-    def _work(self, i: int, mailbox: np.ndarray, wake: threading.Semaphore, jobs: list) -> None:
-        ticket, line = 0, (i + 1) * LINE
-        while True:
-            if not _serve(mailbox, i, ticket, SPINS):
-                wake.acquire()
-            mailbox[line + ASLEEP] = 0
-            if mailbox[TICKET] < 0:
-                return
-            wanted = int(mailbox[line + WANTED])
-            if wanted == ticket or wanted != mailbox[TICKET]:
-                continue  # woken before the caller's kernel began
-            ticket = wanted
-            try:
-                jobs[i]()
-            except BaseException as error:  # carried to the caller, who raises it
-                self.error = error
-
-    def wait(self) -> None:
-        """Wait until the workers have done what is wanted; wake those that sleep and have not seen it.
-
-        Ctrl-C is held back until then, for they write to the caller's arrays.
-        """
-        interruption = None
-        while True:
-            try:
-                if _all_done(self.mailbox, len(self.wakes), SPINS):
-                    break
-                for i, wake in enumerate(self.wakes):
-                    done, asleep, wanted = self.mailbox[(i + 1) * LINE :][:3]
-                    if asleep and done != wanted:
-                        wake.release()
-            except KeyboardInterrupt as error:
-                interruption = error
-        if interruption is not None:
-            raise interruption
-
-    def run(self, function: Callable, tasks: Sequence[tuple], threads: int) -> None:
-        """Share the tasks out between the caller and threads - 1 workers; the lock must be held."""
-        self.wait()  # a caller that was interrupted at the wrong moment may have left workers busy
-        self.grow(threads - 1)
-        mailbox, jobs = self.mailbox, self.jobs
-        self.error = None
-        ticket = int(mailbox[TICKET]) + 1
-        lines = [(i + 1) * LINE for i in range(threads - 1)]
-        try:
-            for i, line in enumerate(lines):
-                jobs[i] = partial(_run_serially, function, tasks[i + 1 :: threads])
-                mailbox[line + WANTED] = ticket
-                if mailbox[line + ASLEEP]:
-                    self.wakes[i].release()
-            mailbox[NEXT_TICKET] = ticket
-            for task in tasks[::threads]:
-                function(mailbox, *task)
-        finally:
-            if mailbox[TICKET] != ticket:  # the kernel never began: it could not be compiled
-                for line in lines:
-                    mailbox[line + WANTED] = mailbox[line + DONE]
-            try:
-                self.wait()
-            finally:
-                jobs[:] = [None] * len(jobs)  # let go of the arrays
-        if self.error is not None:
-            raise self.error
 
 
-def _run_serially(function: Callable, tasks: Sequence[tuple]) -> None:
-    signal = np.zeros(2, np.int64)
-    for task in tasks:
-        function(signal, *task)
+def _work(mailbox: NDArray, worker: int, wake: threading.Semaphore) -> None:
+    while True:
+        _serve(mailbox, worker, SPINS)
+        wake.acquire()
 
 
 _pool = _Pool()
@@ -207,24 +168,91 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def run_tasks(function: Callable, tasks: Sequence[tuple[Any, ...]], threads: int) -> None:
-    """Call the kernel as function(signal, *task) for each task, on up to `threads` threads.
+class Slot:
+    """Stands in a program for an array that is not known yet, from element `offset` on; see `Program.put`."""
 
-    Returns when all are done. The tasks must write to different memory. When another Python thread is using
-    the workers, all tasks run in the caller's thread: the machine is busy then, and results do not depend on
-    who computed them.
+    def __init__(self, name: str, offset: int = 0) -> None:
+        self.name, self.offset = name, offset
+
+
+class Program:
+    """Tasks with their arguments, phase after phase: made once, run many times, each in one call.
+
+    Tasks of a phase may run at the same time and must write to different memory.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64, the element type of the tasks.
+    threads : int
+        How many threads may take part.
+    phases : sequence of sequence of tuple
+        Of each task the `Task` and its arguments; a `Slot` for an array that changes from run to run.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.kernels.compiler import task
+    >>> from numbarnn.kernels.threads import Program
+    >>> @task
+    ... def fill(value: "int", out: "Ints"):
+    ...     out[:] = value
+    >>> a, b = np.zeros(2, np.int64), np.zeros(3, np.int64)
+    >>> Program("float32", 2, [[(fill, 4, a), (fill, 5, b)]]).run()
+    >>> a.tolist(), b.tolist()
+    ([4, 4], [5, 5, 5])
     """
-    threads, pool, mine = min(threads, len(tasks)), _pool, False
-    try:
+
+    def __init__(self, dtype: DTypeLike, threads: int, phases: Sequence[Sequence[tuple[Any, ...]]]) -> None:
+        words: list[int] = []
+        table: list[tuple[int, int]] = []
+        self._held: dict[Any, NDArray] = {}  # the arrays whose addresses the words are
+        self._slots: dict[str, list[tuple[int, int]]] = {}
+        for task, *arguments in (row for phase in phases for row in phase):
+            start, cell = len(words), None
+            for kind, argument in zip(task.kinds, arguments, strict=True):
+                if kind == "Cell":
+                    cell = argument._numba_type_
+                elif isinstance(argument, Slot):
+                    self._slots.setdefault(argument.name, []).append((len(words), argument.offset))
+                    words += 0, 0
+                elif isinstance(argument, np.ndarray):
+                    self._held[len(words)] = argument
+                    words += _address(argument), argument.size
+                else:
+                    words += argument if isinstance(argument, tuple) else (argument,)
+            table.append((task.address(cell, from_dtype(np.dtype(dtype))), start))
+        self._words = np.array(words or [0], np.int64)
+        self._table = np.array(table, np.int64).reshape(-1, 2)
+        self._table[:, 1] = _address(self._words) + 8 * self._table[:, 1]
+        self._place = _address(self._table)
+        self._ends = np.cumsum([len(phase) for phase in phases], dtype=np.int64)
+        self._helpers = min(threads, max(map(len, phases), default=0)) - 1
+
+    def put(self, name: str, array: NDArray) -> None:
+        """Let the slots of that name be this C-contiguous array until another is put there."""
+        self._held[name] = array
+        address, size, itemsize = _address(array), array.size, array.itemsize
+        for position, offset in self._slots.get(name, ()):
+            self._words[position] = address + offset * itemsize
+            self._words[position + 1] = max(0, size - offset)
+
+    def run(self) -> None:
+        """Do all tasks; return when all are done.
+
+        When another Python thread has the workers, all tasks run in the caller's thread: the machine is busy
+        then, and results do not depend on who computed them.
+        """
+        pool, helpers = _pool, 0
         # threads cannot take the GIL again once the interpreter has begun to end
-        mine = threads > 1 and not sys.is_finalizing() and pool.lock.acquire(blocking=False)
-        if mine:
-            pool.run(function, tasks, threads)
-        else:
-            _run_serially(function, tasks)
-    finally:
-        if mine:
-            pool.lock.release()
+        if self._helpers > 0 and not sys.is_finalizing():
+            helpers = pool.call(self._helpers)
+        if self._ends.size:
+            _run(pool.mailbox, helpers, self._place, self._ends)
+
+
+def _address(array: NDArray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def ranges(total: int, parts: int, multiple: int = 1) -> list[tuple[int, int]]:
