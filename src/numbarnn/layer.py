@@ -135,7 +135,8 @@ class Direction:
         return self._moves(self.gradient_plan, self.packed_gradients, self.gradients, threads)
 
     def _moves(self, plan: NDArray, source: NDArray, target: NDArray, threads: int) -> list[tuple]:
-        boxes = ranges(len(plan), threads if self.parameters.size > PARALLEL_PARAMETERS else 1)
+        # the boxes differ in size: pieces enough that no thread waits for another
+        boxes = ranges(len(plan), 4 * threads if self.parameters.size > PARALLEL_PARAMETERS else 1)
         return [(pack.move, *box, plan, source, target) for box in boxes]
 
 

@@ -80,9 +80,9 @@ def _do_one(mailbox, worker):
 
 @kernel
 def _serve(mailbox, worker, spins):
-    """Do tasks until there have been none for `spins` looks."""
+    """Do tasks until there have been none for `spins` looks; never leave while a program is being run."""
     look = 0
-    while look < spins:
+    while look < spins or (atomic_load(mailbox, TAKEN) != 0 and worker < atomic_load(mailbox, HELPERS)):
         if _do_one(mailbox, worker):
             look = 0
         else:
