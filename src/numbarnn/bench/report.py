@@ -55,11 +55,11 @@ def format_seconds(seconds: float) -> str:
 
     Examples
     --------
-    >>> format_seconds(0.00123), format_seconds(2.5e-6), format_seconds(12.0)
-    ('1.23 ms', '2.5 us', '12 s')
+    >>> format_seconds(0.00123), format_seconds(2.5e-6), format_seconds(0.9998)
+    ('1.23 ms', '2.5 us', '1 s')
     """
     for scale, unit in ((1, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= scale:
+        if seconds >= 0.9995 * scale:  # or it would be written as 1e+03 of the next
             return f"{seconds / scale:.3g} {unit}"
     return f"{seconds / 1e-9:.3g} ns"
 
