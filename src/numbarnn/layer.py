@@ -101,7 +101,8 @@ class Direction:
         sizes, x_gates, h_gates = self.sizes, self.cell.x_gates, self.cell.h_gates
         H, U, J, inputs, rows = sizes.H, sizes.U, sizes.J, sizes.I, len(self.cell.gates) * sizes.H
         depth_x, depth_h = inputs + 1, self.padded + 1
-        parts = (J * depth_x * sizes.Sx, J * depth_h * sizes.Sh,
+        self.joined = sizes.D > depth_h  # wx is part of wh
+        parts = (0 if self.joined else J * depth_x * sizes.Sx, J * sizes.D * sizes.Sh,
                  self.padded * J * sizes.Sh, self.padded_inputs * J * sizes.Sx)
         line = LINE_BYTES // dtype.itemsize
         ends = np.cumsum([0, *(-(-part // line) * line for part in parts)])
@@ -112,8 +113,9 @@ class Direction:
         weight_hh = rows * inputs
         biases = weight_hh + rows * H
         bias_ih, bias_hh = (biases, biases + rows) if self.bias else (None, None)
-        forward = pack.weight_plan(x_gates, H, U, inputs, depth_x, 0, bias_ih, 0)
-        forward += pack.weight_plan(h_gates, H, U, H, depth_h, weight_hh, bias_hh, ends[1])
+        to_x = (depth_h * sizes.Sh, sizes.D) if self.joined else (0, depth_x)
+        forward = pack.weight_plan(x_gates, H, U, inputs, depth_x, 0, bias_ih, *to_x)
+        forward += pack.weight_plan(h_gates, H, U, H, depth_h, weight_hh, bias_hh, ends[1], sizes.D)
         backward = pack.transposed_plan(h_gates, H, U, J, H, sizes.P, weight_hh, ends[2])
         to_inputs = pack.transposed_plan(x_gates, H, U, J, inputs, self.input_panel, 0, ends[3])
         self.plan = np.array(forward + backward, np.int64)
@@ -316,12 +318,13 @@ class _Loop(NamedTuple):
     def weight_gradient(self, z: NDArray, threads: int) -> list[tuple]:
         """List the tasks that fill dwh and dwx, from the input rows `z`."""
         direction, sizes = self.direction, self.sizes
+        before = sizes.reverse * sizes.B * sizes.LX
+        products = [(self.x, before, sizes.LX, sizes.D, 0, sizes.Sh, direction.dwh)]
+        if not direction.joined:
+            columns = sizes.S - sizes.Sx, sizes.Sx
+            products.append((z, 0, sizes.LZ, sizes.I + 1, *columns, direction.dwx))
         tasks = []
-        for a, a_at, stride, depth, first, columns, dw in (
-            (self.x, sizes.reverse * sizes.B * sizes.LX, sizes.LX, direction.padded + 1, 0, sizes.Sh,
-             direction.dwh),
-            (z, 0, sizes.LZ, sizes.I + 1, sizes.S - sizes.Sx, sizes.Sx, direction.dwx),
-        ):
+        for a, a_at, stride, depth, first, columns, dw in products:
             for block in weight_gradient_blocks(sizes, depth, columns, z.itemsize, threads):
                 arguments = (a, a_at, stride, depth, self.g, first, columns, dw)
                 tasks.append((scan.weight_gradient, sizes, *block, *arguments))

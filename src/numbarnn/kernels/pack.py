@@ -45,18 +45,22 @@ def _unit_boxes(hidden_size: int, units: int) -> list[tuple[int, int, int]]:
 
 def weight_plan(
     gates: Sequence[int], hidden_size: int, units: int, inputs: int, depth: int,
-    weight_at: int, bias_at: int | None, to: int,
+    weight_at: int, bias_at: int | None, to: int, rows: int | None = None,
 ) -> list[tuple[int, ...]]:
-    """List the boxes of w (blocks, depth, slots units): weight (gates H, inputs) transposed, bias last."""
+    """List the boxes of w (blocks, depth, slots units): weight (gates H, inputs) transposed, bias last.
+
+    It may be part of blocks of more than `depth` rows.
+    """
     columns, boxes = len(gates) * units, []
+    block = (depth if rows is None else rows) * columns
     for slot, gate in enumerate(gates):
         for first, blocks, width in _unit_boxes(hidden_size, units):
-            row, at = gate * hidden_size + first * units, to + first * depth * columns + slot * units
+            row, at = gate * hidden_size + first * units, to + first * block + slot * units
             boxes.append((blocks, inputs, width, weight_at + row * inputs, units * inputs, 1, inputs,
-                          at, depth * columns, columns, 1))
+                          at, block, columns, 1))
             if bias_at is not None:
                 boxes.append((blocks, 1, width, bias_at + row, units, 0, 1,
-                              at + (depth - 1) * columns, depth * columns, 0, 1))
+                              at + (depth - 1) * columns, block, 0, 1))
     return boxes
 
 

@@ -5,13 +5,15 @@ blocks of U units (a multiple of V); Hp = J U. The arrays are flat; their shapes
 
     z    (T, B, LZ)            input rows [x | 1]: the one makes the bias the last row of the weights
     x    (x_slots, B, LX)      state rows [h (Hp) | 1]; slot t holds the state before step t, slot t + 1 that
-                               after it (in the reverse direction the other way round)
+                               after it (in the reverse direction the other way round). Few inputs that all
+                               slots see stand behind them: [h | 1 | x | 1]
     c    (x_slots, B, E Hp)    the E further states, side by side
     g    (J, g_slots, B, S)    a block's S columns: its U units for each of the cell's slots. Sums, then what
                                the cell keeps of its gates, then, in place, their gradient: the right operand
                                of dW as it lies
     wx   (J, I + 1, Sx)        weights of the slots that see the input, the last Sx columns of a block
-    wh   (J, Hp + 1, Sh)       weights of the slots that see the state, the first Sh columns of a block
+    wh   (J, D, Sh)            weights of the slots that see the state, the first Sh columns of a block; D is
+                               Hp + 1, or Hp + 1 + I + 1 where wx is part of it
     wht  (Hp / P, J, Sh, P)    wh transposed, without the bias, in panels of P columns
     wxt  (LD / P, J, Sx, P)    wx likewise, with a P of its own; LD is I up to whole registers
     d, e (B, Hp), (B, E Hp)    gradient of h and of the further states
@@ -123,18 +125,23 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, wx, wh, x, g, c):
     lanes = lanes_of(g)
     t = sizes.T - 1 - s if sizes.reverse else s
     padded = sizes.J * U
-    depth = padded + 1
+    joined = sizes.D > padded + 1
     LC = sizes.E * padded
     before = (t + sizes.reverse) % sizes.x_slots * B
     after = (t + 1 - sizes.reverse) % sizes.x_slots * B
+    if joined:
+        for r in range(r0, r1):
+            at, to = (t * B + r) * sizes.LZ, (before + r) * LX + padded + 1
+            for i in range(sizes.I + 1):
+                x[to + i] = z[at + i]
     for j in range(sizes.J):
         block = (j * sizes.g_slots + t % sizes.g_slots) * B
-        if sizes.steps == 1:  # here, while the block stays in the first-level cache
+        if sizes.steps == 1 and not joined:  # here, while the block stays in the first-level cache
             _input_product(sizes, j, r0, r1, s, s + 1, z, wx, g)
         if active:
-            for k in range(0, depth, sizes.kh):
-                gemm(Sh // lanes, r1 - r0, sizes.sums, True, x, (before + r0) * LX + k, LX, 0, 1,
-                     wh, (j * depth + k) * Sh, Sh, 1, min(sizes.kh, depth - k),
+            for k in range(0, sizes.D, sizes.kh):
+                gemm(Sh // lanes, r1 - r0, sizes.sums, k > 0 or not joined, x, (before + r0) * LX + k,
+                     LX, 0, 1, wh, (j * sizes.D + k) * Sh, Sh, 1, min(sizes.kh, sizes.D - k),
                      g, (block + r0) * S, S)
         for r in range(r0, r1):
             for i in range(0, U, lanes):

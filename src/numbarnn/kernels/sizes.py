@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numbarnn.cells import Cell
 
 LINE_BYTES = 64
+WIDE_INPUTS = 48  # from here on the input product is done for several steps at once
 L2_BYTES = 256 << 10  # of a second-level cache of 512 KiB or more, what one operand may take
 EMPTY = {np.dtype(d): np.zeros(0, d) for d in (np.float32, np.float64)}  # an array that nobody asks for
 
@@ -33,6 +34,7 @@ class Sizes(NamedTuple):
     S: int  # columns of a block of g
     Sh: int  # of these, the columns of the slots that see the state
     Sx: int  # likewise the input
+    D: int  # rows of a block of wh
     E: int  # states beside h
     LZ: int  # from row to row of z
     LX: int  # from row to row of x
@@ -88,11 +90,15 @@ def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reve
     padded = blocks * units
     panel = panel_vectors(padded // lanes) * lanes
     h_columns, x_columns = len(cell.h_gates) * units, len(cell.x_gates) * units
+    depth = padded + 1
+    if n_inputs < WIDE_INPUTS and h_columns == x_columns == n_slots * units:
+        depth += n_inputs + 1  # one product for both
     return Sizes(
         T=0, B=0, I=n_inputs, H=hidden_size, U=units, J=blocks, S=n_slots * units, Sh=h_columns, Sx=x_columns,
-        E=cell.n_states - 1, LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(padded + 1, itemsize),
+        D=depth, E=cell.n_states - 1,
+        LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(depth, itemsize),
         g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
-        kx=panel_depth(x_columns, itemsize, n_inputs + 1), kh=panel_depth(h_columns, itemsize, padded + 1),
+        kx=panel_depth(x_columns, itemsize, n_inputs + 1), kh=panel_depth(h_columns, itemsize, depth),
         # half a panel: the other half is for the rows of x or z, which lie apart
         kn=max(16, panel_depth(h_columns, itemsize) // 2),
         P=panel, group=max(1, 2 * panel_depth(panel, itemsize) // h_columns),
@@ -101,7 +107,7 @@ def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reve
 
 def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) -> Sizes:
     """Complete the sizes of a layer for a batch."""
-    steps = min(n_timesteps, 1 if sizes.I < 48 else max(1, 256 // n_samples))
+    steps = min(n_timesteps, 1 if sizes.I < WIDE_INPUTS else max(1, 256 // n_samples))
     return sizes._replace(
         T=n_timesteps,
         B=n_samples,
