@@ -8,14 +8,71 @@ Shapes: B windows in a batch, L context length, C channels, H horizon, S segment
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-__all__ = ["Normalizer", "WindowSource", "to_segments"]
+__all__ = ["Batch", "Layout", "Normalizer", "WindowSource", "to_segments"]
 
 # a window that does not move is divided by this part of the deviation of its series, not by zero
 MINIMUM_SCALE = 1e-3
+
+
+class Layout(NamedTuple):
+    """Lengths of a window and of the pieces that it is read and written in.
+
+    Attributes
+    ----------
+    context, horizon : int
+        Steps that are read, and steps that are forecast.
+    segment, decode : int
+        Steps in a segment that is read, and in one that is written.
+    joint : bool
+        Whether a sample is a window of all channels (else of one).
+    stepwise : bool
+        Whether inputs are single steps, each with the step before it as target (the recursive decoder).
+    """
+
+    context: int
+    horizon: int
+    segment: int
+    decode: int
+    joint: bool = False
+    stepwise: bool = False
+
+
+class Batch(NamedTuple):
+    """What a network is given of n windows.
+
+    Features of a step stand in the order values (C), observed flags (Z), known-future covariates (F), past
+    covariates (P). T is the number of segments, w their length, m the number of segments written.
+
+    Attributes
+    ----------
+    context : ndarray of shape (n, T, w * (C + Z + F + P))
+        Stepwise, (n, L + H - 1, C + Z + F + P) in training and (n, L, ...) in prediction: input j has values,
+        flags and past covariates of step j of the window, and future covariates of step j + 1; its target is
+        step j + 1. The last input of a prediction gives the first step of the forecast.
+    lengths : ndarray of int64 of shape (n,) or None
+        Valid segments (stepwise: steps), which stand in front; None if all are valid.
+    series : ndarray of int64 of shape (n,)
+        Number of the row (joint: of the series), for the embedding.
+    future : ndarray of shape (n, m, decode * F) or None
+        Known-future covariates of the steps to be forecast; stepwise (n, h, F) in prediction, from the first
+        step of the forecast on, None in training.
+    static : ndarray of shape (n, n_static) or None
+    offset : ndarray of shape (n, 1, K) or None
+        To be added to the raw output (n, E, K). With several channels (n, E, K), in stepwise prediction
+        (n, C, K).
+    """
+
+    context: np.ndarray
+    lengths: np.ndarray | None
+    series: np.ndarray
+    future: np.ndarray | None = None
+    static: np.ndarray | None = None
+    offset: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
