@@ -213,7 +213,7 @@ class Task:
     --------
     >>> from numbarnn.kernels.compiler import Ints, task
     >>> @task
-    ... def fill(value: "int", out: "Ints"):
+    ... def fill(value: int, out: Ints):
     ...     out[:] = value
     >>> fill.kinds
     ('int', 'Ints')
@@ -222,7 +222,8 @@ class Task:
     def __init__(self, function: Callable) -> None:
         self.function = function
         self.names = tuple(inspect.signature(function).parameters)
-        self.kinds = tuple(function.__annotations__[name] for name in self.names)
+        annotations = [function.__annotations__[name] for name in self.names]
+        self.kinds = tuple(a if isinstance(a, str) else a.__name__ for a in annotations)
         self._symbols = _Symbols()
 
     def address(self, cell: types.Type | None, dtype: types.Float) -> int:

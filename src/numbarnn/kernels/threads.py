@@ -192,10 +192,10 @@ class Program:
     Examples
     --------
     >>> import numpy as np
-    >>> from numbarnn.kernels.compiler import task
+    >>> from numbarnn.kernels.compiler import Ints, task
     >>> from numbarnn.kernels.threads import Program
     >>> @task
-    ... def fill(value: "int", out: "Ints"):
+    ... def fill(value: int, out: Ints):
     ...     out[:] = value
     >>> a, b = np.zeros(2, np.int64), np.zeros(3, np.int64)
     >>> Program("float32", 2, [[(fill, 4, a), (fill, 5, b)]]).run()
