@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numbarnn.kernels.compiler import Ints, Reals, task
+from numbarnn.simd import address
 
 
 @task
@@ -21,6 +22,7 @@ def move(first: int, last: int, plan: Ints, source: Reals, target: Reals):
 
     target[to + i t_i + j t_j + k t_k] = source[at + i a_i + j a_j + k a_k] for all i < n_i, j < n_j, k < n_k.
     """
+    to_place, from_place = address(target), address(source)  # an index of an array may be negative: slower
     for b in range(11 * first, 11 * last, 11):
         n_i, n_j, n_k, at = plan[b], plan[b + 1], plan[b + 2], plan[b + 3]
         a_i, a_j, a_k, to = plan[b + 4], plan[b + 5], plan[b + 6], plan[b + 7]
@@ -29,7 +31,7 @@ def move(first: int, last: int, plan: Ints, source: Reals, target: Reals):
             for j in range(n_j):
                 a, t = at + i * a_i + j * a_j, to + i * t_i + j * t_j
                 for k in range(n_k):
-                    target[t + k * t_k] = source[a + k * a_k]
+                    to_place[t + k * t_k] = from_place[a + k * a_k]
 
 
 def reversed_plan(plan: NDArray) -> NDArray:

@@ -40,7 +40,7 @@ from numbarnn.kernels.compiler import Ints, Reals, kernel, task
 from numbarnn.kernels.equations import cell_backward, cell_forward, load_slots, load_states
 from numbarnn.kernels.gemm import gemm
 from numbarnn.kernels.sizes import Sizes
-from numbarnn.simd import INLINED, flush_subnormals, lanes_of, load, restore_mode, store, store_many
+from numbarnn.simd import INLINED, address, flush_subnormals, lanes_of, load, restore_mode, store, store_many
 
 if TYPE_CHECKING:
     from numbarnn.cells import Cell
@@ -73,16 +73,17 @@ def _add_row(n, a, at, b, to):
 @task
 def copy_inputs(sizes: Sizes, r0: int, r1: int, lengths: Ints, inputs: Reals, z: Reals):
     """Copy rows r0 to r1 of the inputs (B, T, I) to the input rows, with zeros past their lengths."""
+    source, target = address(inputs), address(z)  # an index of an array may be negative: slower
     for r in range(r0, r1):
         for t in range(sizes.T):
             to = (t * sizes.B + r) * sizes.LZ
             if t < lengths[r]:
                 at = (r * sizes.T + t) * sizes.I
                 for i in range(sizes.I):
-                    z[to + i] = inputs[at + i]
+                    target[to + i] = source[at + i]
             else:
                 for i in range(sizes.I):
-                    z[to + i] = 0
+                    target[to + i] = 0
 
 
 @task
@@ -130,10 +131,11 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, wx, wh, x, g, c):
     before = (t + sizes.reverse) % sizes.x_slots * B
     after = (t + 1 - sizes.reverse) % sizes.x_slots * B
     if joined:
+        source, target = address(z), address(x)
         for r in range(r0, r1):
             at, to = (t * B + r) * sizes.LZ, (before + r) * LX + padded + 1
             for i in range(sizes.I + 1):
-                x[to + i] = z[at + i]
+                target[to + i] = source[at + i]
     for j in range(sizes.J):
         block = (j * sizes.g_slots + t % sizes.g_slots) * B
         if sizes.steps == 1 and not joined:  # here, while the block stays in the first-level cache
