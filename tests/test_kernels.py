@@ -4,13 +4,16 @@ Where bits are compared with NumPy's, the numbers are small integers: their sums
 """
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from numbarnn.kernels import dense, pack, threads
+from numbarnn.cells import CELLS
+from numbarnn.kernels import dense, pack, sizes, threads
 from numbarnn.kernels.compiler import kernel
 from numbarnn.kernels.gemm import ALONE, gemm
+from numbarnn.kernels.threads import Program
 from numbarnn.simd import VECTOR_BYTES
 
 DTYPES = ("float32", "float64")
@@ -120,8 +123,9 @@ def random_layers(count, seed):
         yield hidden, units, inputs, gates, weight_at, bias_at, vector, weight, bias
 
 
-def move(plan, source, target):
-    pack.move(np.zeros(2, np.int64), 0, len(plan), plan, source, target)
+def move(plan, source, target, first=0, last=None):
+    boxes = first, len(plan) if last is None else last
+    Program(source.dtype, 1, [[(pack.move, *boxes, plan, source, target)]]).run()
     return target
 
 
@@ -174,41 +178,103 @@ def test_a_plan_may_be_cut_anywhere():
     for cut in range(len(plan) + 1):
         pieces = np.zeros_like(whole)
         for first, last in ((0, cut), (cut, len(plan))):
-            pack.move(np.zeros(2, np.int64), first, last, plan, vector, pieces)
+            move(plan, vector, pieces, first, last)
         np.testing.assert_array_equal(pieces, whole)
+
+
+def test_blocks_may_have_more_rows():
+    """The rows of two plans alternate block by block where both say how many a block has."""
+    for hidden, units, inputs, gates, weight_at, bias_at, vector, _, _ in random_layers(20, 4):
+        blocks, columns, depth = -(-hidden // units), len(gates) * units, inputs + 1
+        places = gates, hidden, units, inputs, depth, weight_at, bias_at
+        alone = np.array(pack.weight_plan(*places, 0), np.int64)
+        expected = move(alone, vector, np.zeros(blocks * depth * columns)).reshape(blocks, depth, columns)
+        rows = 2 * depth + 1
+        both = pack.weight_plan(*places, 0, rows) + pack.weight_plan(*places, depth * columns, rows)
+        packed = move(np.array(both, np.int64), vector, np.zeros(blocks * rows * columns))
+        packed = packed.reshape(blocks, rows, columns)
+        np.testing.assert_array_equal(packed[:, :depth], expected)
+        np.testing.assert_array_equal(packed[:, depth : 2 * depth], expected)
+        assert (packed[:, -1] == 0).all()
+
+
+# ---- how work is cut
+
+
+@pytest.mark.parametrize("cell", sorted(CELLS))
+def test_pieces_of_the_weight_gradient_cover_it_once(cell):
+    for inputs, hidden, n_threads in itertools.product((1, 47, 300), (1, 9, 64, 700), (1, 2, 3, 4)):
+        layer = sizes.layer_sizes(CELLS[cell], inputs, hidden, 4, False)
+        for depth, columns in ((layer.D, layer.Sh), (inputs + 1, layer.Sx)):
+            seen = np.zeros((layer.J, depth), int)
+            for j0, j1, m0, m1 in sizes.weight_gradient_blocks(layer, depth, columns, 4, n_threads):
+                assert j0 < j1 and m0 < m1
+                seen[j0:j1, m0:m1] += 1
+            assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_arrays_begin_with_a_cache_line(dtype):
+    for size in (1, 5, 1000):
+        array = sizes.aligned_zeros(size, dtype)
+        assert array.shape == (size,) and array.dtype == dtype and array.flags.c_contiguous
+        assert array.ctypes.data % sizes.LINE_BYTES == 0 and not array.any()
 
 
 # ---- dense
 
 
+def product_of(a, b, n_jobs=None):
+    transposed = not a.flags.c_contiguous
+    return dense.Product(*a.shape, b.shape[1], a.dtype, n_jobs, transposed)(a, b)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_matmul_is_numpys_product(dtype):
+def test_product_is_numpys(dtype):
     rng = np.random.default_rng(2)
     for rows, depth, columns in itertools.product((1, 2, 7, 40), (1, 3, 129), (1, 2, 5, 16, 33)):
         a, b = integers(rng, (rows, depth), dtype), integers(rng, (depth, columns), dtype)
         forms = (a, a.T.copy().T, np.repeat(a, 2, axis=1)[:, ::2])
         for form, right in itertools.product(forms, (b, np.asfortranarray(b))):
-            actual = dense.matmul(form, right)
+            actual = product_of(form, right)
             np.testing.assert_array_equal(actual, a @ b)
             assert actual.dtype == dtype and actual.flags.c_contiguous
 
 
-def test_matmul_of_no_rows():
-    assert dense.matmul(np.ones((0, 3)), np.ones((3, 2))).shape == (0, 2)
+def test_product_of_no_rows():
+    assert dense.Product(0, 3, 2, "float64")(np.ones((0, 3)), np.ones((3, 2))).shape == (0, 2)
+
+
+def test_product_is_used_again_with_other_arrays():
+    rng, product = np.random.default_rng(3), dense.Product(5, 4, 3, "float64")
+    results = []
+    for _ in range(4):
+        a, b = integers(rng, (5, 4), "float64"), integers(rng, (4, 3), "float64")
+        results.append((product(a, b), a @ b))
+    for actual, expected in results:  # no result is overwritten by the next
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_two_threads_share_a_product():
+    rng, product = np.random.default_rng(4), dense.Product(30, 20, 10, "float64")
+    pairs = [(integers(rng, (30, 20), "float64"), integers(rng, (20, 10), "float64")) for _ in range(200)]
+    with ThreadPoolExecutor(4) as pool:
+        for actual, (a, b) in zip(pool.map(lambda pair: product(*pair), pairs), pairs, strict=True):
+            np.testing.assert_array_equal(actual, a @ b)
 
 
 @pytest.mark.parametrize("columns", [1, 7, 24])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_matmul_bits_do_not_depend_on_rows_and_threads(columns, dtype, transposed, monkeypatch):
+def test_bits_of_a_product_do_not_depend_on_rows_and_threads(columns, dtype, transposed, monkeypatch):
     rng = np.random.default_rng(columns)
     a = rng.standard_normal((41, 300)).astype(dtype)
     b = rng.standard_normal((300, columns)).astype(dtype)
     if transposed:
         a = a.T.copy().T
-    whole = dense.matmul(a, b, n_jobs=1)
+    whole = product_of(a, b, n_jobs=1)
     for first, last in ((0, 1), (3, 9), (17, 41)):
-        np.testing.assert_array_equal(dense.matmul(a[first:last], b), whole[first:last])
+        np.testing.assert_array_equal(product_of(a[first:last], b), whole[first:last])
     monkeypatch.setattr(threads, "PARALLEL_FLOPS", 0)
     for n_jobs in (2, 3, 5):
-        np.testing.assert_array_equal(dense.matmul(a, b, n_jobs=n_jobs), whole)
+        np.testing.assert_array_equal(product_of(a, b, n_jobs), whole)
