@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import joblib
 import numpy as np
@@ -141,14 +142,26 @@ def test_slots_are_filled_from_run_to_run(dtype):
         program.run()
         np.testing.assert_array_equal(out, (np.arange(2, 5) + k) / 2)
         np.testing.assert_array_equal(quarter.ravel(), [0, *(np.arange(2, 5) + k) / 4])
-    program.put("nobody's", out)
+    with pytest.raises(RuntimeError, match=r"without \['out', 'values'\]"):
+        program.run()
 
 
 def test_slot_with_an_array_of_no_elements():
-    sums = np.full(1, 7)
-    program = Program("float32", 1, [[(sum_up, Slot("counts", 4), sums.astype(np.int64), 0)]])
+    sums = np.full(1, 7, np.int64)
+    program = Program("float32", 1, [[(sum_up, Slot("counts", 4), sums, 0)]])
     program.put("counts", np.zeros(0, np.int64))
     program.run()
+    assert sums == 0
+
+
+def test_slots_let_go_of_their_arrays():
+    program = Program("float32", 1, [[(sum_up, Slot("counts"), np.zeros(1, np.int64), 0)]])
+    array = np.zeros(5, np.int64)
+    gone = weakref.ref(array)
+    program.put("counts", array)
+    program.run()
+    del array
+    assert gone() is None
 
 
 # ---- workers

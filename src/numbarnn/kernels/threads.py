@@ -230,7 +230,7 @@ class Program:
         self._helpers = min(threads, max(map(len, phases), default=0)) - 1
 
     def put(self, name: str, array: NDArray) -> None:
-        """Let the slots of that name be this C-contiguous array until another is put there."""
+        """Let the slots of that name be this C-contiguous array in the next run."""
         self._held[name] = array
         address, size, itemsize = _address(array), array.size, array.itemsize
         for position, offset in self._slots.get(name, ()):
@@ -238,17 +238,21 @@ class Program:
             self._words[position + 1] = max(0, size - offset)
 
     def run(self) -> None:
-        """Do all tasks; return when all are done.
+        """Do all tasks; return when all are done. What was put into the slots is let go of then.
 
         When another Python thread has the workers, all tasks run in the caller's thread: the machine is busy
         then, and results do not depend on who computed them.
         """
+        if not self._slots.keys() <= self._held.keys():
+            raise RuntimeError(f"the program was run without {sorted(self._slots.keys() - self._held.keys())}")
         pool, helpers = _pool, 0
         # threads cannot take the GIL again once the interpreter has begun to end
         if self._helpers > 0 and not sys.is_finalizing():
             helpers = pool.call(self._helpers)
         if self._ends.size:
             _run(pool.mailbox, helpers, self._place, self._ends)
+        for name in self._slots:
+            del self._held[name]
 
 
 def _address(array: NDArray) -> int:
