@@ -244,7 +244,8 @@ class Program:
         then, and results do not depend on who computed them.
         """
         if not self._slots.keys() <= self._held.keys():
-            raise RuntimeError(f"the program was run without {sorted(self._slots.keys() - self._held.keys())}")
+            missing = sorted(self._slots.keys() - self._held.keys())
+            raise RuntimeError(f"the program was run without {missing}")
         pool, helpers = _pool, 0
         # threads cannot take the GIL again once the interpreter has begun to end
         if self._helpers > 0 and not sys.is_finalizing():
