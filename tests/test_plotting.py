@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from numbarnn.plotting import plot_forecast, plot_loss
+from numbarnn.plotting import plot_backtest, plot_forecast, plot_horizon_error, plot_loss
 
 matplotlib.use("Agg")
 
@@ -51,6 +51,77 @@ def test_times(ax):
     assert matplotlib.dates.num2date(ax.get_xlim()[1]).hour == 5
 
 
+def test_fan_has_the_narrowest_interval_darkest_and_begins_at_the_last_observation(ax):
+    lower, upper = [[0.0, 1.0], [0.5, 2.0]], [[6.0, 5.0], [9.0, 7.0]]  # 95 first, then 80
+    plot_forecast([1.0, 2.0, 3.0], [4.0, 5.0], ax=ax, lower=lower, upper=upper, level=[95, 80])
+    assert labels(ax) == ["history", "forecast", "80 %", "95 %"]
+    narrow, wide = ax.collections
+    assert narrow.get_alpha() > wide.get_alpha()
+    edges = wide.get_paths()[0].vertices
+    assert edges[:, 0].min() == 0 and edges[edges[:, 0] == 0][:, 1].tolist() == [3.0] * sum(edges[:, 0] == 0)
+    assert edges[:, 1].max() == 9
+
+
+class Windows:
+    """As much of a CrossValidation as plot_backtest looks at: 3 windows of 4 steps, 2 channels, 2 levels."""
+
+    cutoff = np.array([10, 12, 14])
+    y = (cutoff[:, None, None] + np.arange(1, 5)[:, None] + np.array([0, 100])).astype(float)
+    forecast = y + 1
+    lower, upper = y[..., None] - [1.0, 2.0], y[..., None] + [3.0, 4.0]
+
+
+def test_backtest_of_arrays(ax):
+    assert plot_backtest(Windows, ax, series=1) is ax
+    truth = ax.get_lines()[0]
+    assert truth.get_xdata().tolist() == list(range(11, 19))  # overlapping windows are one line
+    assert (truth.get_ydata() == truth.get_xdata() + 100).all()
+    assert labels(ax) == ["truth", "forecast"] and len(ax.collections) == 6
+    with pytest.raises(ValueError, match="series was 2; expected the number of a channel, 0 to 1"):
+        plot_backtest(Windows, ax, series=2)
+
+
+def long_table(ids):
+    time = np.datetime64("2020-01-05") + np.array([1, 2, 2, 3])
+    table = {"ds": time, "cutoff": time[[0, 0, 1, 1]] - 1, "y": np.arange(4.0), "RNNForecaster": np.ones(4)}
+    table |= {"RNNForecaster-lo-80": np.zeros(4), "RNNForecaster-hi-80": np.full(4, 2.0)}
+    table = {name: np.tile(values, len(ids)) for name, values in table.items()}
+    return {"unique_id": np.repeat(ids, 4), **table} if len(ids) > 1 else table
+
+
+@pytest.mark.parametrize("library", [dict, "pandas", "polars"])
+def test_backtest_of_frames(ax, library):
+    frame = dict if library is dict else pytest.importorskip(library).DataFrame
+    plot_backtest(frame(long_table(["a", "b"])), ax, series="b")
+    assert labels(ax) == ["truth", "forecast", "80 %"] and ax.get_ylabel() == "y of b"
+    assert len(ax.collections) == 2
+    with pytest.raises(ValueError, match="series was 'c'; expected one of 'a', 'b'"):
+        plot_backtest(frame(long_table(["a", "b"])), ax, series="c")
+
+
+def test_backtest_of_one_series(ax):
+    plot_backtest(long_table(["a"]), ax)
+    assert ax.get_ylabel() == "y"
+    with pytest.raises(ValueError, match="expected None: result has one series"):
+        plot_backtest(long_table(["a"]), ax, series="a")
+
+
+@pytest.mark.parametrize(("result", "message"), [({"y": [1]}, "columns y; expected"), (3, "result was int")])
+def test_backtest_of_something_else(ax, result, message):
+    with pytest.raises(ValueError, match=message):
+        plot_backtest(result, ax)
+
+
+@pytest.mark.parametrize("steps", [[1, 2, 0], ["1", "2", "all"], [1, 2, None], [1.0, 2.0, np.nan]])
+def test_horizon_error(ax, steps):
+    assert plot_horizon_error({"step": steps, "rmse": [1.0, 3.0, 2.0]}, ax, metric="rmse") is ax
+    curve, mean = ax.get_lines()
+    assert curve.get_xydata().tolist() == [[1, 1], [2, 3]] and set(mean.get_ydata()) == {2.0}
+    assert ax.get_xlabel() == "steps ahead" and ax.get_ylim()[0] == 0
+    with pytest.raises(ValueError, match="no column 'mae'; expected one of step, rmse"):
+        plot_horizon_error({"step": steps, "rmse": [1.0, 3.0, 2.0]}, ax)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -58,6 +129,10 @@ def test_times(ax):
         (([1.0], np.ones((3, 2))), {}, "forecast has shape"),
         (([1.0], [1.0, 2.0], [1.0]), {}, "truth has length 1; expected that of the forecast: 2"),
         (([1.0], [1.0, 2.0]), {"time": [1, 2]}, "time has length 2; expected .*: 3"),
+        (([1.0], [1.0, 2.0]), {"lower": [1, 2]}, "upper was None; expected both"),
+        (([1.0], [1.0, 2.0]), {"lower": [1, 2, 3], "upper": [1, 2, 3]}, r"lower has shape \(3,\)"),
+        (([1.0], [1.0, 2.0]), {"lower": [0, 0], "upper": np.ones((2, 2))}, r"upper has shape \(2, 2\)"),
+        (([1.0], [1.0, 2.0]), {"lower": [0, 0], "upper": [3, 3], "level": [80, 95]}, "level has length 2"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, options, message):

@@ -1,7 +1,8 @@
-"""Pictures of forecasts and of training. Matplotlib is imported only when a function is called."""
+"""Pictures of forecasts, backtests and training. Matplotlib is imported only when a function is called."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_forecast", "plot_loss"]
+__all__ = ["plot_backtest", "plot_forecast", "plot_horizon_error", "plot_loss"]
 
 # after Okabe and Ito: told apart by colour-blind readers, and in grey print
 _HISTORY, _FORECAST, _TRUTH, _MUTED = "#444444", "#D55E00", "#0072B2", "#999999"
@@ -22,6 +23,9 @@ def plot_forecast(
     truth: ArrayLike | None = None,
     ax: Axes | None = None,
     *,
+    lower: ArrayLike | None = None,
+    upper: ArrayLike | None = None,
+    level: float | ArrayLike | None = None,
     time: ArrayLike | None = None,
     ylabel: str | None = None,
     title: str | None = None,
@@ -36,6 +40,10 @@ def plot_forecast(
     truth : array-like of shape (horizon,), default=None
     ax : matplotlib Axes, default=None
         Where to draw; None makes a new figure.
+    lower, upper : array-like of shape (horizon,) or (horizon, n_levels), default=None
+        Bounds of the intervals, as `RNNForecaster.predict` gives them; drawn as a fan, wider ones lighter.
+    level : float or array-like of shape (n_levels,), default=None
+        Levels of the intervals in percent, for the legend.
     time : array-like of shape (n_timesteps + horizon,), default=None
         Times of history and forecast together, datetime64 or numbers. None counts steps, the forecast from 1.
     ylabel : str, default=None
@@ -51,7 +59,7 @@ def plot_forecast(
     ImportError
         If matplotlib is not installed.
     ValueError
-        If the lengths do not fit or an argument has more than one channel.
+        If the lengths do not fit, an argument has more than one channel, or only one bound is given.
 
     Examples
     --------
@@ -61,6 +69,10 @@ def plot_forecast(
     >>> ax = plot_forecast(np.arange(10.0), [10.0, 11.0], truth=[10.0, 12.0], ax=Figure().add_subplot())
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['history', 'truth', 'forecast']
+    >>> ax = Figure().add_subplot()
+    >>> ax = plot_forecast(np.arange(10.0), [10.0, 11.0], ax=ax, lower=[9, 9.5], upper=[11, 12.5], level=80)
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['history', 'forecast', '80 %']
     """
     history = _one_channel("history", history)
     forecast = _one_channel("forecast", forecast)
@@ -72,6 +84,7 @@ def plot_forecast(
         truth = _one_channel("truth", truth)
         if len(truth) != len(forecast):
             raise ValueError(f"truth has length {len(truth)}; expected that of the forecast: {len(forecast)}")
+    bounds = _bounds(lower, upper, level, len(forecast))
     ax = _axes(ax)
     # lines of the future begin at the last observed value, so that there is no hole between the two
     joined = slice(len(history) - 1, None)
@@ -79,13 +92,113 @@ def plot_forecast(
     if truth is not None:
         ax.plot(time[joined], np.append(history[-1], truth), color=_TRUTH, linewidth=1.6, label="truth")
     ax.plot(time[joined], np.append(history[-1], forecast), color=_FORECAST, linewidth=1.8, label="forecast")
+    _fan(ax, time[joined], bounds, history[-1])
     ax.axvline(time[len(history) - 1], color=_MUTED, linewidth=0.8, linestyle=":")
     ax.set_xlim(time[0], time[-1])
-    if np.issubdtype(time.dtype, np.datetime64):
-        _date_axis(ax)
-    else:
-        ax.set_xlabel("time step")
+    _time_axis(ax, time)
     _finish(ax, ylabel, title)
+    return ax
+
+
+def plot_backtest(result: Any, ax: Axes | None = None, *, series: Any = None) -> Axes:
+    """Draw the forecasts of a rolling-origin evaluation over what really came.
+
+    Parameters
+    ----------
+    result : CrossValidation, or data frame or dict of columns
+        What `RNNForecaster.cross_validation` returned.
+    ax : matplotlib Axes, default=None
+        Where to draw; None makes a new figure.
+    series : int or id, default=None
+        Which channel of arrays, which id of a long frame; None takes the first.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If `result` is no such thing, or has no such series.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> from matplotlib.figure import Figure
+    >>> from numbarnn.plotting import plot_backtest
+    >>> y = np.ones((2, 3, 1))  # two windows of three steps
+    >>> result = SimpleNamespace(cutoff=[10, 13], y=y, forecast=0.9 * y, lower=None, upper=None)
+    >>> ax = plot_backtest(result, Figure().add_subplot())
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['truth', 'forecast']
+    """
+    windows, bounds, name = _windows_of(result, series)
+    ax = _axes(ax)
+    truth_time = np.concatenate([time for time, _, _, _ in windows])
+    truth = np.concatenate([truth for _, truth, _, _ in windows])
+    truth_time, first = np.unique(truth_time, return_index=True)  # windows may overlap
+    ax.plot(truth_time, truth[first], color=_HISTORY, linewidth=1.3, label="truth")
+    for number, (time, _, forecast, index) in enumerate(windows):
+        label = "forecast" if number == 0 else None
+        ax.plot(time, forecast, color=_FORECAST, linewidth=1.6, label=label)
+        here = [(each if number == 0 else None, low[index], high[index]) for each, low, high in bounds]
+        _fan(ax, time, here)
+        ax.axvline(time[0], color=_MUTED, linewidth=0.6, linestyle=":")
+    _time_axis(ax, truth_time)
+    _finish(ax, name, None)
+    return ax
+
+
+def plot_horizon_error(table: Any, ax: Axes | None = None, *, metric: str = "mae") -> Axes:
+    """Draw how the error grows with the number of steps ahead.
+
+    Parameters
+    ----------
+    table : data frame or dict of columns
+        What `RNNForecaster.backtest` returned: a column ``step`` and a column for each metric. A row that is
+        about all steps together is drawn as a dashed line.
+    ax : matplotlib Axes, default=None
+        Where to draw; None makes a new figure. Several tables may be drawn on the same axes.
+    metric : str, default="mae"
+        A column of the table.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If the table has no such column.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> from numbarnn.plotting import plot_horizon_error
+    >>> table = {"step": ["1", "2", "all"], "mae": [0.5, 0.7, 0.6]}
+    >>> plot_horizon_error(table, Figure().add_subplot()).get_ylabel()
+    'mae'
+    """
+    columns = _columns_of("table", table)
+    for name in ("step", metric):
+        if name not in columns:
+            raise ValueError(f"table has no column {name!r}; expected one of {', '.join(map(str, columns))}")
+    values = np.asarray(columns[metric], dtype=float)
+    is_step = np.array([_is_count(step) for step in columns["step"]], dtype=bool)
+    ax = _axes(ax)
+    steps = np.array([int(step) for step in columns["step"][is_step]])
+    (line,) = ax.plot(steps, values[is_step], linewidth=1.8, marker="." if len(steps) <= 60 else None)
+    for value in values[~is_step]:
+        ax.axhline(value, color=line.get_color(), linewidth=0.9, linestyle="--")
+    ax.set_xlabel("steps ahead")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_ylim(min(0.0, ax.get_ylim()[0]))
+    _finish(ax, metric, None)
     return ax
 
 
@@ -146,6 +259,112 @@ def _one_channel(name: str, values: ArrayLike) -> np.ndarray:
     return values
 
 
+def _bounds(lower, upper, level, horizon: int) -> list[tuple[str | None, np.ndarray, np.ndarray]]:
+    """Return (label, low, high) of every interval, the narrowest first."""
+    if (lower is None) != (upper is None):
+        name = "upper" if upper is None else "lower"
+        raise ValueError(f"{name} was None; expected both bounds of the intervals, or neither")
+    if lower is None:
+        return []
+    lower, upper = (np.asarray(bound, dtype=float) for bound in (lower, upper))
+    for name, bound in (("lower", lower), ("upper", upper)):
+        if bound.shape != lower.shape or bound.shape[:1] != (horizon,) or bound.ndim > 2:
+            expected = f"({horizon},) or ({horizon}, n_levels), the same for both"
+            raise ValueError(f"{name} has shape {bound.shape}; expected {expected}")
+    lower, upper = lower.reshape(horizon, -1), upper.reshape(horizon, -1)
+    levels = [None] * lower.shape[1] if level is None else np.atleast_1d(level).tolist()
+    if len(levels) != lower.shape[1]:
+        raise ValueError(f"level has length {len(levels)}; expected one for each interval: {lower.shape[1]}")
+    labels = [None if each is None else f"{each:g} %" for each in levels]
+    order = np.argsort(np.nanmean(upper - lower, axis=0), kind="stable")
+    return [(labels[i], lower[:, i], upper[:, i]) for i in order]
+
+
+def _fan(ax: Axes, time: np.ndarray, bounds: list, start: float | None = None) -> None:
+    """Fill the intervals, the narrowest darkest; they begin in a point where there is a start."""
+    shades = np.linspace(0.38, 0.16, max(len(bounds), 2))
+    for (label, low, high), shade in zip(bounds, shades, strict=False):
+        if start is not None:
+            low, high = np.append(start, low), np.append(start, high)
+        ax.fill_between(time, low, high, color=_FORECAST, alpha=shade, linewidth=0, label=label)
+
+
+def _columns_of(name: str, table: Any) -> dict[str, np.ndarray]:
+    """Return the columns of a dict, or of a frame of pandas or polars."""
+    if isinstance(table, Mapping):
+        return {column: np.asarray(values) for column, values in table.items()}
+    if not hasattr(table, "columns"):
+        raise ValueError(f"{name} was {type(table).__name__}; expected a data frame or a dict of columns")
+    return {column: np.asarray(table[column]) for column in table.columns}
+
+
+def _is_count(step: Any) -> bool:
+    """Whether it is a number of steps ahead: not "all", 0, None or NaN."""
+    try:
+        return int(step) > 0
+    except (TypeError, ValueError):
+        return False
+
+
+def _windows_of(result: Any, series: Any) -> tuple[list[tuple], list[tuple], str | None]:
+    """Return windows (time, truth, forecast, index), intervals (label, low, high) for them, and a name."""
+    if hasattr(result, "forecast") and hasattr(result, "cutoff"):
+        return _windows_of_arrays(result, 0 if series is None else series)
+    return _windows_of_columns(_columns_of("result", result), series)
+
+
+def _windows_of_arrays(result: Any, channel: int) -> tuple[list[tuple], list[tuple], None]:
+    """Cut the arrays of a CrossValidation: [n_windows, h, n_channels], bounds with levels behind."""
+    truth, forecast = np.asarray(result.y, dtype=float), np.asarray(result.forecast, dtype=float)
+    if not isinstance(channel, int | np.integer) or not 0 <= channel < truth.shape[2]:
+        last = truth.shape[2] - 1
+        raise ValueError(f"series was {channel!r}; expected the number of a channel, 0 to {last}")
+    steps = np.arange(1, truth.shape[1] + 1)
+    windows = [
+        (cutoff + steps, truth[i, :, channel], forecast[i, :, channel], i)
+        for i, cutoff in enumerate(np.asarray(result.cutoff))
+    ]
+    bounds = []
+    if result.lower is not None:
+        lower, upper = np.asarray(result.lower)[:, :, channel], np.asarray(result.upper)[:, :, channel]
+        order = np.argsort(np.nanmean(upper - lower, axis=(0, 1)), kind="stable")
+        bounds = [(None, lower[..., i], upper[..., i]) for i in order]
+    return windows, bounds, None
+
+
+def _windows_of_columns(columns: dict[str, np.ndarray], series: Any) -> tuple[list[tuple], list[tuple], str]:
+    """Cut a long table whose columns are [id,] time, cutoff, y, forecast, and bounds in any order."""
+    names = list(columns)
+    place = names.index("cutoff") if "cutoff" in names else -1
+    if place not in (1, 2) or len(names) < place + 3:
+        raise ValueError(
+            f"result has the columns {', '.join(map(str, names))}; expected those of cross_validation: an id "
+            "(if there are several series), time, 'cutoff', truth, forecast"
+        )
+    time, target, model = names[place - 1], names[place + 1], names[place + 2]
+    rows = np.ones(len(columns[time]), dtype=bool)
+    if place == 2:
+        ids = columns[names[0]]
+        series = ids[0] if series is None else series
+        rows = ids == series
+        if not rows.any():
+            known = ", ".join(map(repr, dict.fromkeys(ids[:1000].tolist())))
+            raise ValueError(f"series was {series!r}; expected one of {known[:200]}")
+    elif series is not None:
+        raise ValueError(f"series was {series!r}; expected None: result has one series and no column of ids")
+    chosen = {name: values[rows] for name, values in columns.items()}
+    windows = []
+    for cutoff in np.unique(chosen["cutoff"]):
+        index = chosen["cutoff"] == cutoff
+        windows.append((chosen[time][index], chosen[target][index], chosen[model][index], index))
+    levels = [name.rsplit("-", 1)[1] for name in names if str(name).startswith(f"{model}-lo-")]
+    bounds = [
+        (f"{level} %", chosen[f"{model}-lo-{level}"], chosen[f"{model}-hi-{level}"])
+        for level in sorted(levels, key=float)
+    ]
+    return windows, bounds, target if place == 1 else f"{target} of {series}"
+
+
 def _axes(ax: Axes | None) -> Axes:
     """Make a figure where none was given."""
     if ax is not None:
@@ -157,8 +376,11 @@ def _axes(ax: Axes | None) -> Axes:
     return plt.subplots(figsize=(9, 4), layout="constrained")[1]
 
 
-def _date_axis(ax: Axes) -> None:
-    """Label times briefly: the day where it changes, the year once."""
+def _time_axis(ax: Axes, time: np.ndarray) -> None:
+    """Label times briefly: the day where it changes, the year once; name steps that are only counted."""
+    if not np.issubdtype(time.dtype, np.datetime64):
+        ax.set_xlabel("time step")
+        return
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
     locator = AutoDateLocator(minticks=4, maxticks=9)
