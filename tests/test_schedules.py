@@ -24,6 +24,7 @@ def test_every_schedule_starts_at_the_initial_rate_and_never_rises(name):
 def test_values():
     assert rates(StepSchedule(every=3, decay=0.1), 7)[2:4] == [0.1, pytest.approx(0.01)]
     assert rates(ExponentialSchedule(decay=0.5), 3) == [0.1, 0.05, 0.025]
+    assert rates(ExponentialSchedule(decay=0.5, after=1), 4) == [0.1, 0.1, 0.05, 0.025]
     cosine = CosineSchedule(final=0.1)
     assert cosine(1.0, 25, 100, []) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
     assert cosine(1.0, 100, 100, []) == cosine(1.0, 1000, 100, []) == pytest.approx(0.1)
@@ -51,6 +52,7 @@ def test_schedules_are_values():
         (lambda: StepSchedule(decay=0), "decay"),
         (lambda: StepSchedule(decay=math.nan), "decay"),
         (lambda: ExponentialSchedule(decay="a"), "decay was 'a'"),
+        (lambda: ExponentialSchedule(after=-1), "after was -1; expected a whole number of epochs from 0"),
         (lambda: CosineSchedule(final="a"), "final was 'a'"),
         (lambda: AdaptiveSchedule(patience=1.5), "patience was 1.5; expected a whole number"),
         (lambda: AdaptiveSchedule(tol=math.nan), "tol"),

@@ -159,6 +159,12 @@ def test_nobody_is_warned_of_max_iter_who_asked_for_no_other_end(rng):
     assert history.stopped == "max_iter" and len(history.loss_curve) == 2
 
 
+def test_nobody_is_warned_of_max_iter_who_wants_no_warning(rng):
+    network, source = problem(rng)
+    history = Trainer(loss=LOSS, rng=rng, max_iter=2, warn=False).fit(network, optimizer_for(network), source)
+    assert history.stopped == "max_iter"
+
+
 def test_the_best_weights_of_the_validation_part_are_put_back(rng):
     network, source = problem(rng, n=60)
     parts = Subset(source, np.arange(12)), Subset(source, np.arange(12, 60))

@@ -97,22 +97,32 @@ class StepSchedule(Schedule):
 
 @dataclass(frozen=True)
 class ExponentialSchedule(Schedule):
-    """The rate is multiplied by `decay` after every epoch.
+    """The rate is multiplied by `decay` after every epoch but the first `after` ones.
 
     Parameters
     ----------
     decay : float, default=0.95
+    after : int, default=0
+        Number of epochs after which the rate begins to fall.
+
+    Examples
+    --------
+    >>> from numbarnn.schedules import ExponentialSchedule
+    >>> [ExponentialSchedule(decay=0.5, after=2)(1.0, epoch, 100, []) for epoch in range(5)]
+    [1.0, 1.0, 1.0, 0.5, 0.25]
     """
 
     decay: float = 0.95
+    after: int = 0
 
     def __post_init__(self) -> None:
         """Check the parameters."""
         _check_decay(self.decay)
+        _check_epochs("after", self.after, lowest=0)
 
     def factor(self, epoch, max_iter, losses):
         """See `Schedule.factor`."""
-        return self.decay**epoch
+        return self.decay ** max(0, epoch - self.after)
 
 
 @dataclass(frozen=True)
@@ -191,9 +201,9 @@ def _check_decay(decay: float) -> None:
         raise ValueError(f"decay was {decay!r}; expected a number above 0, at most 1")
 
 
-def _check_epochs(name: str, value: int) -> None:
-    if not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} was {value!r}; expected a whole number of epochs from 1")
+def _check_epochs(name: str, value: int, lowest: int = 1) -> None:
+    if not isinstance(value, Integral) or value < lowest:
+        raise ValueError(f"{name} was {value!r}; expected a whole number of epochs from {lowest}")
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

@@ -1,6 +1,6 @@
 """Training: minibatches, epochs, early stopping, interruption, callbacks, progress.
 
-What is trained, on what, and towards what are given: a `Network`, a source of batches, a `Loss`. A source has
+What is trained, on what, and towards what are given: a `Model`, a source of batches, a `Loss`. A source has
 ``n_samples`` and ``gather(indices)``, so that a forecaster can hand out windows of one long series without
 ever holding them all.
 """
@@ -22,16 +22,42 @@ from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
 from numbarnn.losses import Loss
-from numbarnn.network import Network
 from numbarnn.optimizers import Optimizer
 from numbarnn.schedules import SCHEDULES, ConstantSchedule, Schedule
 
-__all__ = ["History", "Source", "Trainer", "evaluate", "make_trainer"]
+__all__ = ["History", "Model", "Source", "Trainer", "evaluate", "make_trainer"]
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 Callback = Callable[[Mapping[str, Any]], Any]
 
 _WHAT_TO_TRY = "try a lower learning_rate_init, a (lower) max_grad_norm, or scale the inputs and targets"
+
+
+class Model(Protocol):
+    """What can be trained: `numbarnn.network.Network` is one.
+
+    Attributes
+    ----------
+    parameters, gradients : ndarray of shape (n_parameters,)
+        `parameters` are changed in place; `backward` fills `gradients`.
+    penalized : ndarray of bool of shape (n_parameters,)
+        Where the L2 penalty acts.
+    dtype : numpy.dtype
+    config : dict
+        The arguments that it was made with; `fit_lbfgs` looks at ``config["dropout"]``.
+    """
+
+    parameters: np.ndarray
+    gradients: np.ndarray
+    penalized: np.ndarray
+    dtype: np.dtype
+    config: dict[str, Any]
+
+    def forward(self, x: Any, lengths: np.ndarray | None = None, training: bool = False) -> np.ndarray:
+        """Return the raw output of shape (n_samples, n_raw) or (n_samples, n_timesteps, n_raw)."""
+
+    def backward(self, draw: np.ndarray) -> None:
+        """Fill `gradients`, given the gradient of the loss with respect to the raw output."""
 
 
 class Source(Protocol):
@@ -49,7 +75,8 @@ class Source(Protocol):
         Returns
         -------
         x : ndarray of shape (n_batch, n_timesteps, n_features)
-            C-contiguous, in the network's dtype. It may be a buffer that the next call overwrites.
+            C-contiguous, in the network's dtype. It may be a buffer that the next call overwrites. It goes to
+            the network as it is: a network that reads something else may be given it.
         y : ndarray of shape (n_batch, n_targets) or (n_batch, n_timesteps, n_targets)
         sample_weight : ndarray of shape (n_batch,) or (n_batch, n_timesteps) or None
             Scaled so that the mean over all samples (or valid steps) is 1; None for ones.
@@ -110,6 +137,8 @@ class Trainer:
         `epoch` tells of batches only, `fit_lbfgs` of epochs only (its iterations; learning_rate is nan).
     verbose : int, default=0
         If not 0, a bar on a terminal and a line for each epoch elsewhere.
+    warn : bool, default=True
+        Warn if `max_iter` came before convergence.
     name : str, default="training"
         What progress and warnings are headed with.
     """
@@ -127,10 +156,11 @@ class Trainer:
     n_iter_no_change: float = 10
     callbacks: Sequence[Callback] = ()
     verbose: int = 0
+    warn: bool = True
     name: str = "training"
 
     def fit(
-        self, network: Network, optimizer: Optimizer, data: Source, validation: Source | None = None
+        self, network: Model, optimizer: Optimizer, data: Source, validation: Source | None = None
     ) -> History:
         """Train for up to `max_iter` epochs.
 
@@ -139,7 +169,7 @@ class Trainer:
 
         Parameters
         ----------
-        network : Network
+        network : Model
             Its parameters are changed in place.
         optimizer : Optimizer
         data, validation : Source
@@ -192,7 +222,7 @@ class Trainer:
 
     def epoch(
         self,
-        network: Network,
+        network: Model,
         optimizer: Optimizer,
         data: Source,
         rate: float,
@@ -267,7 +297,7 @@ class Trainer:
             raise FloatingPointError(f"the norm of the gradient became {norm}: {_WHAT_TO_TRY}")
         return min(1.0, self.max_grad_norm / (norm + 1e-6))
 
-    def fit_lbfgs(self, network: Network, data: Source) -> History:
+    def fit_lbfgs(self, network: Model, data: Source) -> History:
         """Train by L-BFGS-B (`scipy.optimize.minimize`) on all samples at once; see `fit`.
 
         `max_iter` counts its iterations and `tol` bounds the largest element of the gradient. There is
@@ -340,7 +370,7 @@ class Trainer:
         if history.stopped == "interrupted":
             message = "training was interrupted; the estimator holds what was learned until then"
             warnings.warn(f"{self.name}: {message}", ConvergenceWarning, stacklevel=5)
-        elif history.stopped == "max_iter" and math.isfinite(self.n_iter_no_change):
+        elif self.warn and history.stopped == "max_iter" and math.isfinite(self.n_iter_no_change):
             message = f"max_iter={self.max_iter} was reached and training has not converged yet"
             warnings.warn(f"{self.name}: {message}", ConvergenceWarning, stacklevel=5)
         return history
@@ -385,13 +415,13 @@ def make_trainer(estimator: Any, n_samples: int, loss: Loss, rng: np.random.Gene
 
 
 def evaluate(
-    network: Network, loss: Loss, data: Source, batch_size: int, gradient: np.ndarray | None = None
+    network: Model, loss: Loss, data: Source, batch_size: int, gradient: np.ndarray | None = None
 ) -> float:
     """Mean loss over a source, batch by batch.
 
     Parameters
     ----------
-    network : Network
+    network : Model
     loss : Loss
     data : Source
     batch_size : int
