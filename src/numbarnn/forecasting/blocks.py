@@ -1,0 +1,334 @@
+"""What forecasting networks are put together from, besides `Recurrent`: dense layers, dropout, embeddings.
+
+All parameters of a network lie in one vector and their gradients in another, as optimizers want them;
+`Parameters` has the views. A block keeps what its `backward` needs of the last ``forward(training=True)``.
+Products are those of `numbarnn.kernels.dense`, in which a row has the same bits whatever rows there are
+beside it and however many threads there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from numbarnn.kernels.dense import Product
+
+__all__ = ["Dense", "Dropout", "Embedding", "Parameters", "dense_shapes"]
+
+MOST_PRODUCTS = 12  # shapes of products that a layer keeps prepared: three a batch size
+
+
+class Parameters:
+    """Named arrays in one flat vector, and their gradients in another.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        Names in the order in which the arrays lie.
+    dtype : {"float32", "float64"}
+
+    Attributes
+    ----------
+    values, gradients : ndarray of shape (n_parameters,)
+    penalized : ndarray of bool of shape (n_parameters,)
+        True where the name has "weight" in it.
+
+    Examples
+    --------
+    >>> from numbarnn.forecasting.blocks import Parameters
+    >>> parameters = Parameters({"head.weight": (2, 3), "head.bias": (2,)}, "float32")
+    >>> value, gradient = parameters["head.weight"]
+    >>> value.shape, int(parameters.penalized.sum()), parameters.values.size
+    ((2, 3), 6, 8)
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike) -> None:
+        self._shapes = dict(shapes)
+        sizes = [math.prod(shape) for shape in self._shapes.values()]
+        ends = np.cumsum([0, *sizes]).tolist()
+        self._spans = dict(zip(self._shapes, zip(ends[:-1], ends[1:], strict=True), strict=True))
+        self.values, self.gradients = np.zeros(ends[-1], dtype), np.zeros(ends[-1], dtype)
+        self.penalized = np.repeat(["weight" in name for name in self._shapes], sizes)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is an array of this name."""
+        return name in self._shapes
+
+    def __iter__(self):
+        """Go through the names."""
+        return iter(self._shapes)
+
+    def __getitem__(self, name: str) -> tuple[NDArray, NDArray]:
+        """Return views of an array and of its gradient."""
+        start, end = self._spans[name]
+        shape = self._shapes[name]
+        return self.values[start:end].reshape(shape), self.gradients[start:end].reshape(shape)
+
+    def flat(self, prefix: str) -> tuple[NDArray, NDArray]:
+        """Return all that begins with `prefix`, and its gradients, as flat views; it must lie together."""
+        spans = [span for name, span in self._spans.items() if name.startswith(prefix)]
+        part = slice(spans[0][0], spans[-1][1])
+        return self.values[part], self.gradients[part]
+
+    def initialize(self, rng: np.random.Generator) -> None:
+        """Draw initial values: of dense layers as `torch.nn.Linear` does, of all else from N(0, 1).
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+        """
+        for name, shape in self._shapes.items():
+            layer, _, kind = name.rpartition(".")
+            if kind in ("weight", "bias"):
+                bound = self._shapes[f"{layer}.weight"][1] ** -0.5
+                self[name][0][...] = rng.uniform(-bound, bound, shape)
+            else:
+                self[name][0][...] = rng.standard_normal(shape)
+
+
+def dense_shapes(name: str, n_inputs: int, n_outputs: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that `Parameters` wants for a `Dense` of this name.
+
+    Parameters
+    ----------
+    name : str
+    n_inputs, n_outputs : int
+
+    Returns
+    -------
+    shapes : dict of str to tuple of int
+
+    Examples
+    --------
+    >>> from numbarnn.forecasting.blocks import dense_shapes
+    >>> dense_shapes("head", 3, 2)
+    {'head.weight': (2, 3), 'head.bias': (2,)}
+    """
+    return {f"{name}.weight": (n_outputs, n_inputs), f"{name}.bias": (n_outputs,)}
+
+
+class Dense:
+    """A dense layer, x W' + b, with a rectifier behind it if wanted.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        It has ``{name}.weight`` (n_outputs, n_inputs) and ``{name}.bias`` (n_outputs,).
+    name : str
+    n_jobs : int or None, default=None
+        Number of threads.
+    relu : bool, default=False
+        Whether negative outputs are set to zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.forecasting.blocks import Dense, Parameters, dense_shapes
+    >>> parameters = Parameters(dense_shapes("head", 3, 2), "float64")
+    >>> parameters.values[:] = 1
+    >>> Dense(parameters, "head").forward(np.ones((1, 3)))
+    array([[4., 4.]])
+    """
+
+    def __init__(
+        self, parameters: Parameters, name: str, n_jobs: int | None = None, relu: bool = False
+    ) -> None:
+        self._weight, self._dweight = parameters[f"{name}.weight"]
+        self._bias, self._dbias = parameters[f"{name}.bias"]
+        self.name, self.n_jobs, self.relu = name, n_jobs, relu
+        self._products: dict[tuple, Product] = {}
+        self._tape: tuple | None = None
+
+    def forward(self, x: NDArray, training: bool = False) -> NDArray:
+        """Apply the layer.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n, n_inputs)
+            In the parameters' dtype.
+        training : bool, default=False
+            Keep what `backward` needs.
+
+        Returns
+        -------
+        y : ndarray of shape (n, n_outputs)
+
+        Raises
+        ------
+        ValueError
+            If `x` has another number of columns.
+        """
+        if x.ndim != 2 or x.shape[1] != self._weight.shape[1]:
+            expected = f"(n, {self._weight.shape[1]})"
+            raise ValueError(f'x of the layer "{self.name}" had shape {x.shape}; expected {expected}')
+        y = self._product(x, self._weight.T)
+        y += self._bias
+        if self.relu:
+            np.maximum(y, 0, out=y)
+        self._tape = (x, y if self.relu else None) if training else None
+        return y
+
+    def backward(self, dy: NDArray, input_gradient: bool = True) -> NDArray | None:
+        """Fill the gradients of weight and bias, once for each ``forward(training=True)``.
+
+        Parameters
+        ----------
+        dy : ndarray of shape (n, n_outputs)
+        input_gradient : bool, default=True
+
+        Returns
+        -------
+        dx : ndarray of shape (n, n_inputs) or None
+
+        Raises
+        ------
+        RuntimeError
+            If there was no ``forward(training=True)`` before it.
+        """
+        if self._tape is None:
+            raise RuntimeError("backward was called without forward(training=True) before it")
+        (x, y), self._tape = self._tape, None
+        if y is not None:
+            dy = dy * (y > 0)
+        # the product keeps a copy of its right factor: the narrower one
+        if x.shape[1] < dy.shape[1]:
+            self._dweight[...] = self._product(dy.T, x, transposed=True)
+        else:
+            self._dweight[...] = self._product(x.T, dy, transposed=True).T
+        np.sum(dy, axis=0, out=self._dbias)
+        return self._product(dy, self._weight) if input_gradient else None
+
+    def _product(self, a: NDArray, b: NDArray, transposed: bool = False) -> NDArray:
+        """Multiply matrices; products of the shapes that came last are kept prepared."""
+        key = *a.shape, b.shape[1], transposed, self.n_jobs
+        product = self._products.get(key)
+        if product is None:
+            if len(self._products) >= MOST_PRODUCTS:
+                self._products.clear()
+            product = Product(*key[:3], self._weight.dtype, self.n_jobs, transposed)
+            self._products[key] = product
+        return product(a, b)
+
+
+class Dropout:
+    """Set elements to zero at random in training, and scale up the others.
+
+    Parameters
+    ----------
+    rate : float
+        Probability that an element is set to zero, from 0 up to, not including, 1; taken to 16 bits.
+    rng : numpy.random.Generator
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.forecasting.blocks import Dropout
+    >>> y = Dropout(0.5, np.random.default_rng(0)).forward(np.ones(1000), training=True)
+    >>> sorted({float(value) for value in y}), bool(400 < (y > 0).sum() < 600)
+    ([0.0, 2.0], True)
+    """
+
+    def __init__(self, rate: float, rng: np.random.Generator) -> None:
+        self.rate, self._random = rate, rng
+        self._mask: NDArray | None = None
+
+    def forward(self, x: NDArray, training: bool = False) -> NDArray:
+        """Apply a new mask in training; return `x` itself otherwise.
+
+        Parameters
+        ----------
+        x : ndarray
+        training : bool, default=False
+
+        Returns
+        -------
+        y : ndarray of the shape of `x`
+        """
+        self._mask = None
+        least = round(self.rate * 65536)
+        if not training or least == 0:
+            return x
+        # half a word an element: the generator is what takes the time
+        drawn = np.frombuffer(self._random.bytes(2 * x.size), "<u2").reshape(x.shape)
+        self._mask = (drawn >= least) * x.dtype.type(65536 / (65536 - least))
+        return x * self._mask
+
+    def backward(self, dy: NDArray) -> NDArray:
+        """Return the gradient of the input of the last `forward`.
+
+        Parameters
+        ----------
+        dy : ndarray
+
+        Returns
+        -------
+        dx : ndarray of the shape of `dy`
+        """
+        return dy if self._mask is None else dy * self._mask
+
+
+class Embedding:
+    """A vector for each number.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        It has ``{name}`` (n_numbers, size).
+    name : str
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.forecasting.blocks import Embedding, Parameters
+    >>> parameters = Parameters({"series": (3, 2)}, "float64")
+    >>> embedding = Embedding(parameters, "series")
+    >>> embedding.forward(np.array([2, 0, 2]), training=True).shape
+    (3, 2)
+    >>> embedding.backward(np.ones((3, 2)))
+    >>> parameters["series"][1].tolist()
+    [[1.0, 1.0], [0.0, 0.0], [2.0, 2.0]]
+    """
+
+    def __init__(self, parameters: Parameters, name: str) -> None:
+        self._table, self._gradient = parameters[name]
+        self._indices: NDArray | None = None
+
+    def forward(self, indices: NDArray, training: bool = False) -> NDArray:
+        """Look up.
+
+        Parameters
+        ----------
+        indices : ndarray of int of shape (n,)
+        training : bool, default=False
+            Keep what `backward` needs.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n, size)
+        """
+        self._indices = np.array(indices) if training else None
+        return self._table[indices]
+
+    def backward(self, dy: NDArray) -> None:
+        """Fill the gradient of the table.
+
+        Parameters
+        ----------
+        dy : ndarray of shape (n, size)
+
+        Raises
+        ------
+        RuntimeError
+            If there was no ``forward(training=True)`` before it.
+        """
+        if self._indices is None:
+            raise RuntimeError("backward was called without forward(training=True) before it")
+        indices, self._indices = self._indices, None
+        order = np.argsort(indices, kind="stable")
+        numbers = indices[order]
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
+        self._gradient.fill(0)
+        self._gradient[numbers[starts]] = np.add.reduceat(dy[order], starts, axis=0)
