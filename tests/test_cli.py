@@ -2,10 +2,11 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 import numbarnn
-from numbarnn import bench, demo
+from numbarnn import bench, demo, forecasting, tables
 from numbarnn.cli import main
 
 
@@ -43,7 +44,7 @@ def test_no_command_shows_what_there_is(capsys):
     assert "demo" in out and "bench" in out
 
 
-@pytest.mark.parametrize("options", [["--help"], ["demo", "--help"]])
+@pytest.mark.parametrize("options", [["--help"], ["demo", "--help"], ["forecast", "--help"]])
 def test_help(capsys, options):
     with pytest.raises(SystemExit) as leave:
         main(options)
@@ -149,3 +150,196 @@ def test_what_is_raised_becomes_a_line(capsys, monkeypatch, error, status, words
     monkeypatch.setattr(demo, "run", fail)
     assert main(["demo"]) == status
     assert words in capsys.readouterr().err
+
+
+class Naive:
+    """In place of the forecaster: the last value, with what it was given kept for the test to see."""
+
+    def __init__(self, horizon, **parameters):
+        self.parameters = {"horizon": horizon, **parameters}
+        Naive.last = self
+
+    def fit(self, y):
+        print("epoch 1/1")
+        self.y = y
+        return self
+
+    def predict(self, *, X, level):
+        self.X = X
+        h, time, id_col = (self.parameters.get(name) for name in ("horizon", "time_col", "id_col"))
+        rows = np.flatnonzero(self.y[id_col][1:] != self.y[id_col][:-1]) if id_col else np.array([], int)
+        rows = np.append(rows, len(self.y[time]) - 1)  # the last one of each series
+        ahead = np.arange(1, h + 1) * (self.y[time][1] - self.y[time][0])
+        table = {id_col: np.repeat(self.y[id_col][rows], h)} if id_col else {}
+        table[time] = (self.y[time][rows][:, None] + ahead).ravel()
+        table["RNNForecaster"] = np.repeat(self.y[self.parameters["target_col"]][rows], h).astype(float)
+        for each in level or []:
+            table[f"RNNForecaster-lo-{each:g}"] = table["RNNForecaster"] - each
+            table[f"RNNForecaster-hi-{each:g}"] = table["RNNForecaster"] + each
+        return table
+
+    def backtest(self, y, **options):
+        self.y, self.options = y, options
+        return {"step": np.array(["1", "2", "all"]), "mae": np.array([0.5, 0.7, 0.6])}
+
+
+@pytest.fixture
+def naive(monkeypatch):
+    monkeypatch.setattr(forecasting, "RNNForecaster", Naive)
+    return Naive
+
+
+@pytest.fixture
+def sales(tmp_path):
+    """Two shops, 30 days each; one value is missing, and a promotion is known in advance."""
+    path = tmp_path / "sales of shops.csv"
+    lines = [
+        f"{shop},2024-01-{day:02},{'' if day == 3 else day + 0.5},{day % 7 == 0:d}"
+        for shop in ("a", "\u00e9")
+        for day in range(1, 31)
+    ]
+    path.write_text("\n".join(["unique_id,ds,y,promo", *lines]), encoding="utf-8-sig")
+    return path
+
+
+def test_forecast_writes_a_table_and_a_picture(naive, sales, tmp_path, capsys):
+    out, picture = tmp_path / "out.csv", tmp_path / "out.png"
+    arguments = ["forecast", str(sales), "--horizon", "2", "--level", "80", "95.5", "--hidden", "8"]
+    assert main([*arguments, "--jobs", "1", "--calendar", "--out", str(out), "--plot", str(picture)]) == 0
+    assert out.read_text(encoding="utf-8").splitlines() == [
+        "unique_id,ds,RNNForecaster,RNNForecaster-lo-80,RNNForecaster-hi-80,"
+        "RNNForecaster-lo-95.5,RNNForecaster-hi-95.5",
+        "a,2024-01-31,30.5,-49.5,110.5,-65,126",
+        "a,2024-02-01,30.5,-49.5,110.5,-65,126",
+        "\u00e9,2024-01-31,30.5,-49.5,110.5,-65,126",
+        "\u00e9,2024-02-01,30.5,-49.5,110.5,-65,126",
+    ]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    given = naive.last.parameters
+    assert given["hidden_size"] == 8 and given["n_jobs"] == 1 and given["calendar"] == "auto"
+    assert "max_iter" not in given and "promo" not in naive.last.y
+    assert np.isnan(naive.last.y["y"]).sum() == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "epoch 1/1" in captured.err and "out.csv" in captured.err
+
+
+def test_forecast_prints_the_table_alone(naive, sales, capsys):
+    assert main(["forecast", str(sales), "--horizon", "1", "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == ["a,2024-01-31,30.5", "\u00e9,2024-01-31,30.5"]
+    assert naive.last.parameters["verbose"] == 0
+
+
+def test_future_covariates_come_from_another_file(naive, sales, tmp_path, capsys):
+    future = tmp_path / "future.csv"
+    future.write_text("unique_id,ds,promo\na,2024-01-31,1\n\u00e9,2024-01-31,0\n", encoding="utf-8")
+    arguments = ["forecast", str(sales), "--horizon", "1", "--future-covariates", "promo"]
+    assert main([*arguments, "--future", str(future), "--quiet"]) == 0
+    assert naive.last.X["promo"].tolist() == [1, 0] and naive.last.y["promo"].sum() == 8
+    capsys.readouterr()
+    assert "--future FILE" in failure(capsys, arguments)
+    future.write_text("unique_id,ds\na,2024-01-31\n")
+    assert "no column 'promo'; it has unique_id, ds" in failure(capsys, [*arguments, "--future", str(future)])
+
+
+def test_one_series_whose_columns_can_only_mean_one_thing(naive, tmp_path, capsys):
+    path = tmp_path / "load.csv"
+    path.write_text("date;load\n2024-01-01 00:00;1\n2024-01-01 00:30;2\n")
+    assert main(["forecast", str(path), "--horizon", "2", "--quiet", "--plot", str(tmp_path / "p.svg")]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out == ["date,RNNForecaster", "2024-01-01 01:00:00,2", "2024-01-01 01:30:00,2"]
+
+
+def test_parquet(naive, sales, tmp_path):
+    polars = pytest.importorskip("polars")
+    source, out = tmp_path / "sales.parquet", tmp_path / "out.parquet"
+    polars.read_csv(sales, try_parse_dates=True).write_parquet(source)
+    assert main(["forecast", str(source), "--horizon", "1", "--out", str(out), "--quiet"]) == 0
+    assert polars.read_parquet(out)["RNNForecaster"].to_list() == [30.5, 30.5]
+    source.write_text("no parquet")
+    with pytest.raises(ValueError, match="is no Parquet file"):
+        tables.read_table(source)
+
+
+def test_parquet_without_a_library_for_it(sales, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    line = failure(capsys, ["forecast", str(sales), "--horizon", "1", "--out", str(tmp_path / "out.parquet")])
+    assert "pip install polars" in line
+
+
+def test_backtest(naive, sales, tmp_path, capsys):
+    picture = tmp_path / "errors.png"
+    arguments = ["backtest", str(sales), "--horizon", "2", "--windows", "3", "--step", "1", "--refit"]
+    assert main([*arguments, "--plot", str(picture), "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["step,mae", "1,0.5", "2,0.7", "all,0.6"]
+    assert naive.last.options == {"n_windows": 3, "step_size": 1, "refit": True, "level": None}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], ["--horizon", "numbarnn forecast --help"]),
+        (["--horizon", "0"], ["'0' is no whole number from 1"]),
+        (["--horizon", "2", "--level", "120"], ["'120' is no level between 0 and 100"]),
+        (["--horizon", "2", "--target", "x"], ["no column 'x'; it has unique_id, ds, y, promo"]),
+        (["--horizon", "2", "--target", "unique_id"], ["--target unique_id holds 'a'; expected numbers"]),
+        (["--horizon", "2", "--time", "unique_id"], ["column 'unique_id'", "expected times such as"]),
+        (["--horizon", "2", "--out", "no/folder/x.csv"], ["x.csv", "folder must exist", "--out"]),
+        (["--horizon", "2", "--out", "x.xls"], ["--out must end in .csv or .parquet"]),
+        (["--horizon", "2", "--plot", "x.doc"], ["--plot must end in one of", ".png"]),
+        (["--horizon", "2", "--future", "none.csv"], ["none.csv"]),
+    ],
+)
+def test_errors_of_forecast(naive, sales, capsys, monkeypatch, tmp_path, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    line = failure(capsys, ["forecast", sales.name, *arguments])
+    assert line.startswith("numbarnn: error: ") and all(word in line for word in words), line
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has 0 lines; expected a header"),
+        ("ds,y\n", "has 1 lines; expected a header"),
+        ("ds,y\n2024-01-01,1\n2024-01-02\n", "row 3 has 1 cells; expected 2"),
+        ("ds,ds\n2024-01-01,1\n", "two columns of the same name"),
+        ("ds,y\n31.01.2024,1\n", "expected times such as 2024-01-31"),
+        ("ds,y\n2024-01-01,1\n,2\n", "column 'ds' has 1 empty cells"),
+        ("a,b\n1,2\n", "there is no column of times; name it with --time: a, b"),
+        ("ds,a,b\n2024-01-01,1,2\n", "2 columns of numbers to forecast; name it with --target"),
+        ("ds,y\n2024-01-01,one\n", "--target y holds 'one'; expected numbers"),
+        ("ds,y\n2024-01-01T00:00Z,1\n2024-01-01,2\n", "some times have an offset"),
+    ],
+)
+def test_errors_of_tables(tmp_path, capsys, text, words):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    assert words in failure(capsys, ["forecast", str(path), "--horizon", "1"])
+
+
+def test_a_file_that_is_no_text(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    assert "a.csv" in failure(capsys, ["forecast", str(path), "--horizon", "1"])
+    path.write_bytes(b"\xff\xfe\x00" * 9)
+    assert "is no CSV file in UTF-8" in failure(capsys, ["forecast", str(path), "--horizon", "1"])
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (["1", "-2"], np.array([1, -2])),
+        (["007", "1"], np.array([7.0, 1.0])),
+        (["1", "NA"], np.array([1.0, np.nan])),
+        (["", ""], np.array([np.nan, np.nan])),
+        (["a", ""], np.array(["a", ""])),
+        (["2024-01-31 18:00", "2024-02-01T00:00"], np.array(["2024-01-31T18", "2024-02-01"], "M8[us]")),
+        (["2024-01-31T18:00+01:00"], np.array(["2024-01-31T17"], "M8[us]")),
+        (["2024-xyz"], np.array(["2024-xyz"])),
+    ],
+)
+def test_a_column_has_one_type(tmp_path, cells, expected):
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["a,b", *(f"{cell},1" for cell in cells)]))
+    column = tables.read_table(path)["a"]
+    assert column.dtype == expected.dtype
+    np.testing.assert_array_equal(column, expected)

@@ -1,4 +1,4 @@
-"""The command ``numbarnn``: a demonstration and a benchmark."""
+"""The command ``numbarnn``: forecasts, backtests, a demonstration and a benchmark."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
+from .forecasting_cli import add_commands
 
 __all__ = ["main"]
 
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .bench import main as bench
 
             return bench(rest) or 0
+        elif arguments.command:
+            arguments.run(arguments)
         else:
             parser.print_help()
     except KeyboardInterrupt:
@@ -89,6 +92,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--output", metavar="FILE", default="demo.png", help="the picture (default: %(default)s)"
     )
     demo.add_argument("--no-plot", action="store_true", help="print the table only")
+    add_commands(commands)
     # everything after "bench" belongs to the benchmark's own parser, --help included
     commands.add_parser("bench", add_help=False, help="time training and prediction beside other libraries")
     return parser

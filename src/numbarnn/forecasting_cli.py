@@ -1,0 +1,296 @@
+"""The commands ``numbarnn forecast`` and ``numbarnn backtest``: a table in, a table and a picture out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .tables import parquet_library, read_table, write_table
+
+__all__ = ["add_commands"]
+
+_MOST_PANELS = 6
+
+_FORECAST_EXAMPLE = """example:
+  numbarnn forecast sales.csv --time day --target sold --id shop --horizon 28 --level 80 95 \\
+      --out forecast.csv --plot forecast.png
+reads a table with the columns day, sold and shop, one row for each day and shop, and writes the next 28 days
+of every shop with 80 % and 95 % intervals."""
+_BACKTEST_EXAMPLE = """example:
+  numbarnn backtest sales.csv --time day --target sold --id shop --horizon 28 --windows 5 --level 80 \\
+      --out errors.csv --plot errors.png
+forecasts 28 days from each of 5 points of the past, and writes the errors of every step ahead; MASE below 1
+is better than repeating the last season."""
+
+
+def add_commands(commands: Any) -> None:
+    """Add the two commands to the subparsers of ``numbarnn``; each sets ``run`` to what it does.
+
+    Parameters
+    ----------
+    commands : argparse subparsers
+
+    Examples
+    --------
+    >>> import argparse
+    >>> from numbarnn.forecasting_cli import add_commands
+    >>> parser = argparse.ArgumentParser()
+    >>> add_commands(parser.add_subparsers())
+    >>> parser.parse_args(["forecast", "a.csv", "--horizon", "3", "--level", "80"]).level
+    [80.0]
+    """
+    forecast = _add_command(
+        commands, "forecast", "forecast the series of a CSV or Parquet file",
+        "Train a recurrent network on every series of a file and forecast what comes next. The table goes to "
+        "--out, or to the standard output.", _FORECAST_EXAMPLE, _forecast,
+    )  # fmt: skip
+    forecast.add_argument(
+        "--future", metavar="FILE", help="the time (and id) and --future-covariates of the steps to come"
+    )
+    backtest = _add_command(
+        commands, "backtest", "measure forecasts made at points of a file's past",
+        "Forecast from several points of the past what is known by now, and write the errors of every step "
+        "ahead.", _BACKTEST_EXAMPLE, _backtest,
+    )  # fmt: skip
+    add = backtest.add_argument
+    add("--windows", type=_count, default=5, metavar="N", help="points of the past (default: %(default)s)")
+    add("--step", type=_count, metavar="N", help="steps between them (default: the horizon)")
+    add("--refit", action="store_true", help="train anew at each of them")
+
+
+def _add_command(commands, name, summary, description, example, run) -> argparse.ArgumentParser:
+    """Add a command with the arguments that both have."""
+    parser = commands.add_parser(
+        name, help=summary, description=textwrap.fill(description), epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("file", metavar="FILE", help="a table, .csv or .parquet, one row for each time and series")
+    add("--horizon", type=_count, required=True, metavar="N", help="steps ahead")
+    add("--time", metavar="COLUMN", help="times, oldest first (default: ds, or the one column of times)")
+    add("--target", metavar="COLUMN", help="what is forecast (default: y, or the one column of numbers)")
+    add("--id", metavar="COLUMN", help="which series a row is of (default: unique_id; without, one series)")
+    add("--level", type=_level, nargs="+", metavar="PERCENT", help="intervals, as in --level 80 95")
+    add("--context", type=_count, metavar="N", help="steps looked back upon (default: from the horizon)")
+    add("--future-covariates", nargs="+", metavar="COLUMN", default=[], help="columns known in advance")
+    add("--past-covariates", nargs="+", metavar="COLUMN", default=[], help="columns known afterwards only")
+    add("--calendar", action="store_true", help="tell the network hour, weekday, month and the like")
+    add("--freq", metavar="STEP", help="time between rows: h, 15min, D, W, MS ... (default: inferred)")
+    add("--hidden", type=_count, metavar="N", help="units of the network")
+    add("--epochs", type=_count, metavar="N", help="most passes over the data")
+    add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: %(default)s)")
+    add("--jobs", type=int, metavar="N", help="threads (default: all cores)")
+    add("--out", metavar="FILE", help="where the table goes, .csv or .parquet (default: standard output)")
+    add("--plot", metavar="FILE", help="a picture, .png, .svg or .pdf; needs matplotlib")
+    add("--quiet", action="store_true", help="no progress")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _count(text: str) -> int:
+    """Read a number of steps."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def _level(text: str) -> float:
+    """Read a level in percent."""
+    try:
+        level = float(text)
+    except ValueError:
+        level = np.nan
+    if not 0 < level < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no level between 0 and 100, in percent")
+    return level
+
+
+def _forecast(arguments: argparse.Namespace) -> None:
+    """Run ``numbarnn forecast``."""
+    _check_outputs(arguments)
+    if arguments.future_covariates and not arguments.future:
+        names = ", ".join(arguments.future_covariates)
+        raise ValueError(
+            f"--future-covariates {names} must be known for the {arguments.horizon} steps to come: give them "
+            "with --future FILE"
+        )
+    data, names = _read(arguments)
+    future = None
+    if arguments.future:
+        future = read_table(arguments.future, times=[names["time"]])
+        _check_columns(future, [names["time"], *arguments.future_covariates], arguments.future)
+        if names["id"] is not None:
+            _check_columns(future, [names["id"]], arguments.future)
+    with _to_stderr():
+        forecaster = _make_forecaster(arguments, names).fit(data)
+        table = forecaster.predict(X=future, level=arguments.level)
+    _write(table, arguments)
+    if arguments.plot:
+        _draw_forecasts(Path(arguments.plot), data, table, names, arguments)
+
+
+def _backtest(arguments: argparse.Namespace) -> None:
+    """Run ``numbarnn backtest``."""
+    _check_outputs(arguments)
+    data, names = _read(arguments)
+    with _to_stderr():
+        forecaster = _make_forecaster(arguments, names)
+        table = forecaster.backtest(
+            data, n_windows=arguments.windows, step_size=arguments.step, refit=arguments.refit,
+            level=arguments.level,
+        )  # fmt: skip
+    _write(table, arguments)
+    if arguments.plot:
+        from matplotlib.figure import Figure
+
+        from .plotting import plot_horizon_error
+
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        plot_horizon_error(table, figure.add_subplot())
+        figure.savefig(arguments.plot, dpi=150)
+
+
+def _make_forecaster(arguments: argparse.Namespace, names: dict[str, str | None]) -> Any:
+    """Translate the arguments; what was not given stays with the forecaster's defaults."""
+    from .forecasting import RNNForecaster
+
+    given = {
+        "context_length": arguments.context, "hidden_size": arguments.hidden, "max_iter": arguments.epochs,
+        "freq": arguments.freq, "calendar": "auto" if arguments.calendar else None, "id_col": names["id"],
+        "past_covariates": arguments.past_covariates or None,
+        "future_covariates": arguments.future_covariates or None,
+    }  # fmt: skip
+    return RNNForecaster(
+        arguments.horizon, time_col=names["time"], target_col=names["target"], n_jobs=arguments.jobs,
+        random_state=arguments.seed, verbose=0 if arguments.quiet else 1,
+        **{name: value for name, value in given.items() if value is not None},
+    )  # fmt: skip
+
+
+@contextmanager
+def _to_stderr() -> Iterator[None]:
+    """Send progress and warnings, a line each, where they do not mix with the table."""
+
+    def show(message, category, *_, **__):
+        print(f"numbarnn: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _check_outputs(arguments: argparse.Namespace) -> None:
+    """Find out before the training whether the answers can be written."""
+    for option, path in (("--out", arguments.out), ("--plot", arguments.plot)):
+        if path is None:
+            continue
+        folder = Path(path).parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ValueError(
+                f"cannot write {path}: its folder must exist and be writable; choose another {option}"
+            )
+    if arguments.out is not None:
+        if Path(arguments.out).suffix.lower() not in {".csv", ".parquet"}:
+            raise ValueError(f"cannot write {arguments.out}: --out must end in .csv or .parquet")
+        if Path(arguments.out).suffix.lower() == ".parquet":
+            parquet_library()
+    if arguments.plot is not None:
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+        except ImportError as error:
+            raise ImportError("--plot needs matplotlib: pip install 'numbarnn[plot]'") from error
+        formats = FigureCanvasAgg.get_supported_filetypes()
+        if Path(arguments.plot).suffix[1:].lower() not in formats:
+            raise ValueError(
+                f"cannot write {arguments.plot}: --plot must end in one of .{', .'.join(sorted(formats))}"
+            )
+
+
+def _read(arguments: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
+    """Read the table and find its columns: those that were named, or those that can be meant."""
+    data = read_table(arguments.file, times=[arguments.time or "ds"])
+    time, target, series = arguments.time, arguments.target, arguments.id
+    named = [name for name in (time, target, series) if name is not None]
+    covariates = [*arguments.past_covariates, *arguments.future_covariates]
+    _check_columns(data, [*named, *covariates], arguments.file)
+    if series is None and "unique_id" in data:
+        series = "unique_id"
+    if time is None:
+        times = [name for name, values in data.items() if values.dtype.kind == "M"]
+        time = "ds" if "ds" in data else _the_one(times, data, "of times", "--time")
+    others = {time, series, *covariates}
+    if target is None:
+        numbers = [name for name, values in data.items() if values.dtype.kind in "iuf" and name not in others]
+        target = "y" if "y" in data else _the_one(numbers, data, "of numbers to forecast", "--target")
+    for option, name, kinds, expected in (
+        ("--time", time, "Miu", "times such as 2024-01-31 or 2024-01-31 18:00, or whole numbers"),
+        ("--target", target, "iuf", "numbers"),
+    ):
+        if data[name].dtype.kind not in kinds:
+            example = next((str(value) for value in data[name] if str(value)), "")
+            raise ValueError(f"{option} {name} holds {example[:40]!r}; expected {expected}")
+    kept = [name for name in data if name in {time, target, series, *covariates}]
+    return {name: data[name] for name in kept}, {"time": time, "target": target, "id": series}
+
+
+def _the_one(found: list[str], data: dict[str, np.ndarray], what: str, option: str) -> str:
+    """Return the only column that can be meant, or ask for it."""
+    if len(found) != 1:
+        counted = "no column" if not found else f"{len(found)} columns"
+        raise ValueError(f"there is {counted} {what}; name it with {option}: {', '.join(data)}")
+    return found[0]
+
+
+def _check_columns(data: dict[str, np.ndarray], names: list[str], path: str) -> None:
+    """Say which column is not there, and which are."""
+    for name in names:
+        if name not in data:
+            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(data)}")
+
+
+def _write(table: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
+    """Write the answer, and say where."""
+    write_table(table, arguments.out)
+    if arguments.out and not arguments.quiet:
+        print(f"table: {Path(arguments.out).resolve()}", file=sys.stderr)
+
+
+def _draw_forecasts(path, data, table, names, arguments) -> None:
+    """Draw the first series, a panel each, with three horizons of history."""
+    from matplotlib.figure import Figure
+
+    from .plotting import plot_forecast
+
+    time, target, series = names["time"], names["target"], names["id"]
+    shown = [None] if series is None else list(dict.fromkeys(table[series].tolist()))[:_MOST_PANELS]
+    model = next(name for name in table if name not in (time, series))
+    n_past = max(3 * arguments.horizon, 24)
+    figure = Figure(figsize=(9, 1 + 3 * len(shown)), layout="constrained")
+    for ax, one in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
+        past, future = (
+            columns if one is None else {name: v[columns[series] == one] for name, v in columns.items()}
+            for columns in (data, table)
+        )
+        bounds = {}
+        if arguments.level:
+            bounds["level"] = arguments.level
+            for name, side in (("lower", "lo"), ("upper", "hi")):
+                bounds[name] = np.stack(
+                    [future[f"{model}-{side}-{level:g}"] for level in arguments.level], axis=1
+                )
+        times = np.concatenate([past[time][-n_past:], future[time]])
+        title = None if one is None else str(one)
+        history = past[target][-n_past:]
+        plot_forecast(history, future[model], ax=ax, time=times, ylabel=target, title=title, **bounds)
+    figure.savefig(path, dpi=150)
