@@ -1,0 +1,306 @@
+"""Accuracy on ETTh1, by the protocol of the papers: ``python benchmarks/accuracy_etth1.py --data ETTh1.csv``.
+
+Protocol: 12, 4 and 4 months of 30 days for training, validation and test; channels z-scored on the training
+months; all 7 channels; every window with stride 1, the last ones too; error on the z-scored values; mean of
+the seeds. Settings are chosen on the validation months only: all of them are printed, and the choice with
+them, before the first error of a test month is computed.
+
+The options that take several values span a grid; each point of it is trained once with the first seed, and
+the best point of every horizon once more with each other seed. Every finished run is kept in the file of
+--out and in the folder of --work, so the same command goes on where it was interrupted, and further values
+may be added to the grid later. After a change of the forecaster itself, name other ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import pickle
+import time
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from numbarnn import RNNForecaster, __version__
+from numbarnn.bench.report import describe_machine
+from numbarnn.schedules import ExponentialSchedule
+
+MONTH = 30 * 24
+N_TRAIN, N_VALIDATION, N_TEST = 12 * MONTH, 4 * MONTH, 4 * MONTH
+
+# Mean squared errors: the model of Lin et al., arXiv 2308.11200 (2023), from the tables that its authors keep
+# beside their code; DLinear with a context of 96 from Liu et al., arXiv 2310.06625 (2023).
+PUBLISHED = {
+    "published, context 96": {96: 0.368, 192: 0.408, 336: 0.444, 720: 0.446},
+    "published, context 720": {96: 0.351, 192: 0.392, 336: 0.423, 720: 0.466},
+    "linear (DLinear, context 96)": {96: 0.386, 192: 0.437, 336: 0.481, 720: 0.519},
+}
+GOALS = {
+    "context 96": {96: 0.368, 192: 0.408, 336: 0.444, 720: 0.446},
+    "best context": {96: 0.351, 192: 0.392, 336: 0.423, 720: 0.446},
+}
+DEFAULTS_GOAL = 0.40  # at a horizon of 96
+
+
+def read(path: str) -> np.ndarray:
+    """Read the channels of ETTh1.csv, [n_timesteps, 7]."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    values = np.array([row[1:] for row in rows], dtype=float)
+    if len(values) < N_TRAIN + N_VALIDATION + N_TEST or values.shape[1] != 7:
+        raise SystemExit(f"{path} has shape {values.shape}; expected ETTh1.csv, shape (17420, 7)")
+    return values[: N_TRAIN + N_VALIDATION + N_TEST]
+
+
+def z_score(values: np.ndarray) -> np.ndarray:
+    """Scale with mean and deviation of the training months."""
+    train = values[:N_TRAIN]
+    return (values - train.mean(axis=0)) / train.std(axis=0)
+
+
+def errors(forecaster: Any, series: np.ndarray, first: int, last: int) -> tuple[float, float]:
+    """Return MSE and MAE over every window whose forecast lies in series[first:last]."""
+    context, horizon = forecaster.context_length_, forecaster.horizon_
+    # [n_windows, n_channels, context + horizon] -> time before channels; a view, and copied in pieces
+    windows = sliding_window_view(series[first - context : last], context + horizon, axis=0).swapaxes(1, 2)
+    squared = absolute = 0.0
+    for start in range(0, len(windows), 256):
+        piece = windows[start : start + 256]
+        error = forecaster.predict(context=np.ascontiguousarray(piece[:, :context])) - piece[:, context:]
+        squared += float(np.square(error).sum())
+        absolute += float(np.abs(error).sum())
+    n_values = len(windows) * horizon * series.shape[1]
+    return squared / n_values, absolute / n_values
+
+
+def grid(options: argparse.Namespace, horizon: int) -> list[dict[str, Any]]:
+    """Every setting that is tried for a horizon, as arguments of RNNForecaster."""
+    axes = {
+        "context_length": options.contexts,
+        "hidden_size": options.hidden,
+        "num_layers": options.layers,
+        "segment_length": options.segment,
+        "dropout": options.dropout,
+        "normalize": options.normalize,
+        "loss": options.loss,
+        "learning_rate_init": options.learning_rate,
+        "batch_size": options.batch_size,
+        "alpha": options.alpha,
+    }
+    fixed = {
+        "horizon": horizon,
+        "cell": options.cell,
+        "max_iter": options.epochs,
+        "n_iter_no_change": options.patience,
+        "max_grad_norm": options.max_grad_norm,
+    }
+    return [{**fixed, **dict(zip(axes, values, strict=True))} for values in product(*axes.values())]
+
+
+class Runs:
+    """Finished runs: figures in a JSON file, fitted forecasters in a folder."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.path, self.folder, self.n_jobs = Path(options.out), Path(options.work), options.jobs
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.document: dict[str, Any] = {"runs": []}
+        if self.path.exists():
+            self.document = json.loads(self.path.read_text(encoding="utf-8"))
+        self.runs = {self.key(run["settings"], run["seed"]): run for run in self.document["runs"]}
+
+    @staticmethod
+    def key(settings: dict[str, Any], seed: int) -> str:
+        """Name of a run."""
+        return hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()[:16]
+
+    def write(self) -> None:
+        """Replace the file at once, so that an interruption never leaves half of one."""
+        machine = {**describe_machine(), "numbarnn": __version__}
+        self.document = {**self.document, "machine": machine, "protocol": __doc__.split("\n\n")[1]}
+        self.document["runs"] = list(self.runs.values())
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, self.path)
+
+    def fit(self, settings: dict[str, Any], seed: int, series: np.ndarray) -> dict[str, Any]:
+        """Train, or find that it was done; the run has the error on the validation months."""
+        key = self.key(settings, seed)
+        if key in self.runs:
+            return self.runs[key]
+        forecaster = RNNForecaster(
+            **settings, learning_rate=ExponentialSchedule(0.8, after=3), random_state=seed, n_jobs=self.n_jobs
+        )
+        train, validation = series[:N_TRAIN], series[N_TRAIN : N_TRAIN + N_VALIDATION]
+        start = time.perf_counter()
+        forecaster.fit(train, validation=validation)
+        seconds = time.perf_counter() - start
+        mse, mae = errors(forecaster, series, N_TRAIN, N_TRAIN + N_VALIDATION)
+        self.runs[key] = {
+            "settings": settings, "seed": seed, "epochs": forecaster.n_iter_, "seconds": round(seconds, 1),
+            "validation_mse": mse, "validation_mae": mae,
+        }  # fmt: skip
+        (self.folder / f"{key}.pickle").write_bytes(pickle.dumps(forecaster))
+        self.write()
+        return self.runs[key]
+
+    def test(self, settings: dict[str, Any], seed: int, series: np.ndarray) -> dict[str, Any]:
+        """Add the error on the test months to a run."""
+        run = self.fit(settings, seed, series)
+        if "test_mse" not in run:
+            path = self.folder / f"{self.key(settings, seed)}.pickle"
+            if not path.exists():  # the figures came from elsewhere: train again
+                del self.runs[self.key(settings, seed)]
+                run = self.fit(settings, seed, series)
+            forecaster = pickle.loads(path.read_bytes())
+            run["test_mse"], run["test_mae"] = errors(forecaster, series, N_TRAIN + N_VALIDATION, len(series))
+            self.write()
+        return run
+
+
+def search(runs: Runs, options: argparse.Namespace, series: np.ndarray) -> dict[str, dict[int, dict]]:
+    """Train the grid; return which -> horizon -> settings with the least error on the validation months."""
+    chosen: dict[str, dict[int, dict]] = {name: {} for name in GOALS}
+    for horizon in options.horizons:
+        results = []
+        for settings in grid(options, horizon):
+            run = runs.fit(settings, options.seeds[0], series)
+            results.append((run["validation_mse"], settings))
+            print(
+                f"horizon {horizon}: validation MSE {run['validation_mse']:.4f}, {run['epochs']} epochs, "
+                f"{run['seconds']:.0f} s: {_words(settings)}",
+                flush=True,
+            )
+        results.sort(key=lambda result: result[0])
+        chosen["best context"][horizon] = results[0][1]
+        of_96 = [settings for _, settings in results if settings["context_length"] == 96]
+        if of_96:
+            chosen["context 96"][horizon] = of_96[0]
+    for name, settings in chosen.items():
+        for horizon, setting in settings.items():
+            print(f"chosen, {name}, horizon {horizon}: {_words(setting)}", flush=True)
+    return chosen
+
+
+def evaluate(runs: Runs, options: argparse.Namespace, series: np.ndarray, chosen: dict) -> dict[str, Any]:
+    """Return what the chosen settings reach on the test months, mean of the seeds."""
+    summary: dict[str, Any] = {}
+    for name, settings in chosen.items():
+        for horizon, setting in settings.items():
+            done = [runs.test(setting, seed, series) for seed in options.seeds]
+            summary.setdefault(name, {})[str(horizon)] = {
+                "mse": float(np.mean([run["test_mse"] for run in done])),
+                "mae": float(np.mean([run["test_mae"] for run in done])),
+                "mse_std": float(np.std([run["test_mse"] for run in done])),
+                "seeds": options.seeds,
+                "goal": GOALS[name].get(horizon),
+                "settings": setting,
+            }
+    return summary
+
+
+def defaults(options: argparse.Namespace, series: np.ndarray) -> dict[str, Any]:
+    """Return what a forecaster with nothing tuned reaches at 96, with its intervals on the test months."""
+    forecaster = RNNForecaster(horizon=96, random_state=options.seeds[0], n_jobs=options.jobs)
+    start = time.perf_counter()
+    forecaster.fit(series[:N_TRAIN])
+    seconds = time.perf_counter() - start
+    mse, mae = errors(forecaster, series, N_TRAIN + N_VALIDATION, len(series))
+    result = {"mse": mse, "mae": mae, "seconds": round(seconds, 1), "goal": DEFAULTS_GOAL}
+    if options.intervals:
+        folds = forecaster.cross_validation(
+            series, n_windows=(N_TEST - 96) // 24 + 1, step_size=24, h=96, level=[80, 95]
+        )
+        truth = folds.y[..., np.newaxis]
+        inside = (truth >= folds.lower) & (truth <= folds.upper)
+        percent = (100 * inside.mean(axis=(0, 1, 2))).tolist()
+        result["coverage"] = dict(zip(["80", "95"], percent, strict=True))
+    return result
+
+
+def report(summary: dict[str, Any], horizons: list[int]) -> str:
+    """Lay out our errors under the published ones, as Markdown."""
+    lines = ["| ETTh1, MSE | " + " | ".join(map(str, horizons)) + " |", "| --- |" + " --- |" * len(horizons)]
+    for name, row in PUBLISHED.items():
+        lines.append(f"| {name} | " + " | ".join(f"{row.get(h, np.nan):.3f}" for h in horizons) + " |")
+    for name, row in summary.items():
+        cells = []
+        for horizon in horizons:
+            cell = row.get(str(horizon))
+            cells.append("" if cell is None else f"{cell['mse']:.3f} (goal {cell['goal'] or np.nan:.3f})")
+        lines.append(f"| numbarnn, {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _words(settings: dict[str, Any]) -> str:
+    """Write settings on a line."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if name != "horizon")
+
+
+def _or_none(kind):
+    """Return a reader of an option that may be "none"."""
+    return lambda text: None if text == "none" else kind(text)
+
+
+def _auto_or_int(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def parse() -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    results = Path(__file__).parent / "results"
+    add = parser.add_argument
+    add("--data", required=True, help="a copy of ETTh1.csv")
+    add("--out", default=str(results / "accuracy_etth1.json"), help="figures of all runs (%(default)s)")
+    add("--work", default="build/etth1", help="folder of the fitted forecasters (%(default)s)")
+    add("--steps", nargs="+", default=["search", "test"], choices=["search", "test", "defaults"])
+    add("--intervals", action="store_true", help="with defaults: coverage of the 80 and 95 %% intervals too")
+    add("--jobs", type=int, help="threads")
+    add("--horizons", type=int, nargs="+", default=[96, 192, 336, 720])
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--cell", default="gru")
+    add("--epochs", type=int, default=30)
+    add("--patience", type=int, default=10, help="epochs without a lower validation loss")
+    add("--max-grad-norm", type=_or_none(float), default=None, help='a bound, or "none" (%(default)s)')
+    several = parser.add_argument_group("the grid: each may have several values").add_argument
+    several("--contexts", type=int, nargs="+", default=[96])
+    several("--hidden", type=int, nargs="+", default=[128])
+    several("--layers", type=int, nargs="+", default=[1])
+    several("--segment", type=_auto_or_int, nargs="+", default=[24])
+    several("--dropout", type=float, nargs="+", default=[0.5])
+    several("--normalize", type=_or_none(str), nargs="+", default=["last"])
+    several("--loss", nargs="+", default=["squared_error"])
+    several("--learning-rate", type=float, nargs="+", default=[1e-3])
+    several("--batch-size", type=_auto_or_int, nargs="+", default=[1792], help="rows: 7 channels a window")
+    several("--alpha", type=float, nargs="+", default=[0.0])
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Search, test, print and write."""
+    options = parse()
+    series = z_score(read(options.data))
+    runs = Runs(options)
+    if "search" in options.steps or "test" in options.steps:
+        # the test months are out of reach until the choice is made and printed
+        chosen = search(runs, options, series[: N_TRAIN + N_VALIDATION])
+        if "test" in options.steps:
+            runs.document["summary"] = evaluate(runs, options, series, chosen)
+            print(report(runs.document["summary"], options.horizons))
+    if "defaults" in options.steps:
+        runs.document["defaults"] = result = defaults(options, series)
+        print("defaults at 96:", json.dumps(result))
+    runs.write()
+
+
+if __name__ == "__main__":
+    main()
