@@ -1,0 +1,94 @@
+"""Our estimators in other people's pipelines; each test needs its library, and is left out where it is not there."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from numbarnn import RNNRegressor
+
+pytestmark = pytest.mark.filterwarnings("default")  # warnings of the libraries are theirs
+
+PERIOD, N_STEPS, HORIZON = 12, 240, 6
+
+
+@pytest.fixture
+def pandas():
+    return pytest.importorskip("pandas")
+
+
+@pytest.fixture
+def season(pandas):
+    """A season and its last steps: noise-free, so that a network that sees the right lags forecasts it."""
+    times = pandas.date_range("2020-01-01", periods=N_STEPS, freq="D")
+    values = np.sin(2 * np.pi * np.arange(N_STEPS) / PERIOD).astype(np.float32)
+    series = pandas.Series(values, index=times, name="y")
+    return series.iloc[:-HORIZON], series.iloc[-HORIZON:]
+
+
+def network():
+    return RNNRegressor(hidden_size=8, learning_rate_init=0.03, batch_size=32, max_iter=25, n_iter_no_change=25,
+                        n_jobs=1, random_state=0)  # fmt: skip
+
+
+def quietly(function, *arguments, **options):
+    """Call it without the warning that a short training ends at max_iter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*arguments, **options)
+
+
+def test_skforecast_recursive(season):
+    module = pytest.importorskip("skforecast.recursive")
+    train, test = season
+    forecaster = module.ForecasterRecursive(estimator=network(), lags=PERIOD)
+    quietly(forecaster.fit, train)
+    forecast = quietly(forecaster.predict, HORIZON)
+    assert (forecast.index == test.index).all()
+    assert np.abs(forecast.to_numpy() - test.to_numpy()).max() < 0.2
+
+
+def test_skforecast_direct(season):
+    module = pytest.importorskip("skforecast.direct")
+    train, test = season
+    forecaster = module.ForecasterDirect(estimator=network(), lags=PERIOD, steps=HORIZON, n_jobs=1)
+    quietly(forecaster.fit, train)
+    forecast = quietly(forecaster.predict)
+    assert np.abs(forecast.to_numpy() - test.to_numpy()).max() < 0.2
+
+
+def test_mlforecast(season, pandas):
+    mlforecast = pytest.importorskip("mlforecast")
+    train, test = season
+    frame = pandas.concat(
+        pandas.DataFrame({"unique_id": name, "ds": train.index, "y": sign * train.to_numpy()})
+        for name, sign in (("a", 1), ("b", -1))
+    )
+    forecaster = mlforecast.MLForecast({"rnn": network()}, freq="D", lags=range(PERIOD, 0, -1), num_threads=1)
+    quietly(forecaster.fit, frame)
+    forecast = quietly(forecaster.predict, HORIZON)
+    for name, sign in (("a", 1), ("b", -1)):
+        ours = forecast.loc[forecast["unique_id"] == name, "rnn"].to_numpy()
+        assert np.abs(ours - sign * test.to_numpy()).max() < 0.2
+
+
+@pytest.mark.parametrize("strategy", ["recursive", "direct"])
+def test_sktime_reduction(season, strategy):
+    compose = pytest.importorskip("sktime.forecasting.compose")
+    train, test = season
+    forecaster = compose.make_reduction(network(), window_length=PERIOD, strategy=strategy)
+    quietly(forecaster.fit, train, fh=np.arange(1, HORIZON + 1))
+    forecast = quietly(forecaster.predict)
+    assert np.abs(forecast.to_numpy().ravel() - test.to_numpy()).max() < 0.2
+
+
+@pytest.mark.parametrize("multi_models", [True, False])
+def test_darts(season, multi_models):
+    models = pytest.importorskip("darts.models")
+    darts = pytest.importorskip("darts")
+    train, test = season
+    model = getattr(models, "SKLearnModel", None) or models.RegressionModel  # its name before 0.37
+    forecaster = model(lags=PERIOD, output_chunk_length=HORIZON, model=network(), multi_models=multi_models)
+    quietly(forecaster.fit, darts.TimeSeries.from_series(train))
+    forecast = quietly(forecaster.predict, HORIZON)
+    assert np.abs(forecast.values().ravel() - test.to_numpy()).max() < 0.2
