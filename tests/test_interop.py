@@ -1,11 +1,11 @@
-"""Our estimators in other people's pipelines; each test needs its library, and is left out where it is not there."""
+"""Our estimators in other people's pipelines; a test whose library is not installed is left out."""
 
 import warnings
 
 import numpy as np
 import pytest
 
-from numbarnn import RNNRegressor
+from numbarnn import RNNForecaster, RNNRegressor
 
 pytestmark = pytest.mark.filterwarnings("default")  # warnings of the libraries are theirs
 
@@ -27,8 +27,9 @@ def season(pandas):
 
 
 def network():
-    return RNNRegressor(hidden_size=8, learning_rate_init=0.03, batch_size=32, max_iter=25, n_iter_no_change=25,
-                        n_jobs=1, random_state=0)  # fmt: skip
+    return RNNRegressor(
+        hidden_size=8, learning_rate_init=0.03, batch_size=32, max_iter=25, n_jobs=1, random_state=0
+    )
 
 
 def quietly(function, *arguments, **options):
@@ -92,3 +93,29 @@ def test_darts(season, multi_models):
     quietly(forecaster.fit, darts.TimeSeries.from_series(train))
     forecast = quietly(forecaster.predict, HORIZON)
     assert np.abs(forecast.values().ravel() - test.to_numpy()).max() < 0.2
+
+
+@pytest.fixture
+def adapter():
+    pytest.importorskip("sktime")
+    from numbarnn.interop.sktime import RNNForecasterSktime
+
+    return RNNForecasterSktime
+
+
+def test_sktime_adapter_answers_the_steps_that_were_asked_for(adapter, season):
+    train, test = season
+    parameters = {"hidden_size": 8, "max_iter": 3, "n_jobs": 1, "random_state": 0}
+    model = adapter(RNNForecaster(horizon=1, **parameters))
+    forecast = quietly(model.fit, train, fh=[1, 3, HORIZON]).predict()
+    ours = quietly(RNNForecaster(horizon=HORIZON, **parameters).fit, train.to_numpy(dtype=float)).predict()
+    assert (forecast.index == test.index[[0, 2, HORIZON - 1]]).all()
+    np.testing.assert_array_equal(forecast.to_numpy(), ours[[0, 2, HORIZON - 1]])
+    assert model.get_params()["forecaster__hidden_size"] == 8 and model.forecaster.horizon == 1
+
+
+@pytest.mark.slow
+def test_sktime_checks(adapter):
+    from sktime.utils.estimator_checks import check_estimator
+
+    quietly(check_estimator, adapter, raise_exceptions=True, verbose=False)

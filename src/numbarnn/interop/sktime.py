@@ -1,0 +1,128 @@
+"""RNNForecaster for sktime: in its pipelines, its tuning and its evaluation."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.base import clone
+
+from numbarnn.forecasting import RNNForecaster
+
+try:
+    import pandas as pd
+    from sktime.forecasting.base import BaseForecaster, ForecastingHorizon
+except ImportError as error:
+    raise ImportError("numbarnn.interop.sktime needs sktime: pip install 'numbarnn[interop]'") from error
+
+__all__ = ["RNNForecasterSktime"]
+
+
+class RNNForecasterSktime(BaseForecaster):
+    """`RNNForecaster` with sktime's interface.
+
+    The network is trained for all steps up to the last of the forecasting horizon, which therefore must be
+    given in `fit`; steps of it in any selection are then answered. Exogenous variables are known-future
+    covariates. `update` moves on the history, and no weight.
+
+    Parameters
+    ----------
+    forecaster : RNNForecaster, default=None
+        Not fitted; its `horizon` is replaced, its other parameters are used and can be tuned as
+        ``forecaster__hidden_size`` and so on. None takes the defaults.
+
+    Attributes
+    ----------
+    forecaster_ : RNNForecaster
+        Fitted.
+
+    Examples
+    --------
+    >>> from sktime.datasets import load_airline
+    >>> from numbarnn import RNNForecaster
+    >>> from numbarnn.interop.sktime import RNNForecasterSktime
+    >>> model = RNNForecasterSktime(RNNForecaster(horizon=1, max_iter=2, n_jobs=1, random_state=0))
+    >>> model.fit(load_airline(), fh=[1, 2, 12]).predict().index.astype(str).tolist()
+    ['1961-01', '1961-02', '1961-12']
+    """
+
+    _tags: ClassVar[dict[str, Any]] = {
+        "authors": ["numbarnn developers"],
+        "maintainers": ["numbarnn developers"],
+        "python_dependencies": ["numbarnn"],
+        "y_inner_mtype": "pd.DataFrame",
+        "X_inner_mtype": "pd.DataFrame",
+        "capability:multivariate": True,
+        "capability:exogenous": True,
+        "capability:missing_values": True,
+        "capability:insample": False,
+        "capability:pred_int": True,
+        "capability:pred_int:insample": False,
+        "capability:non_contiguous_X": False,
+        "capability:update": True,
+        "requires-fh-in-fit": True,
+    }
+
+    def __init__(self, forecaster: RNNForecaster | None = None) -> None:
+        self.forecaster = forecaster
+        super().__init__()
+
+    def _fit(self, y: pd.DataFrame, X: pd.DataFrame | None, fh: ForecastingHorizon) -> Self:
+        """Train for the farthest step of the horizon."""
+        forecaster = RNNForecaster(horizon=1) if self.forecaster is None else clone(self.forecaster)
+        self.forecaster_ = forecaster.set_params(horizon=self._n_steps(fh))
+        self.forecaster_.fit(y.to_numpy(dtype=float), **self._covariates(X))
+        self._columns, self._last = y.columns, y.index[-1]
+        return self
+
+    def _predict(self, fh: ForecastingHorizon, X: pd.DataFrame | None) -> pd.DataFrame:
+        """Forecast every step to the farthest, and select."""
+        n_steps = self._n_steps(fh)
+        forecast = self.forecaster_.predict(n_steps, **self._covariates(X, n_steps))
+        return pd.DataFrame(self._select(fh, forecast), fh.to_absolute_index(self.cutoff), self._columns)
+
+    def _predict_quantiles(self, fh: ForecastingHorizon, X: pd.DataFrame | None, alpha: list) -> pd.DataFrame:
+        """Forecast quantiles; sktime makes intervals of them."""
+        n_steps = self._n_steps(fh)
+        quantiles = self.forecaster_.predict_quantiles(alpha, n_steps, **self._covariates(X, n_steps))
+        names = [range(len(self._columns)) if self._columns.isna().any() else self._columns, alpha]
+        return pd.DataFrame(
+            self._select(fh, quantiles).reshape(len(fh), -1),  # a channel's quantiles side by side
+            fh.to_absolute_index(self.cutoff),
+            pd.MultiIndex.from_product(names),
+        )
+
+    def _update(self, y: pd.DataFrame, X: pd.DataFrame | None = None, update_params: bool = True) -> Self:
+        """Take in what is new since the last call; the weights stay."""
+        new = y.index > self._last
+        if new.any():
+            X = None if X is None else X.loc[y.index[new]]
+            self.forecaster_.update(y.to_numpy(dtype=float)[new], **self._covariates(X))
+            self._last = y.index[-1]
+        return self
+
+    def _n_steps(self, fh: ForecastingHorizon) -> int:
+        """Return the farthest step of the horizon."""
+        return int(fh.to_relative(self.cutoff).to_numpy().max())
+
+    def _select(self, fh: ForecastingHorizon, values: np.ndarray) -> np.ndarray:
+        """Return the steps of the horizon out of all from 1."""
+        return values[fh.to_relative(self.cutoff).to_numpy().astype(np.int64) - 1]
+
+    def _covariates(self, X: pd.DataFrame | None, n_steps: int | None = None) -> dict[str, np.ndarray]:
+        """Return X as our argument; in prediction the rows of the next steps."""
+        if X is None:
+            return {}
+        if n_steps is not None:
+            ahead = ForecastingHorizon(np.arange(1, n_steps + 1), is_relative=True, freq=self._cutoff)
+            X = X.loc[ahead.to_absolute_index(self.cutoff)]
+        return {"X": X.to_numpy(dtype=float)}
+
+    @classmethod
+    def get_test_params(cls, parameter_set: str = "default") -> list[dict[str, Any]]:
+        """Return small settings for sktime's checks."""
+        tiny = {"horizon": 1, "hidden_size": 4, "max_iter": 1, "n_jobs": 1, "random_state": 0}
+        return [
+            {"forecaster": RNNForecaster(decoder="recursive", loss="gaussian", **tiny)},
+            {"forecaster": RNNForecaster(decoder="recursive", loss="student_t", context_length=3, **tiny)},
+        ]
