@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from numbarnn.forecasting.base import ForecastNetwork, as_state, states_of
 from numbarnn.forecasting.blocks import dense_shapes
+from numbarnn.forecasting.fan import FanOut
 from numbarnn.forecasting.windows import Batch
 
 __all__ = ["SegmentNetwork"]
@@ -44,6 +45,8 @@ class SegmentNetwork(ForecastNetwork):
     (5, 48, 1)
     """
 
+    _fans_out = True  # whether the decoder's products are shared, where they can be
+
     def _input_size(self) -> int:
         return self.hidden_size
 
@@ -67,10 +70,16 @@ class SegmentNetwork(ForecastNetwork):
         self.static = self._dense("static") if self.widths.static else None
         self.future = self._dense("future", relu=True) if self.widths.future else None
         self._position, self._dposition = self._store["position"]
-        # the encoder's parameters once more: an object keeps the tape of one forward
-        self.decoder = self._recurrent(0)
-        self._shared = np.zeros(self.decoder.n_parameters, self.dtype)
-        self.decoder.bind(self._store.flat("encoder.")[0], self._shared)
+        if self._fans_out and self.config["num_layers"] == 1 and self.future is None:
+            own = self.hidden_size - self.n_embedded
+            parameters = {name: self._store[f"encoder.{name}"][0] for name in self.encoder.parameters}
+            start = 0 if self.static is not None else own
+            self.decoder = FanOut(self.encoder.cell, parameters, own, start, self._n_jobs)
+        else:
+            # the encoder's parameters once more: an object keeps the tape of one forward
+            self.decoder = self._recurrent(0)
+            values = self._store.flat("encoder.")[0]
+            self.decoder.bind(values, np.zeros_like(values))
         self._parts.append(self.decoder)
 
     def _forward(self, batch: Batch, training: bool) -> NDArray:
@@ -86,6 +95,8 @@ class SegmentNetwork(ForecastNetwork):
 
     def _decode(self, batch, state, training):
         """Take one step for each segment of the forecast, from the same state: (n * m, D)."""
+        if isinstance(self.decoder, FanOut):
+            return self.decoder.forward(state, self._position, self._row_inputs(batch, training), training)
         inputs = self._decoder_inputs(batch, training)
         n, m, units = inputs.shape
         repeated = as_state([np.repeat(part, m, axis=1) for part in states_of(state)])
@@ -95,16 +106,24 @@ class SegmentNetwork(ForecastNetwork):
     def _decoder_inputs(self, batch, training):
         """Put position beside series, and add the covariates: (n, m, D)."""
         n, m, units = len(batch.context), self.n_written, self.hidden_size
-        own = units - self.n_embedded
-        inputs = np.empty((n, m, units), self.dtype)
-        inputs[:, :, :own] = self._position
-        if self.series is not None:
-            inputs[:, :, own:] = self.series.forward(batch.series, training)[:, np.newaxis]
-        if self.static is not None:
-            inputs += self.static.forward(batch.static, training)[:, np.newaxis]
+        inputs = np.zeros((n, m, units), self.dtype)
+        inputs[:, :, : units - self.n_embedded] = self._position
+        own = self._row_inputs(batch, training)
+        if own is not None:
+            inputs[:, :, -own.shape[1] :] += own[:, np.newaxis]
         if self.future is not None:
             inputs += self.future.forward(batch.future.reshape(n * m, -1), training).reshape(n, m, units)
         return inputs
+
+    def _row_inputs(self, batch, training):
+        """Return the last columns of the input, a row's own for all its segments; None if it has none."""
+        series = None if self.series is None else self.series.forward(batch.series, training)
+        if self.static is None:
+            return series
+        static = self.static.forward(batch.static, training)
+        if series is not None:
+            static[:, -self.n_embedded :] += series
+        return static
 
     def _backward(self, draw: NDArray) -> None:
         """See `ForecastNetwork.backward`."""
@@ -114,24 +133,28 @@ class SegmentNetwork(ForecastNetwork):
         dhidden = self.head.backward(dwritten.reshape(n * self.n_written, layout.decode * width))
         dstate = self._decode_backward(self.dropout.backward(dhidden))
         dembedded, _ = self.encoder.backward(None, dstate)  # overwrites the gradients that it shares
-        self._store.flat("encoder.")[1][...] += self._shared
+        for name, gradient in self.decoder.gradients.items():
+            self._store[f"encoder.{name}"][1][...] += gradient
         self.embed.backward(dembedded.reshape(-1, self.hidden_size), input_gradient=False)
 
     def _decode_backward(self, dhidden):
         """Go back through the steps, (n * m, D), to the state that they began at."""
         m, units = self.n_written, self.hidden_size
+        own = units - self.n_embedded
+        if isinstance(self.decoder, FanOut):
+            self._dposition[...], drow, dstate = self.decoder.backward(dhidden)
+            self._row_backward(drow)
+            return dstate
         dinputs, drepeated = self.decoder.backward(dhidden[:, np.newaxis])
-        self._inputs_backward(dinputs.reshape(-1, m, units))
+        np.sum(dinputs[:, :, :own].reshape(-1, m, own), axis=0, out=self._dposition)
+        self._row_backward(dinputs.reshape(-1, m, units).sum(axis=1))
+        if self.future is not None:
+            self.future.backward(dinputs.reshape(-1, units), input_gradient=False)
         return as_state([part.reshape(len(part), -1, m, units).sum(axis=2) for part in states_of(drepeated)])
 
-    def _inputs_backward(self, dinputs):
-        """Fill the gradients of all that the decoder's inputs are made from."""
-        own = self.hidden_size - self.n_embedded
-        np.sum(dinputs[:, :, :own], axis=0, out=self._dposition)
-        of_row = dinputs.sum(axis=1)
+    def _row_backward(self, drow):
+        """Fill the gradients of what `_row_inputs` is made from."""
         if self.series is not None:
-            self.series.backward(of_row[:, own:])
+            self.series.backward(drow[:, -self.n_embedded :])
         if self.static is not None:
-            self.static.backward(of_row, input_gradient=False)
-        if self.future is not None:
-            self.future.backward(dinputs.reshape(-1, self.hidden_size), input_gradient=False)
+            self.static.backward(drow, input_gradient=False)
