@@ -193,8 +193,16 @@ class FanOut:
 
     def _of_gates(self, dslots, products):
         """Bring the gradient of slots (n, S, padded) to that of a product's columns (n, G * D)."""
-        sums = np.zeros((len(dslots), len(self.cell.gates) * self._units), self.dtype)
-        for slot, gate in self._places(products):
+        shape = len(dslots), len(self.cell.gates) * self._units
+        places = list(self._places(products))
+        gates = {gate.start for _, gate in places}
+        if len(places) == len(gates) == len(self.cell.gates):  # each once: no zeros to add to
+            sums = np.empty(shape, self.dtype)
+            for slot, gate in places:
+                sums[:, gate] = dslots[:, slot, : self._units]
+            return sums
+        sums = np.zeros(shape, self.dtype)
+        for slot, gate in places:
             sums[:, gate] += dslots[:, slot, : self._units]
         return sums
 

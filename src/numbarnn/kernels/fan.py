@@ -9,9 +9,9 @@ The arrays are flat. U units (whole registers), S slots, E states; gates are sum
     scratch (blocks, S + E, U)
 
 and dbase, dstates, dout are their gradients. Nothing is kept from the way there to the way back: the cell is
-computed again, in less time than n * m gates take from memory. Rows are worked on in blocks, and
-the gradient of the inputs is summed over each block alone, dparts (blocks, m, S, U): so its bits do not depend
-on the number of threads.
+computed again, in less time than n * m gates take from memory. Rows are worked on in blocks, and the gradient
+of the inputs is summed over each block alone, dparts (blocks, m, S, U): so its bits do not depend on the
+number of threads.
 """
 
 from __future__ import annotations
