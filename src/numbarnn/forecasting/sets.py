@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .frequency import Frequency
+from .frequency import Frequency, show_time
 
 __all__ = ["Columns", "Covariates", "Form", "SeriesSet", "listed", "offsets_of", "ranges", "show_time"]
 
@@ -319,16 +318,6 @@ def ranges(starts: np.ndarray, lengths: np.ndarray) -> slice | np.ndarray:
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
     """Where pieces of these lengths begin and the last one ends, int64 of shape (n + 1,)."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-
-
-def show_time(time: Any) -> str:
-    """Spell a time without what is zero: '2020-01-05', '2020-01-05T06:00', '7'."""
-    if not isinstance(time, np.datetime64):
-        return str(time)
-    text = str(time.astype("datetime64[us]"))
-    for ending in (".000000", ":00", "T00:00"):
-        text = text.removesuffix(ending)
-    return text
 
 
 def listed(names, most=5):
