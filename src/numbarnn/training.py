@@ -376,7 +376,9 @@ class Trainer:
         return history
 
 
-def make_trainer(estimator: Any, n_samples: int, loss: Loss, rng: np.random.Generator) -> Trainer:
+def make_trainer(
+    estimator: Any, n_samples: int, loss: Loss, rng: np.random.Generator, **changes: Any
+) -> Trainer:
     """Make the trainer that the parameters of an estimator or a forecaster ask for.
 
     Parameters
@@ -388,6 +390,8 @@ def make_trainer(estimator: Any, n_samples: int, loss: Loss, rng: np.random.Gene
         For the batch size "auto": about a hundredth of it, a power of two from 32 to 256.
     loss, rng
         See `Trainer`.
+    changes
+        What is used in place of attributes of the estimator, and `warn`.
 
     Returns
     -------
@@ -398,19 +402,21 @@ def make_trainer(estimator: Any, n_samples: int, loss: Loss, rng: np.random.Gene
     ValueError
         If one of several callbacks is not callable.
     """
-    schedule, batch_size, callbacks = estimator.learning_rate, estimator.batch_size, estimator.callbacks
+    names = ("learning_rate", "batch_size", "callbacks", "max_iter", "alpha", "max_grad_norm", "tol",
+             "n_iter_no_change", "verbose")  # fmt: skip
+    options = {name: getattr(estimator, name) for name in names} | changes
+    schedule, batch_size, callbacks = (options.pop(name) for name in names[:3])
     if batch_size == "auto":
         batch_size = min(1 << max(n_samples // 100, 32).bit_length() - 1, 256)
     callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks or ())
     for callback in callbacks:
         if not callable(callback):
             raise ValueError(f"callbacks had {callback!r} in it; expected callables")
-    names = ("max_iter", "alpha", "max_grad_norm", "tol", "n_iter_no_change", "verbose")
     return Trainer(
         loss=loss, rng=rng, learning_rate=estimator.learning_rate_init, batch_size=batch_size,
         schedule=SCHEDULES[schedule]() if isinstance(schedule, str) else schedule, callbacks=callbacks,
         shuffle=getattr(estimator, "shuffle", True), name=type(estimator).__name__,
-        **{name: getattr(estimator, name) for name in names},
+        **options,
     )  # fmt: skip
 
 

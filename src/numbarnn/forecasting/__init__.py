@@ -1,5 +1,6 @@
 """Forecasting of time series with recurrent networks."""
 
 from .forecaster import RNNForecaster
+from .prediction import Forecast
 
-__all__ = ["RNNForecaster"]
+__all__ = ["Forecast", "RNNForecaster"]

@@ -1,80 +1,124 @@
-"""RNNForecaster: many steps ahead from one long series, with a recurrent network."""
+"""RNNForecaster: many steps ahead, of one or many series, with a recurrent network."""
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator
-from sklearn.utils import check_array, check_random_state
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from numbarnn.losses import LOSSES
-from numbarnn.network import Network
-from numbarnn.optimizers import OPTIMIZERS
-from numbarnn.schedules import SCHEDULES, Schedule
+from numbarnn.optimizers import OPTIMIZERS, Optimizer
+from numbarnn.schedules import SCHEDULES, ExponentialSchedule, Schedule
 from numbarnn.training import History, make_trainer
 
-from .windows import Normalizer, WindowSource, to_segments
+from .conformal import Conformal
+from .evaluation import Evaluation
+from .likelihoods import LIKELIHOODS
+from .metrics import naive_error
+from .model import ForecastModel, View
+from .networks import DECODERS, Widths, make_network
+from .prediction import Prediction, calibration_residuals, window_residuals
+from .preparation import find_members, held_out, make_layout, make_loss, read_more, read_training
+from .scaling import CovariateScaler, Normalizer, Standardizer
+from .series import Form, SeriesSet
+from .windows import Sampled
 
 __all__ = ["RNNForecaster"]
 
+# windows shown in an epoch, where there are more: an epoch of a large data set need not see them all
+SAMPLES_PER_EPOCH = 2**17
 
-class RNNForecaster(BaseEstimator):
-    """Forecast a time series with a recurrent network that reads segments of its past.
 
-    Fitted on one long series with one or several channels. Every window of it, `context_length` steps of
-    context and `horizon` steps that follow, is a training sample; windows are views into the series, so
-    memory grows with the series and not with windows x length. The context is cut into segments that the
-    recurrent layers read one by one [1]_, and a dense head gives the whole horizon at once.
+class RNNForecaster(Prediction, Evaluation, BaseEstimator):
+    """Forecast time series with a recurrent network that reads segments of their past.
+
+    Fitted on one or many series. Every window, `context_length` steps and the `horizon` steps that follow, is
+    a training sample; windows are views into the series, so memory grows with the series and not with
+    windows x length. By default the context is cut into segments that recurrent layers read one by one, and
+    all segments of the horizon are decoded from the last state at once [1]_.
 
     Parameters
     ----------
     horizon : int
         Steps that are forecast at once.
     context_length : int or "auto", default="auto"
-        Steps that the network looks back upon. "auto" is seven times the horizon, between 48 and 720 steps
-        (never below the horizon), and at most a third of the series.
+        Steps that the network looks back upon. "auto" is three times the horizon, between 168 and 720 steps
+        (never below the horizon), and at most a third of the training part of the longest series. Shorter
+        series are read as far as they go.
     cell : str, default="gru"
         A name in `numbarnn.cells.CELLS`.
-    hidden_size : int, default=64
+    hidden_size : int, default=128
         Units of each recurrent layer.
     num_layers : int, default=1
         Recurrent layers.
-    dropout : float, default=0.0
-        Between recurrent layers, in training.
+    dropout : float, default=0.1
+        Before the head, in training.
+    decoder : {"segment", "direct", "recursive"}, default="segment"
+        How the horizon comes out of the last state: segment by segment, all of them at once; by one dense
+        layer; or step by step, each forecast read as if it had been observed.
     segment_length : int or "auto", default="auto"
-        Steps that the network reads at once; 1 reads step by step. "auto" is the horizon, at least the square
-        root of the context and at most a quarter of it.
+        Steps that the network reads at once. "auto" is 24, at most the horizon and a quarter of the context,
+        and so many that there are no more than 64 segments.
     normalize : {"last", "window", "standard", None}, default="last"
-        How each window is scaled: "last" subtracts the last value of its context, "window" subtracts the
-        context's mean and divides by its standard deviation, "standard" leaves it. In these three, each
-        channel is first standardised as a whole. None takes the values as they are.
+        How each window is scaled: "last" subtracts the last observed value of its context, "window" subtracts
+        the context's mean and divides by its standard deviation, "standard" leaves it. In these three, each
+        series is first standardised as a whole. None takes the values as they are.
     multivariate : {"independent", "joint"}, default="independent"
         "independent": all channels share one network that sees one of them at a time; "joint": the network
         reads and forecasts all channels together.
-    loss : {"squared_error", "absolute_error", "huber"}, default="squared_error"
+    series_embedding : int, "auto" or None, default="auto"
+        Size of the learned vector that tells the series apart. "auto" depends on how many there are; with
+        None or 0 there is none, and series that were not there in `fit` can be forecast.
+    loss : str, default="squared_error"
+        "squared_error", "absolute_error", "huber" or "quantile"; with ``decoder="recursive"`` in place of
+        "quantile" the likelihoods "gaussian", "student_t" and "negative_binomial" (for counts) [2]_.
+    delta : float, default=1.0
+        Where "huber" goes over from quadratic to linear, on the scale of the normalised windows.
+    quantiles : sequence of float or None, default=None
+        Of the quantile loss; if given, the loss is "quantile". None: 0.025, 0.1, 0.5, 0.9, 0.975. The median
+        is the forecast and is added where it is missing.
+    intervals : {"auto", "adaptive", "split", None}, default="auto"
+        Where the bounds for `level` come from: "split" and "adaptive" are conformal, from errors of forecasts
+        of the part held out, the second going on with `update`; "auto" is the network's own quantiles where
+        it has any, else "adaptive".
+    past_covariates, future_covariates, static_covariates : sequence of str or int, default=None
+        Columns that are known up to the present, known for the future too, or of a whole series. Of an array
+        `X` all columns are known for the future but those named as past.
+    calendar : "auto", sequence of str or None, default=None
+        Calendar features of the times that are made as known-future covariates, see
+        `numbarnn.forecasting.calendar.calendar_features`.
+    id_col, time_col, target_col : str, default="unique_id", "ds", "y"
+        Columns of a long data frame.
+    freq : str, int or None, default=None
+        Distance of two steps, as pandas or polars write it; None finds it.
+    season_length : int or "auto", default="auto"
+        Steps of a season, for the scale of the MASE. "auto" goes by the frequency, 1 without times.
     solver : {"adam", "adamw", "rmsprop", "sgd"}, default="adam"
     learning_rate_init : float, default=1e-3
-    learning_rate : str or Schedule, default="constant"
-        A name in `numbarnn.schedules.SCHEDULES`, or a schedule.
+    learning_rate : str or Schedule, default="auto"
+        A name in `numbarnn.schedules.SCHEDULES`, or a schedule; "auto" is
+        ``ExponentialSchedule(0.8, after=3)``.
     alpha : float, default=0.0
         Strength of the L2 penalty.
     batch_size : int or "auto", default="auto"
-        "auto" is about a hundredth of the windows, a power of two from 32 to 256.
-    max_iter : int, default=100
+        Windows of one series or channel; "auto" is about a hundredth of all, a power of two from 32 to 256.
+    max_iter : int, default=30
         Most epochs.
+    samples_per_epoch : int, "auto" or None, default="auto"
+        Windows shown in an epoch, others in each. "auto" is all of them up to 131072; None is all.
     tol : float, default=0.0
-    n_iter_no_change : int or inf, default=10
-        Training ends when the loss (of the validation part, if there is one) did not fall by `tol` in this
-        many epochs in a row. With inf it goes on to `max_iter`, and there is no warning that it was reached.
+    n_iter_no_change : int or inf, default=5
+        Training ends when the loss (of the part held out, if there is one) did not fall by `tol` in this
+        many epochs in a row.
     early_stopping : bool, default=True
-        Hold out the last part of the series, never a random one, and keep the weights that forecast it best.
+        Hold out the last part of each series, never a random one, and keep the weights that forecast it best.
     validation_fraction : float, default=0.1
         Size of that part; it is at least `horizon` steps long.
     max_grad_norm : float or None, default=1.0
@@ -92,17 +136,25 @@ class RNNForecaster(BaseEstimator):
     ----------
     context_length_, segment_length_, horizon_ : int
         The lengths in use.
-    context_ : ndarray of shape (context_length_, n_channels)
-        The end of the series, from which `predict` goes on.
-    center_, scale_ : ndarray of shape (n_channels,)
-        What each channel was standardised with.
-    network_ : Network
+    history_ : SeriesSet
+        The end of each series, from which `predict` goes on.
+    ids_ : tuple
+        Names of the series.
+    center_, scale_ : ndarray of shape (n_rows,)
+        What each channel of each series was standardised with.
+    network_ : ForecastNetwork
+    conformal_ : Conformal or None
+        Errors of the forecasts of the part held out.
+    frequency_ : Frequency or None
+    season_length_ : int
+    naive_error_ : ndarray of shape (n_rows,)
+        Mean absolute error of the seasonal naive forecast in training: the scale of the MASE.
     loss_curve_ : list of float
         Mean training loss of each epoch, on the scale of the normalised windows.
     loss_, best_loss_ : float
         The last and the lowest of them.
     validation_scores_ : list of float or None
-        With early stopping, minus the loss of the held-out part after each epoch.
+        With a part held out, minus its loss after each epoch, on the same scale.
     best_validation_score_ : float or None
     n_iter_ : int
         Epochs.
@@ -111,23 +163,25 @@ class RNNForecaster(BaseEstimator):
 
     Notes
     -----
-    With early stopping the last part of the series shapes the weights only through the choice of the epoch,
-    but `predict` goes on from the very end of the series.
+    The part held out shapes the weights only through the choice of the epoch, and `predict` goes on from the
+    very end of the series. The intervals are calibrated on that part as well; the choice of the epoch makes
+    them narrower by far less than their error.
 
     References
     ----------
     .. [1] Lin et al., "SegRNN: Segment Recurrent Neural Network for Long-Term Time Series Forecasting",
-       arXiv 2308.11200 (2023), section 4.2: segments in place of steps. (Its parallel decoder is not used
-       here.)
+       arXiv 2308.11200 (2023), section 4.
+    .. [2] Salinas et al., "DeepAR: Probabilistic forecasting with autoregressive recurrent networks",
+       International Journal of Forecasting 36 (2020), 1181-1191.
 
     Examples
     --------
     >>> import numpy as np
     >>> from numbarnn import RNNForecaster
     >>> y = np.sin(np.arange(600) * 2 * np.pi / 12)
-    >>> forecaster = RNNForecaster(12, learning_rate_init=0.02, n_iter_no_change=3, n_jobs=1, random_state=0)
+    >>> forecaster = RNNForecaster(12, hidden_size=16, learning_rate_init=0.02, n_jobs=1, random_state=0)
     >>> forecast = forecaster.fit(y[:-12]).predict()
-    >>> forecast.shape, bool(np.abs(forecast - y[-12:]).max() < 0.1)
+    >>> forecast.shape, bool(np.abs(forecast - y[-12:]).max() < 0.2)
     ((12,), True)
     """
 
@@ -138,16 +192,31 @@ class RNNForecaster(BaseEstimator):
         "hidden_size": [Interval(Integral, 1, None, closed="left")],
         "num_layers": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
+        "decoder": [StrOptions(set(DECODERS))],
         "segment_length": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "normalize": [StrOptions({"last", "window", "standard"}), None],
         "multivariate": [StrOptions({"independent", "joint"})],
-        "loss": [StrOptions({"squared_error", "absolute_error", "huber"})],
+        "series_embedding": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"}), None],
+        "loss": [StrOptions({"squared_error", "absolute_error", "huber", "quantile", *LIKELIHOODS})],
+        "delta": [Interval(Real, 0, None, closed="neither")],
+        "quantiles": ["array-like", None],
+        "intervals": [StrOptions({"auto", "adaptive", "split"}), None],
+        "past_covariates": [list, tuple, None],
+        "future_covariates": [list, tuple, None],
+        "static_covariates": [list, tuple, None],
+        "calendar": [StrOptions({"auto"}), list, tuple, None],
+        "id_col": [str],
+        "time_col": [str],
+        "target_col": [str],
+        "freq": [str, Integral, None],
+        "season_length": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "solver": [StrOptions(set(OPTIMIZERS))],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "learning_rate": [StrOptions(set(SCHEDULES)), Schedule],
+        "learning_rate": [StrOptions({"auto", *SCHEDULES}), Schedule],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "samples_per_epoch": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
         "early_stopping": ["boolean"],
@@ -165,22 +234,37 @@ class RNNForecaster(BaseEstimator):
         horizon: int,
         context_length: int | str = "auto",
         cell: str = "gru",
-        hidden_size: int = 64,
+        hidden_size: int = 128,
         num_layers: int = 1,
-        dropout: float = 0.0,
+        dropout: float = 0.1,
         *,
+        decoder: str = "segment",
         segment_length: int | str = "auto",
         normalize: str | None = "last",
         multivariate: str = "independent",
+        series_embedding: int | str | None = "auto",
         loss: str = "squared_error",
+        delta: float = 1.0,
+        quantiles: Sequence[float] | None = None,
+        intervals: str | None = "auto",
+        past_covariates: Sequence | None = None,
+        future_covariates: Sequence | None = None,
+        static_covariates: Sequence | None = None,
+        calendar: str | Sequence[str] | None = None,
+        id_col: str = "unique_id",
+        time_col: str = "ds",
+        target_col: str = "y",
+        freq: str | int | None = None,
+        season_length: int | str = "auto",
         solver: str = "adam",
         learning_rate_init: float = 1e-3,
-        learning_rate: str | Schedule = "constant",
+        learning_rate: str | Schedule = "auto",
         alpha: float = 0.0,
         batch_size: int | str = "auto",
-        max_iter: int = 100,
+        max_iter: int = 30,
+        samples_per_epoch: int | str | None = "auto",
         tol: float = 0.0,
-        n_iter_no_change: int = 10,
+        n_iter_no_change: int = 5,
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
         max_grad_norm: float | None = 1.0,
@@ -196,16 +280,31 @@ class RNNForecaster(BaseEstimator):
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.dropout = dropout
+        self.decoder = decoder
         self.segment_length = segment_length
         self.normalize = normalize
         self.multivariate = multivariate
+        self.series_embedding = series_embedding
         self.loss = loss
+        self.delta = delta
+        self.quantiles = quantiles
+        self.intervals = intervals
+        self.past_covariates = past_covariates
+        self.future_covariates = future_covariates
+        self.static_covariates = static_covariates
+        self.calendar = calendar
+        self.id_col = id_col
+        self.time_col = time_col
+        self.target_col = target_col
+        self.freq = freq
+        self.season_length = season_length
         self.solver = solver
         self.learning_rate_init = learning_rate_init
         self.learning_rate = learning_rate
         self.alpha = alpha
         self.batch_size = batch_size
         self.max_iter = max_iter
+        self.samples_per_epoch = samples_per_epoch
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
         self.early_stopping = early_stopping
@@ -217,13 +316,24 @@ class RNNForecaster(BaseEstimator):
         self.verbose = verbose
         self.callbacks = callbacks
 
-    def fit(self, y: ArrayLike) -> Self:
-        """Train the network on a series.
+    def fit(self, y: Any, X: Any = None, *, static: Any = None, validation: Any = None) -> Self:
+        """Train the network.
 
         Parameters
         ----------
-        y : array-like of shape (n_timesteps,) or (n_timesteps, n_channels)
-            Evenly spaced in time, oldest first.
+        y : array-like, list of array-like, data frame or dict of columns
+            One series of shape (n_timesteps,) or, with several channels, (n_timesteps, n_channels), evenly
+            spaced in time, oldest first; a list of such series; a wide frame with a column for each channel;
+            or a long frame with the columns `id_col`, `time_col` and `target_col`. NaN is a missing value.
+        X : array-like, list of array-like, data frame or dict of columns, default=None
+            Covariates of the same steps: an array for each series, or a frame that is joined on id and time.
+            With a frame they may stand in `y` as well.
+        static : array-like of shape (n_series, n_static), data frame or dict, default=None
+            Covariates of whole series.
+        validation : float or later data in the form of `y`, default=None
+            What is held out: this part of each series in place of `validation_fraction`, or these data, which
+            follow those in `y` (and `predict` goes on from their end). Of an array `X`, the rows behind those
+            of `y` belong to them.
 
         Returns
         -------
@@ -233,181 +343,212 @@ class RNNForecaster(BaseEstimator):
         Raises
         ------
         ValueError
-            If `y` is too short, is no series, or holds anything but finite numbers; if a parameter has no
-            such value.
+            If `y` is too short, is no series, or holds what is no number; if a parameter has no such value.
         FloatingPointError
             If training diverges. After any error the forecaster is as before.
+
+        Warns
+        -----
+        UserWarning
+            If the data are too short for a part to be held out.
         """
         self._validate_params()
-        y, n_dims = _check_series("y", y, (1, 2))
-        n_valid = self._validation_length(len(y))
-        length = self._context_length(len(y), n_valid)
-        segment = self._segment_length(length)
-        n_train = len(y) - n_valid
-        center, scale = self._standardization(y[:n_train])
-        series = ((y - center) / scale).astype(self.dtype)
-        sources = [
-            WindowSource(
-                part, length, self.horizon, segment, Normalizer(self.normalize), self.multivariate == "joint"
-            )
-            for part in ([series[:n_train], series[n_train - length :]] if n_valid else [series])
-        ]
-        network, history = self._train(*sources)
+        data, later, form = read_training(self, y, X, static, validation)
+        n_valid = held_out(self, data, later, validation)
+        data = data if later is None else later
+        seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
+        model = self._make_model(data, data.lengths - n_valid, seeds[0])
+        view, rng = model.view(data), np.random.default_rng(seeds[1])
+        optimizer = OPTIMIZERS[self.solver](model.network.parameters.size, model.network.dtype)
+        history = self._train(view, optimizer, n_valid, rng)
+        own = self.intervals == "auto" and model.is_distribution
+        conformal = None
+        if n_valid.any() and self.intervals is not None and not (own and model.samples):
+            residuals = calibration_residuals(view, data.lengths - n_valid, self.horizon)
+            method = "split" if self.intervals == "split" else "adaptive"
+            conformal = Conformal(residuals, view.standardizer.scale, method)
 
         # nothing is kept before everything has worked: a fit that fails leaves the forecaster as it was
-        self.network_ = network
-        self.center_, self.scale_ = center, scale
-        self.context_length_, self.segment_length_, self.horizon_ = length, segment, self.horizon
-        self.context_ = y[len(y) - length :].copy()
-        self.n_features_in_ = y.shape[1]
-        self.loss_curve_ = history.loss_curve
-        self.loss_, self.best_loss_ = history.loss_curve[-1], min(history.loss_curve)
-        self.validation_scores_ = [-loss for loss in history.validation_curve] if n_valid else None
-        self.best_validation_score_ = max(self.validation_scores_) if n_valid else None
-        self.n_iter_ = len(history.loss_curve)
-        self._one_channel = n_dims == 1
-        self._normalizer, self._joint = Normalizer(self.normalize), self.multivariate == "joint"
+        self._keep(data, n_valid, model, form)
+        self._keep_history(history)
+        self.conformal_, self._own_intervals = conformal, own
+        self._optimizer, self._rng, self._seed = optimizer, rng, int(seeds[2])
         return self
 
-    def predict(self, h: int | None = None, *, context: ArrayLike | None = None) -> np.ndarray:
-        """Forecast what follows the series seen in `fit`, or what follows other histories.
+    def partial_fit(self, y: Any, X: Any = None, *, static: Any = None) -> Self:
+        """Show every window of the data to the network once.
+
+        The first call settles scales, lengths and ids; there is no part held out, hence there are no
+        conformal intervals. Later calls, also after `fit`, may bring any data of the same series: these need
+        not follow the history. They are the history then, as after `update`.
 
         Parameters
         ----------
-        h : int, default=None
-            Steps to forecast; None takes the horizon. Beyond the horizon, forecasts are fed back as if they
-            were observed, one horizon at a time, and errors add up.
-        context : array-like, default=None
-            Histories to go on from, in the units of `y`, each at least `context_length_` steps (what is
-            older is not looked at): one of shape (n_timesteps,) or (n_timesteps, n_channels), or many at
-            once of shape (n_windows, n_timesteps, n_channels). None goes on from the end of the series seen
-            in `fit`.
+        y, X, static
+            See `fit`; `static` is looked at in the first call only.
 
         Returns
         -------
-        ndarray of shape (h,), (h, n_channels) or (n_windows, h, n_channels)
-            As many dimensions as the history had.
+        RNNForecaster
+            Itself.
 
         Raises
         ------
-        sklearn.exceptions.NotFittedError
-            If `fit` was not called.
+        ValueError, FloatingPointError
+            See `fit`.
+        """
+        self._validate_params()
+        if not hasattr(self, "model_"):
+            # one epoch without a part held out; what it warns of or lacks is no matter here
+            first = clone(self).set_params(early_stopping=False, max_iter=1, n_iter_no_change=np.inf)
+            first.callbacks = self.callbacks
+            first.fit(y, X, static=static)
+            parameters = self.get_params(deep=False)
+            vars(self).update(vars(first) | parameters)
+            return self
+        data = read_more(self, y, X, "y")
+        members = find_members(self, data, "y")
+        model, before = self.model_, self.model_.network.snapshot()
+        optimizer, rng = copy.deepcopy((self._optimizer, self._rng))
+        nothing = np.zeros(data.n_series, np.int64)
+        try:
+            history = self._train(
+                model.view(data, members), optimizer, nothing, rng, max_iter=1, n_iter_no_change=np.inf
+            )
+            emptied, starts = self.history_.lengths, self.history_.starts
+            emptied[members] = 0
+            if starts is not None:  # of the series that came, the new data need not follow the old
+                starts = starts.copy()
+                starts[members] = data.starts
+            history_ = replace(self.history_.cut(emptied), starts=starts).append(data, "y")
+        except BaseException:
+            model.network.restore(before)
+            raise
+        self._optimizer, self._rng, self.history_ = optimizer, rng, self._tail(history_)
+        self._keep_history(history, self.loss_curve_)
+        return self
+
+    def update(self, y: Any, X: Any = None) -> Self:
+        """Go on from later data, without a change of the weights; adaptive intervals adapt.
+
+        Parameters
+        ----------
+        y : as in `fit`
+            The steps that follow the history, of all series or of some.
+        X : as in `fit`, default=None
+            Covariates of these steps.
+
+        Returns
+        -------
+        RNNForecaster
+            Itself.
+
+        Raises
+        ------
         ValueError
-            If `h` is no positive number, or `context` is too short, has another number of channels than `y`
-            or a value that is not finite.
+            If the data do not follow the history, or are of unknown series.
         """
         check_is_fitted(self)
-        h = self.horizon_ if h is None else h
-        if not isinstance(h, Integral) or h < 1:
-            raise ValueError(f"h was {h!r}; expected a number of steps from 1, or None")
-        windows, n_dims = self._check_context(context)
-        self.network_.recurrent.n_jobs = self.n_jobs
-        history = ((windows - self.center_) / self.scale_).astype(self.network_.dtype)
-        blocks = []
-        for _ in range(math.ceil(h / self.horizon_)):
-            blocks.append(self._next_block(history))
-            history = np.concatenate([history, blocks[-1]], axis=1)[:, -self.context_length_ :]
-        forecast = np.concatenate(blocks, axis=1)[:, :h] * self.scale_ + self.center_  # [n_windows, h, C]
-        return forecast if n_dims == 3 else forecast[0] if n_dims == 2 else forecast[0, :, 0]
+        joined = self.history_.append(read_more(self, y, X, "update"), "update")
+        conformal = self.conformal_
+        if conformal is not None and conformal.method == "adaptive":
+            # each window is looked at when the last of its truths has come
+            first = np.maximum(self.history_.lengths - self.horizon_ + 1, 1)
+            rows, residuals = window_residuals(self.model_.view(joined), first, self.horizon_)
+            conformal.update(rows, residuals)
+        self.history_ = self._tail(joined)
+        return self
 
-    def _next_block(self, history):
-        """Forecast one horizon [n, H, C] from standardised histories [n, L, C]."""
-        n_windows, length, n_channels = history.shape
-        if not self._joint:
-            history = history.transpose(0, 2, 1).reshape(-1, length, 1)
-        center, scale = self._normalizer(history)
-        raw = self.network_.forward(to_segments((history - center) / scale, self.segment_length_))
-        block = raw.reshape(len(raw), self.horizon_, -1) * scale + center
-        if not self._joint:
-            block = block.reshape(n_windows, n_channels, -1).transpose(0, 2, 1)
-        return block
-
-    def _check_context(self, context):
-        """Return windows [n, context_length_, C], and how many dimensions the answer is to have."""
-        if context is None:
-            return self.context_[np.newaxis], 1 if self._one_channel else 2
-        context, n_dims = _check_series("context", context, (1, 2, 3))
-        if n_dims < 3:
-            context = context[np.newaxis]
-        if context.shape[2] != self.n_features_in_:
-            raise ValueError(
-                f"context has {context.shape[2]} channels; expected {self.n_features_in_}, as in fit"
-            )
-        if context.shape[1] < self.context_length_:
-            raise ValueError(
-                f"context has {context.shape[1]} time steps; expected at least context_length_ = "
-                f"{self.context_length_}"
-            )
-        return context[:, -self.context_length_ :], n_dims
-
-    def _validation_length(self, n_timesteps):
-        """Return how many steps at the end of the series are held out."""
-        if not self.early_stopping:
-            return 0
-        return max(math.ceil(self.validation_fraction * n_timesteps), self.horizon)
-
-    def _context_length(self, n_timesteps, n_valid):
-        """Resolve "auto", and see that there is at least one window to learn from."""
-        n_train = n_timesteps - n_valid
-        length = self.context_length
-        if length == "auto":
-            wanted = min(max(7 * self.horizon, 48), max(720, self.horizon))
-            length = max(1, min(wanted, n_train // 3))
-        if n_train >= length + self.horizon:
-            return length
-        needed, parts = length + self.horizon, f"a context of {length} and a horizon of {self.horizon}"
-        if n_valid:
-            needed = max(needed + self.horizon, math.ceil(needed / (1 - self.validation_fraction)))
-            parts += f", and validation_fraction={self.validation_fraction} held out for early_stopping"
-        raise ValueError(f"y has {n_timesteps} time steps; expected at least {needed}: {parts}")
-
-    def _segment_length(self, length):
-        """Resolve "auto"."""
-        if self.segment_length == "auto":
-            return min(max(self.horizon, math.isqrt(length)), max(length // 4, 1))
-        if self.segment_length > length:
-            raise ValueError(
-                f"segment_length was {self.segment_length}; expected at most the context length {length}"
-            )
-        return self.segment_length
-
-    def _standardization(self, y):
-        """Mean and standard deviation of each channel; a constant channel is divided by one."""
-        if self.normalize is None:
-            return np.zeros(y.shape[1]), np.ones(y.shape[1])
-        scale = y.std(axis=0)
-        # rounding leaves a constant channel a tiny deviation
-        constant = scale <= 1e-12 * np.abs(y).max(axis=0)
-        return y.mean(axis=0), np.where(constant, 1.0, scale)
-
-    def _train(self, data: WindowSource, validation: WindowSource | None = None) -> tuple[Network, History]:
-        """Make a network and train it."""
-        random = check_random_state(self.random_state)
-        x, target = data.gather(np.zeros(1, dtype=int))[:2]
-        network = Network(
-            self.cell, x.shape[2], self.hidden_size, target.shape[1], num_layers=self.num_layers,
-            dropout=self.dropout, dtype=self.dtype, random_state=random.randint(2**31 - 1),
+    def _make_model(self, data: SeriesSet, ends: np.ndarray, seed: int) -> ForecastModel:
+        """Make an untrained model, with scales from the first ``ends[i]`` steps of each series."""
+        loss, layout = make_loss(self), make_layout(self, int(ends.max()))
+        counts = self.loss == "negative_binomial"
+        if counts:
+            loss.check(data.values[~np.isnan(data.values)])
+        normalizer = Normalizer("mean" if counts else self.normalize)
+        n_channels, n_ids = (data.n_channels, data.n_series) if layout.joint else (1, data.n_rows)
+        n_columns = {
+            kind: 0 if (columns := getattr(data, kind)) is None else columns.shape[1]
+            for kind in ("past", "future", "static")
+        }
+        network = make_network(
+            self.decoder, layout, n_channels, n_raw=loss.n_raw(1), n_ids=n_ids,
+            widths=Widths(**n_columns, observed=n_channels if data.has_missing else 0), cell=self.cell,
+            hidden_size=self.hidden_size, num_layers=self.num_layers, dropout=self.dropout,
+            series_embedding=self.series_embedding or None, dtype=self.dtype, random_state=int(seed),
             n_jobs=self.n_jobs,
         )  # fmt: skip
-        rng = np.random.default_rng(random.randint(2**31 - 1))
-        trainer = make_trainer(self, data.n_samples, LOSSES[self.loss](), rng)
-        optimizer = OPTIMIZERS[self.solver](network.parameters.size, network.dtype)
-        return network, trainer.fit(network, optimizer, data, validation)
+        return ForecastModel(
+            network, layout, loss, normalizer, Standardizer.fit(data, ends, normalizer.method),
+            CovariateScaler.fit(data, ends), data.has_missing,
+        )  # fmt: skip
 
+    def _train(
+        self, view: View, optimizer: Optimizer, n_valid: np.ndarray, rng: np.random.Generator, **changes: Any
+    ) -> History:
+        """Train the network of a view on what comes before the last ``n_valid[i]`` steps of each series."""
+        model, lengths = view.model, view.data.lengths
+        source = view.source(last=lengths - n_valid - model.layout.horizon)
+        if not source.n_samples:
+            raise ValueError("y has no window with an observed value both in its context and in its horizon")
+        validation = None
+        if n_valid.any():
+            # none of a series of which nothing is held out
+            first = np.where(n_valid > 0, lengths - n_valid, 1)
+            last = np.where(n_valid > 0, lengths - model.layout.horizon, 0)
+            validation = view.source(first, last)
+        limit = SAMPLES_PER_EPOCH if self.samples_per_epoch == "auto" else self.samples_per_epoch
+        automatic = self.learning_rate == "auto"
+        schedule = ExponentialSchedule(0.8, after=3) if automatic else self.learning_rate
+        # the automatic rate is near zero at the end: there is nothing left to converge
+        trainer = make_trainer(
+            self, source.n_samples, model.loss, rng, learning_rate=schedule, warn=not automatic, **changes
+        )
+        if limit is not None and source.n_samples > limit:
+            source = Sampled(source, limit, rng)
 
-def _check_series(name: str, values: ArrayLike, allowed: tuple[int, ...]) -> tuple[np.ndarray, int]:
-    """Return one or several series as float64 [..., T, C], and its dimensions, or say what is wrong."""
-    try:
-        n_dims = np.ndim(values)
-        # one memory layout, so that sums run in one order and a table gives the same bits as an array
-        if n_dims in allowed:
-            values = check_array(
-                values, dtype=np.float64, order="C", ensure_2d=False, allow_nd=True, input_name=name
-            )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {error}") from error
-    if n_dims not in allowed:
-        shapes = ("(n_timesteps,)", "(n_timesteps, n_channels)", "(n_windows, n_timesteps, n_channels)")
-        expected = " or ".join(shapes[n - 1] for n in allowed)
-        raise ValueError(f"{name} has {n_dims} dimensions; expected shape {expected}")
-    return (values[:, np.newaxis] if n_dims == 1 else values), n_dims
+            def advance(info):
+                if info["event"] == "epoch":
+                    source.advance()
+
+            trainer.callbacks = (*trainer.callbacks, advance)
+        if validation is not None and not validation.n_samples:
+            validation = None
+        elif limit is not None and validation is not None and validation.n_samples > limit // 4:
+            validation = Sampled(validation, max(limit // 4, 1), rng)
+        model.network.n_jobs = self.n_jobs
+        return trainer.fit(model.network, optimizer, source, validation)
+
+    def _keep(self, data: SeriesSet, n_valid: np.ndarray, model: ForecastModel, form: Form) -> None:
+        """Set what is known of data and model."""
+        layout = model.layout
+        self.model_, self.network_ = model, model.network
+        self.center_, self.scale_ = model.standardizer
+        self.context_length_, self.segment_length_ = layout.context, layout.segment
+        self.horizon_, self.n_features_in_ = layout.horizon, data.n_channels
+        self.ids_, self.frequency_ = data.ids, data.frequency
+        self.season_length_ = self.season_length
+        if self.season_length == "auto":
+            self.season_length_ = 1 if data.frequency is None else data.frequency.season_length
+        ends = np.repeat(data.lengths - n_valid, data.n_channels)
+        self.naive_error_ = np.array(
+            [naive_error(data.row(r)[: ends[r]], self.season_length_) for r in range(data.n_rows)]
+        )
+        self._form, self._calendar = form, self.calendar
+        # forecasts look back one context, calibration over the part held out, adaptation over a horizon
+        self._kept = layout.context + np.maximum(n_valid, layout.horizon)
+        self.history_ = self._tail(data)
+
+    def _keep_history(self, history: History, before: Sequence[float] = ()) -> None:
+        """Set what is known of the training."""
+        self.loss_curve_ = [*before, *history.loss_curve]
+        self.loss_, self.best_loss_ = self.loss_curve_[-1], min(self.loss_curve_)
+        self.n_iter_ = len(self.loss_curve_)
+        if not before:
+            self.validation_scores_ = [-loss for loss in history.validation_curve] or None
+            self.best_validation_score_ = max(self.validation_scores_) if self.validation_scores_ else None
+
+    def _tail(self, data: SeriesSet) -> SeriesSet:
+        """Return the part of the data that is kept; a copy, so that the whole may go."""
+        tail = data.tail(self._kept)
+        return replace(tail, values=tail.values.copy())

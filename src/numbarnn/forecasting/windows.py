@@ -15,15 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from .old_windows import ArraySource, Normalizer, to_segments
-
 if TYPE_CHECKING:
-    from .scaling import Filled, ScaledCovariates
-    from .scaling import Normalizer as WindowNormalizer
+    from .scaling import Filled, Normalizer, ScaledCovariates
     from .series import SeriesSet
 
-# Normalizer and to_segments are here for the forecaster of one array, and go with it
-__all__ = ["Batch", "Layout", "Normalizer", "Sampled", "WindowSource", "to_segments"]
+__all__ = ["Batch", "Layout", "Sampled", "WindowSource"]
 
 # samples that are looked at together when those without an observed value are sought
 CHUNK = 2**16
@@ -141,18 +137,13 @@ class WindowSource:
     ([[[-3.0, -2.0], [-1.0, 0.0]]], [1.0, 2.0])
     """
 
-    # TODO: delete with old_windows
-    def __new__(cls, data=None, *args, **kwargs):
-        """Return the source of one array that the name stood for, where an array is given."""
-        return ArraySource(data, *args, **kwargs) if isinstance(data, np.ndarray) else super().__new__(cls)
-
     def __init__(
         self,
         data: SeriesSet,
         filled: Filled,
         covariates: ScaledCovariates | None,
         layout: Layout,
-        normalizer: WindowNormalizer,
+        normalizer: Normalizer,
         n_raw: int,
         first: np.ndarray | None = None,
         last: np.ndarray | None = None,

@@ -1,0 +1,5 @@
+"""Evaluation."""
+
+
+class Evaluation:
+    """The methods of `RNNForecaster` that evaluate."""

@@ -1,0 +1,303 @@
+"""`ForecastModel`: a trained network with the scales of all that goes in and comes out.
+
+A model forecasts windows of any data that look like those it was fitted on: `ForecastModel.view` lays it over
+them, and `View.forecast` answers. What is done with the answers is no matter of this module.
+
+Letters: n windows, L context, H horizon, h steps asked for, C channels of a sample, q values of each element
+of a forecast: 1 of a point forecast, else quantiles or sampled paths.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from numbarnn.losses import Loss, Quantile
+
+from .likelihoods import Likelihood
+from .networks import ForecastNetwork
+from .scaling import CovariateScaler, Filled, Normalizer, ScaledCovariates, Standardizer
+from .series import SeriesSet
+from .windows import Layout, WindowSource
+
+__all__ = ["ForecastModel", "View"]
+
+# windows, or sampled paths of windows, that go through the network at once
+CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class ForecastModel:
+    """What is known after training, apart from the data.
+
+    Parameters
+    ----------
+    network : ForecastNetwork
+    layout : Layout
+    loss : Loss
+    normalizer : scaling.Normalizer
+    standardizer : Standardizer
+        Of every row of the data of `fit`.
+    covariates : CovariateScaler
+    flags : bool
+        Whether inputs tell what was observed.
+    """
+
+    network: ForecastNetwork
+    layout: Layout
+    loss: Loss
+    normalizer: Normalizer
+    standardizer: Standardizer
+    covariates: CovariateScaler
+    flags: bool
+
+    @property
+    def samples(self) -> bool:
+        """Whether a forecast is a set of sampled paths."""
+        return isinstance(self.loss, Likelihood)
+
+    @property
+    def is_distribution(self) -> bool:
+        """Whether the network gives more than a point."""
+        return self.samples or self.levels is not None
+
+    @property
+    def counts(self) -> bool:
+        """Whether values are counts, which are not normalised."""
+        return self.normalizer.method == "mean"
+
+    @property
+    def levels(self) -> np.ndarray | None:
+        """Quantiles that were trained, of shape (q,), or None."""
+        return np.atleast_1d(self.loss.level) if isinstance(self.loss, Quantile) else None
+
+    def middle(self, values: np.ndarray) -> np.ndarray:
+        """Return the point forecast: the median, where there are quantiles or paths.
+
+        Parameters
+        ----------
+        values : ndarray of shape (..., q)
+
+        Returns
+        -------
+        ndarray of shape (...)
+        """
+        if self.samples:
+            return np.median(values, axis=-1)
+        if self.levels is None:
+            return values[..., 0]
+        return values[..., int(np.argmin(np.abs(self.levels - 0.5)))]
+
+    def view(self, data: SeriesSet, members: np.ndarray | None = None) -> View:
+        """Lay the model over data.
+
+        Parameters
+        ----------
+        data : SeriesSet
+        members : ndarray of int of shape (n_series,), default=None
+            Which series of `fit` each of them is; -1 for one that was not there, which is scaled by what
+            there is of it. None: the same series in the same order.
+
+        Returns
+        -------
+        View
+        """
+        members = np.arange(data.n_series) if members is None else np.asarray(members, np.int64)
+        rows = data.n_channels * members[:, np.newaxis] + np.arange(data.n_channels)
+        known = self.standardizer.take(np.maximum(rows, 0).ravel())
+        if (members < 0).any():
+            found = Standardizer.fit(data, data.lengths, None if self._as_is else self.normalizer.method)
+            new = np.repeat(members < 0, data.n_channels)
+            known = Standardizer(*(np.where(new, a, b) for a, b in zip(found, known, strict=True)))
+        return View(
+            self, data, known.transform(data, self.network.dtype),
+            self.covariates.transform(data, self.network.dtype), known,
+            members if self.layout.joint else np.maximum(rows, 0).ravel(),
+        )  # fmt: skip
+
+    @property
+    def _as_is(self):
+        return self.normalizer.method in (None, "mean")
+
+
+class View(NamedTuple):
+    """A model laid over data: windows of them for training, and their forecasts.
+
+    Attributes
+    ----------
+    model : ForecastModel
+    data : SeriesSet
+    filled : Filled
+    covariates : ScaledCovariates
+    standardizer : Standardizer
+        Of every row of `data`.
+    identity : ndarray of int of shape (n_samples,)
+        Number in the network's embedding, of each row (joint: series) of `data`.
+    """
+
+    model: ForecastModel
+    data: SeriesSet
+    filled: Filled
+    covariates: ScaledCovariates
+    standardizer: Standardizer
+    identity: np.ndarray
+
+    def source(self, first: np.ndarray | None = None, last: np.ndarray | None = None) -> WindowSource:
+        """Return windows with origins from `first` to `last` in each series; see `WindowSource`."""
+        model = self.model
+        return WindowSource(
+            self.data, self.filled, self.covariates, model.layout, model.normalizer, model.loss.n_raw(1),
+            first, last, counts=model.counts, flags=model.flags,
+        )  # fmt: skip
+
+    @property
+    def n_samples(self) -> int:
+        """How many rows windows are cut from: channels of all series; joint, series."""
+        return self.data.n_series if self.model.layout.joint else self.data.n_rows
+
+    def series_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the number of the series that rows belong to."""
+        return rows if self.model.layout.joint else rows // self.data.n_channels
+
+    def rows_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows of the data that each sample consists of, (n, C)."""
+        n_channels = self.data.n_channels
+        rows = np.asarray(rows)[:, np.newaxis]
+        return n_channels * rows + np.arange(n_channels) if self.model.layout.joint else rows
+
+    def ahead(self, rows: np.ndarray, origins: np.ndarray, h: int) -> np.ndarray | None:
+        """Return scaled known-future covariates of `h` steps out of the data themselves, (n, h, F)."""
+        if self.covariates.future is None:
+            return None
+        step = (self.data.offsets[self.series_of(rows)] + origins)[:, np.newaxis] + np.arange(h)
+        return self.covariates.future[step]
+
+    def forecast(
+        self,
+        rows: np.ndarray,
+        origins: np.ndarray,
+        h: int,
+        ahead: np.ndarray | None = None,
+        n_paths: int = 1,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Forecast windows in the units of the data.
+
+        Parameters
+        ----------
+        rows : ndarray of int of shape (n,)
+            Rows (joint: series) of the data.
+        origins : ndarray of int of shape (n,)
+            The step that is forecast first; nothing from there on is looked at.
+        h : int
+            Steps. Beyond the horizon, point forecasts are fed back as if they were observed.
+        ahead : ndarray of shape (n, h, F), default=None
+            Scaled known-future covariates; None: those in the data.
+        n_paths : int, default=1
+            Number of sampled paths, of a likelihood.
+        seed : int, default=0
+            What paths are drawn from.
+
+        Returns
+        -------
+        ndarray of float64 of shape (n, h, C, q)
+        """
+        rows, origins = np.asarray(rows, np.int64), np.asarray(origins, np.int64)
+        rng = np.random.default_rng(seed)
+        n_paths = n_paths if self.model.samples else 1
+        size = max(1, CHUNK // n_paths)
+        source = self.source(*_no_samples(self.data))
+        pieces = []
+        for start in range(0, len(rows), size):
+            row, origin = rows[start : start + size], origins[start : start + size]
+            known = self.ahead(row, origin, h) if ahead is None else ahead[start : start + size]
+            if self.model.layout.stepwise:
+                values = self._stepwise(source, row, origin, h, known, n_paths, rng)
+            else:
+                values = self._blocks(source, row, origin, h, known)
+            pieces.append(self.standardizer.inverse(values, self.rows_of(row)))
+        return np.concatenate(pieces)
+
+    def _batch(self, source, rows, origins, ahead):
+        """Return a batch under the numbers of the network's embedding, and its scales."""
+        batch, center, scale = source.batch(rows, origins, ahead)
+        return batch._replace(series=self.identity[rows]), center, scale
+
+    def _stepwise(self, source, rows, origins, h, ahead, n_paths, rng):
+        """Forecast one step after the other, standardised: (n, h, C, q)."""
+        model = self.model
+        batch, center, scale = self._batch(source, rows, origins, ahead)
+
+        def feed(raw):
+            return model.loss.sample(raw, rng) if model.samples else model.loss.predict(raw)
+
+        divisor = scale[:, 0] if model.counts else None
+        values = model.network.generate(batch, h, feed, n_paths, divisor)  # [n, h * C, q]
+        return source.unscale(values, center, scale)
+
+    def _blocks(self, source, rows, origins, h, ahead):
+        """Forecast one horizon after the other, standardised: (n, h, C, q)."""
+        model, view, blocks = self.model, self, []
+        horizon = model.layout.horizon
+        while True:
+            known = None if ahead is None else ahead[:, :horizon]
+            batch, center, scale = view._batch(source, rows, origins, known)
+            raw = model.network.forward(batch)
+            values = model.loss.predict(raw)
+            values = values.reshape(*raw.shape[:2], -1)  # quantiles have an axis for their single target
+            blocks.append(source.unscale(values, center, scale))
+            if len(blocks) * horizon >= h:
+                return np.concatenate(blocks, axis=1)[:, :h]
+            view = view._extended(rows, origins, model.middle(blocks[-1]), known)
+            rows, origins = np.arange(len(rows)), view.data.lengths
+            source = view.source(*_no_samples(view.data))
+            ahead = None if ahead is None else ahead[:, horizon:]
+
+    def _extended(self, rows, origins, block, ahead):
+        """View of the ends of windows, each a series of its own, with a forecast (n, H, C) behind it."""
+        n, horizon, n_channels = block.shape
+        kept = np.minimum(origins, self.model.layout.context)
+        ends = self.data.row_starts[self.rows_of(rows)] + origins[:, np.newaxis]
+
+        def join(old, new):
+            pieces = [
+                part for i in range(n) for c in range(n_channels)
+                for part in (old[ends[i, c] - kept[i] : ends[i, c]], new[i, :, c])
+            ]  # fmt: skip
+            return np.concatenate(pieces).astype(old.dtype)
+
+        values, observed = self.filled
+        values = join(values, block)
+        observed = None if observed is None else join(observed, np.ones(block.shape, bool))
+        offsets = np.concatenate([[0], np.cumsum(kept + horizon)]).astype(np.int64)
+        series = self.series_of(rows)
+        steps = self.data.offsets[series] + origins
+
+        def timed(old, new):
+            if old is None:
+                return None
+            return np.concatenate(
+                [part for i in range(n) for part in (old[steps[i] - kept[i] : steps[i]], new(i))]
+            )
+
+        past, future, static = self.covariates
+        covariates = ScaledCovariates(
+            # what is not known ahead stays as it last was
+            timed(past, lambda i: np.repeat(past[steps[i] - 1 : steps[i]], horizon, axis=0)),
+            timed(future, lambda i: ahead[i]),
+            None if static is None else static[series],
+        )
+        data = replace(
+            self.data, values=values.astype(np.float64), offsets=offsets, n_channels=n_channels,
+            starts=None, past=None, future=None, static=None,
+        )  # fmt: skip
+        return View(
+            self.model, data, Filled(values, observed), covariates, self.standardizer, self.identity[rows]
+        )
+
+
+def _no_samples(data):
+    """Origins that make a source without training samples."""
+    return np.ones(data.n_series, np.int64), np.zeros(data.n_series, np.int64)

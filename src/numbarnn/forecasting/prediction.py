@@ -1,0 +1,431 @@
+"""Forecasts, quantiles and paths of a fitted forecaster, and the errors that its intervals are made of.
+
+Letters: n windows, h steps, C channels, q levels, R rows (a row is one channel of one series).
+"""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.utils.validation import check_is_fitted
+
+from .conformal import Conformal
+from .model import View
+from .preparation import calendar_ahead, find_members, with_calendar
+from .series import Form, context_form, read_contexts, read_future, write
+
+__all__ = ["Forecast", "Prediction", "calibration_residuals", "window_residuals"]
+
+NAME = "RNNForecaster"
+N_PATHS = 200  # that quantiles of a likelihood are taken from
+# origins of a series, and windows and numbers in all, that intervals are calibrated on
+MOST_ORIGINS, MOST_WINDOWS, MOST_RESIDUALS = 1000, 200_000, 10_000_000
+
+
+class Forecast(NamedTuple):
+    """A forecast with its intervals.
+
+    Attributes
+    ----------
+    forecast : ndarray or list of ndarray
+    lower, upper : ndarray of shape (..., n_levels), or list of those
+        Bounds, levels in the order asked for.
+    """
+
+    forecast: Any
+    lower: Any
+    upper: Any
+
+
+class Asked(NamedTuple):
+    """Windows to be forecast.
+
+    Attributes
+    ----------
+    view : View
+    rows, origins : ndarray of int of shape (n,)
+    h : int
+    ahead : ndarray of shape (n, h, F) or None
+    members : ndarray of int of shape (n_series,)
+        Which series of `fit` those of the view are; -1 for new ones.
+    form : Form
+        Of the answer.
+    """
+
+    view: View
+    rows: np.ndarray
+    origins: np.ndarray
+    h: int
+    ahead: np.ndarray | None
+    members: np.ndarray
+    form: Form
+
+
+class Prediction:
+    """The methods of `RNNForecaster` that forecast."""
+
+    def predict(
+        self, h: int | None = None, X: Any = None, level: ArrayLike | None = None, context: Any = None
+    ) -> Any:
+        """Forecast what follows the data seen so far, or what follows other histories.
+
+        Parameters
+        ----------
+        h : int, default=None
+            Steps to forecast; None takes the horizon. Beyond the horizon, forecasts are fed back as if they
+            were observed, one horizon at a time, and errors add up.
+        X : array-like or frame, default=None
+            Known-future covariates of the next `h` steps: (h, n_future), a list of those, or a frame with id
+            and time, as `make_future` gives it. With `context` those of the context stand in front.
+        level : float or sequence of float, default=None
+            Intervals in percent, such as ``[80, 95]``.
+        context : array-like or frame, default=None
+            Histories to go on from, in the units of `y`: one of shape (n_timesteps,) or (n_timesteps,
+            n_channels), or many at once of shape (n_windows, n_timesteps, n_channels); or a frame like `y`.
+            What is older than `context_length_` is not looked at. None goes on from the end of the data seen.
+
+        Returns
+        -------
+        ndarray of shape (h,), (h, n_channels) or (n_windows, h, n_channels); list of those; or frame
+            In the form of the history; of a frame with future times, and the forecast in a column
+            "RNNForecaster" (wide: in the columns of the channels). With `level` arrays come as a `Forecast`,
+            and frames have further columns such as "RNNForecaster-lo-80" and "RNNForecaster-hi-80".
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If `fit` was not called.
+        ValueError
+            If `h` is no positive number, covariates are missing, `context` does not fit to the data of `fit`,
+            or there are too few errors to calibrate a level on.
+        """
+        asked = self._ask(h, X, context)
+        levels = None if level is None else check_levels(level)
+        values = self._values(asked)
+        point = by_series(asked, self.model_.middle(values))
+        if levels is None:
+            return write(asked.form, asked.view.data, asked.h, {NAME: point})
+        lower, upper = self._bounds(asked, values, levels)
+        return answer(asked, point, levels, by_series(asked, lower), by_series(asked, upper))
+
+    def predict_quantiles(
+        self, quantiles: ArrayLike, h: int | None = None, X: Any = None, context: Any = None
+    ) -> Any:
+        """Forecast quantiles.
+
+        Parameters
+        ----------
+        quantiles : float or sequence of float
+            Between 0 and 1.
+        h, X, context
+            See `predict`.
+
+        Returns
+        -------
+        ndarray of shape (..., n_quantiles), list of those, or frame
+            As `predict`, with one axis more; frames have columns such as "RNNForecaster-ql0.1".
+
+        Raises
+        ------
+        ValueError
+            See `predict`.
+        """
+        asked = self._ask(h, X, context)
+        wanted = np.atleast_1d(np.asarray(quantiles, np.float64))
+        if wanted.ndim != 1 or not wanted.size or not ((wanted > 0) & (wanted < 1)).all():
+            raise ValueError(f"quantiles was {quantiles!r}; expected numbers between 0 and 1")
+        found = by_series(asked, self._quantiles(asked, self._values(asked), wanted))
+        if asked.form.is_frame:
+            columns = {f"{NAME}-ql{q:g}": found[..., k] for k, q in enumerate(wanted)}
+            return write(asked.form, asked.view.data, asked.h, columns)
+        return write(asked.form, asked.view.data, asked.h, {NAME: found})
+
+    def sample_paths(
+        self,
+        n_paths: int = 100,
+        h: int | None = None,
+        X: Any = None,
+        context: Any = None,
+        random_state: int | None = None,
+    ) -> Any:
+        """Draw whole futures, whose steps belong together.
+
+        A likelihood is sampled step by step; forecasts of other networks are moved by errors of whole windows
+        of the part held out.
+
+        Parameters
+        ----------
+        n_paths : int, default=100
+        h, X, context
+            See `predict`.
+        random_state : int, default=None
+            None: one that `fit` drew, so that the same call gives the same paths.
+
+        Returns
+        -------
+        ndarray of shape (n_paths, h), (n_paths, h, n_channels) or (n_paths, n_windows, h, n_channels); list \
+of those; or long frame
+            A frame has a column "sample".
+
+        Raises
+        ------
+        ValueError
+            See `predict`; and if nothing was held out in `fit`.
+        """
+        asked = self._ask(h, X, context)
+        if not isinstance(n_paths, Integral) or n_paths < 1:
+            raise ValueError(f"n_paths was {n_paths!r}; expected a number of paths from 1")
+        seed = self._seed if random_state is None else random_state
+        values = self._values(asked, n_paths, seed)
+        if not self.model_.samples:
+            conformal, rng = self._calibrated(asked.h), np.random.default_rng(seed)
+            point = self.model_.middle(values)
+            values = np.repeat(point[..., np.newaxis], n_paths, axis=-1)
+            for i, rows in enumerate(self._fit_rows(asked)):
+                for c, row in enumerate(rows):
+                    values[i, :, c] += conformal.paths(row, n_paths, asked.h, rng).T
+        return write_paths(asked, by_series(asked, values))
+
+    def make_future(self, h: int | None = None) -> Any:
+        """Return the ids and times that known-future covariates are needed for.
+
+        Parameters
+        ----------
+        h : int, default=None
+            Steps; None takes the horizon.
+
+        Returns
+        -------
+        frame
+            Like the one in `fit`, with the columns of id and time.
+
+        Raises
+        ------
+        ValueError
+            If the data have no times.
+        """
+        check_is_fitted(self)
+        if not self._form.is_frame:
+            raise ValueError("make_future needs times, and y was no data frame; X is an array of h rows here")
+        return write(self._form, self.history_, self._steps(h), {})
+
+    # ---- what is asked, and the numbers
+
+    def _steps(self, h):
+        h = self.horizon_ if h is None else h
+        if not isinstance(h, Integral) or h < 1:
+            raise ValueError(f"h was {h!r}; expected a number of steps from 1, or None")
+        return int(h)
+
+    def _ask(self, h, X, context) -> Asked:
+        """Find out which windows are meant."""
+        check_is_fitted(self)
+        h = self._steps(h)
+        if context is None:
+            data, form, members = self.history_, self._form, np.arange(self.history_.n_series)
+            future = read_future(X, data, h, form)
+        else:
+            form = context_form(context, self._form)
+            data = read_contexts(context, X, self.n_features_in_, self._form)
+            members = self._members(data, form)
+            future = read_future(X, data, h, form, int(data.lengths[0]))
+            data = with_calendar(data, self._calendar)
+        future = calendar_ahead(data, future, h, self._calendar)
+        self.model_.network.n_jobs = self.n_jobs
+        view = self.model_.view(data, members)
+        rows = np.arange(view.n_samples)
+        series = view.series_of(rows)
+        scaled = self.model_.covariates.apply("future", future, self.model_.network.dtype)
+        ahead = None if scaled is None else scaled[series]
+        return Asked(view, rows, data.lengths[series], h, ahead, members, form)
+
+    def _members(self, data, form):
+        """Return which series of `fit` contexts are of, (n_series,)."""
+        if form.is_frame or form.kind == "list":
+            return find_members(self, data, "context", new=True)
+        if len(self.ids_) > 1:
+            raise ValueError(
+                f"context has no ids, and fit saw {len(self.ids_)} series; expected a long frame"
+            )
+        return np.zeros(data.n_series, np.int64)
+
+    def _values(self, asked, n_paths=N_PATHS, seed=None):
+        """Forecast in the units of the data, (n, h, C, q)."""
+        seed = self._seed if seed is None else seed
+        return asked.view.forecast(asked.rows, asked.origins, asked.h, asked.ahead, n_paths, seed)
+
+    def _fit_rows(self, asked):
+        """Rows of `fit` that windows belong to, (n, C)."""
+        rows = asked.view.rows_of(asked.rows)
+        n_channels = asked.view.data.n_channels
+        return n_channels * asked.members[rows // n_channels] + rows % n_channels
+
+    def _bounds(self, asked, values, levels):
+        """Lower and upper bounds, (n, h, C, q) each, around the forecast."""
+        if self._own_intervals:
+            tail = (1 - levels / 100) / 2
+            both = self._quantiles(asked, values, np.concatenate([tail, 1 - tail]))
+            return both[..., : len(levels)], both[..., len(levels) :]
+        point = self.model_.middle(values)
+        conformal = self._calibrated(asked.h)
+        lower, upper = np.empty((2, *point.shape, len(levels)))
+        known: dict[int, tuple] = {}
+        for i, rows in enumerate(self._fit_rows(asked)):
+            for c, row in enumerate(rows):
+                if row not in known:
+                    known[row] = conformal.bounds(max(row, 0), levels, asked.h)
+                low, high = known[row]
+                lower[i, :, c] = point[i, :, c, np.newaxis] + np.minimum(low, 0)
+                upper[i, :, c] = point[i, :, c, np.newaxis] + np.maximum(high, 0)
+        return lower, upper
+
+    def _quantiles(self, asked, values, quantiles):
+        """Quantiles (n, h, C, q) out of what the network gives, or by conformal errors."""
+        if self._own_intervals and self.model_.samples:
+            return np.moveaxis(np.quantile(values, quantiles, axis=-1), 0, -1)
+        if self._own_intervals:
+            return between(values, self.model_.levels, quantiles)
+        point = self.model_.middle(values)
+        outside = quantiles[quantiles != 0.5]
+        lower, upper = self._bounds(asked, values, np.abs(100 - 200 * outside))
+        found = np.repeat(point[..., np.newaxis], len(quantiles), axis=-1)
+        found[..., quantiles < 0.5] = lower[..., outside < 0.5]
+        found[..., quantiles > 0.5] = upper[..., outside > 0.5]
+        return found
+
+    def _calibrated(self, h) -> Conformal:
+        """Errors for `h` steps; beyond the horizon they are found for it."""
+        if self.conformal_ is None:
+            raise ValueError(
+                "intervals need errors of forecasts of a part held out, and there are none: fit needs "
+                "early_stopping=True or validation, intervals other than None, and twice the horizon of data"
+            )
+        if h <= self.horizon_:
+            return self.conformal_
+        view = self.model_.view(self.history_)
+        first = np.maximum(self.history_.lengths - (self._kept - self.context_length_), 1)
+        residuals = calibration_residuals(view, first, h)
+        if not residuals.size:
+            raise ValueError(
+                f"h was {h}; expected at most {(self._kept - self.context_length_).max()} with a level: the "
+                "part held out has no longer window to calibrate on"
+            )
+        return Conformal(residuals, self.scale_, self.conformal_.method)
+
+
+def check_levels(level: ArrayLike) -> np.ndarray:
+    """Return levels as an array of shape (q,)."""
+    levels = np.atleast_1d(np.asarray(level, np.float64))
+    if levels.ndim != 1 or not levels.size or not ((levels > 0) & (levels < 100)).all():
+        raise ValueError(f"level was {level!r}; expected numbers between 0 and 100")
+    return levels
+
+
+def between(values: np.ndarray, trained: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """Interpolate quantiles between those trained: (..., q trained) -> (..., q)."""
+    wrong = (quantiles < trained[0] - 1e-9) | (quantiles > trained[-1] + 1e-9)
+    if wrong.any():
+        names = ", ".join(f"{level:g}" for level in trained)
+        raise ValueError(
+            f"the quantile {quantiles[wrong][0]:g} was asked for; expected {trained[0]:g} to "
+            f"{trained[-1]:g}: the quantiles trained are {names}"
+        )
+    above = np.clip(np.searchsorted(trained, quantiles - 1e-9), 1, len(trained) - 1)
+    part = (quantiles - trained[above - 1]) / (trained[above] - trained[above - 1])
+    part = np.clip(part, 0, 1)
+    return (1 - part) * values[..., above - 1] + part * values[..., above]
+
+
+def by_series(asked: Asked, values: np.ndarray) -> np.ndarray:
+    """Bring (n, h, C, ...) of samples to (n_series, h, n_channels, ...)."""
+    n_series = asked.view.data.n_series
+    values = values.reshape(n_series, -1, *values.shape[1:])  # [n_series, samples of each, h, C, ...]
+    return np.concatenate(list(values.swapaxes(0, 1)), axis=2)
+
+
+def answer(asked: Asked, point: np.ndarray, levels: np.ndarray, lower: np.ndarray, upper: np.ndarray):
+    """Write a forecast with intervals in the form of the data."""
+    data, h = asked.view.data, asked.h
+    if not asked.form.is_frame:
+        return Forecast(*(write(asked.form, data, h, {NAME: each}) for each in (point, lower, upper)))
+    return write(asked.form, data, h, {NAME: point} | bound_columns(levels, lower, upper))
+
+
+def bound_columns(levels: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> dict[str, np.ndarray]:
+    """Name the bounds (..., q), from the outermost lower to the outermost upper one."""
+    inwards = np.argsort(-levels, kind="stable")
+    low = {f"{NAME}-lo-{levels[k]:g}": lower[..., k] for k in inwards}
+    return low | {f"{NAME}-hi-{levels[k]:g}": upper[..., k] for k in inwards[::-1]}
+
+
+def write_paths(asked: Asked, values: np.ndarray):
+    """Write paths (n_series, h, n_channels, n_paths) with the paths first."""
+    if asked.form.is_frame:
+        n_series, n_paths = values.shape[0], values.shape[-1]
+        paths = np.moveaxis(values, -1, 1).reshape(n_series * n_paths, *values.shape[1:-1])
+        number = np.tile(np.arange(n_paths), n_series)[:, np.newaxis, np.newaxis]
+        columns = {"sample": np.broadcast_to(number, paths.shape), NAME: paths}
+        series = np.repeat(np.arange(n_series), n_paths)
+        return write(asked.form, asked.view.data, asked.h, columns, series=series, long=True)
+    written = write(asked.form, asked.view.data, asked.h, {NAME: values})
+    if isinstance(written, list):
+        return [np.moveaxis(each, -1, 0) for each in written]
+    return np.moveaxis(written, -1, 0)
+
+
+def window_residuals(
+    view: View, first: np.ndarray, h: int, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of forecasts from every origin on from which the truth is known.
+
+    Parameters
+    ----------
+    view : View
+    first : ndarray of int of shape (n_series,)
+        First origin of each series.
+    h : int
+    most : int, default=None
+        Evenly spaced origins of each series, if there are more.
+
+    Returns
+    -------
+    rows : ndarray of int of shape (N,)
+        Rows of the data; those of a row stand from the oldest origin to the latest.
+    residuals : ndarray of shape (N, h)
+        Truth minus forecast; NaN where the truth is missing.
+    """
+    data = view.data
+    chosen = []
+    for start, end in zip(first, data.lengths - h, strict=True):
+        n = max(int(end - start) + 1, 0)
+        chosen.append(start + np.arange(n) if most is None or n <= most
+                      else np.linspace(start, end, most).round().astype(np.int64))  # fmt: skip
+    per_series = 1 if view.model.layout.joint else data.n_channels
+    counts = np.repeat([len(each) for each in chosen], per_series)
+    rows = np.repeat(np.arange(view.n_samples), counts)
+    origins = np.concatenate([each for each in chosen for _ in range(per_series)])
+    if not len(rows):
+        return np.zeros(0, np.int64), np.zeros((0, h))
+    forecast = view.model.middle(view.forecast(rows, origins, h, n_paths=N_PATHS))  # [n, h, C]
+    rows = view.rows_of(rows)  # [n, C]
+    step = (data.row_starts[rows] + origins[:, np.newaxis])[:, np.newaxis] + np.arange(h)[:, np.newaxis]
+    residuals = (data.values[step] - forecast).swapaxes(1, 2).reshape(-1, h)
+    return rows.ravel(), residuals
+
+
+def calibration_residuals(view: View, first: np.ndarray, h: int) -> np.ndarray:
+    """Errors to calibrate intervals on, (R, n_calibration, h); rows with fewer have NaN in front."""
+    n_rows = view.data.n_rows
+    limit = min(MOST_WINDOWS, MOST_RESIDUALS // h)
+    rows, residuals = window_residuals(view, first, h, max(1, min(MOST_ORIGINS, limit // n_rows)))
+    order = np.argsort(rows, kind="stable")
+    rows, residuals = rows[order], residuals[order]
+    counts = np.bincount(rows, minlength=n_rows)
+    place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    most = int(counts.max())
+    found = np.full((n_rows, most, h), np.nan)
+    found[rows, most - counts[rows] + place] = residuals
+    return found
