@@ -368,9 +368,30 @@ while time.monotonic() < end:
         interrupted += 1
     for _ in range(3):
         check_pool(4, 9)
+check_threads(4)
 print(interrupted > 20, interrupted)
 """
     assert run_program(code).startswith("True")
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_interrupt_around_a_wake_does_not_lose_the_worker(new_pool, released):
+    class Interrupted:
+        def release(self):
+            new_pool.wakes[0] = wake
+            if released:
+                wake.release()
+            raise KeyboardInterrupt
+
+    check_threads(2)
+    end = time.monotonic() + 20
+    while not new_pool.mailbox[threads.ASLEEP]:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    wake, new_pool.wakes[0] = new_pool.wakes[0], Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        check_pool(2)
+    check_threads(2, limit=5)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timers here")

@@ -126,7 +126,7 @@ class _Pool:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.mailbox = np.zeros(ASLEEP + MOST_WORKERS * LINE, np.int64)
-        self.wakes: list[threading.Semaphore] = []
+        self.wakes: list[threading.Lock] = []
 
     def call(self, workers: int) -> int:
         """Have up to so many workers awake; returns how many there are."""
@@ -135,24 +135,27 @@ class _Pool:
         workers = min(workers, len(self.wakes))
         for i in range(workers):
             if self.mailbox[ASLEEP + i * LINE]:
-                self.mailbox[ASLEEP + i * LINE] = 0
-                self.wakes[i].release()
+                # a lock, whose release is one step: an interrupt cannot come in the middle
+                with contextlib.suppress(RuntimeError):  # it has been released, and the worker not run yet
+                    self.wakes[i].release()
         return workers
 
     def _grow(self, workers: int) -> None:
         # where no more threads are to be had, those that there are do the work
         with self.lock, contextlib.suppress(RuntimeError):
             for i in range(len(self.wakes), workers):
-                wake = threading.Semaphore(0)
+                wake = threading.Lock()
+                wake.acquire()
                 arguments = (self.mailbox, i, wake)
                 threading.Thread(target=_work, args=arguments, name=f"numbarnn-{i + 1}", daemon=True).start()
                 self.wakes.append(wake)
 
 
-def _work(mailbox: NDArray, worker: int, wake: threading.Semaphore) -> None:
+def _work(mailbox: NDArray, worker: int, wake: threading.Lock) -> None:
     while True:
         _serve(mailbox, worker, SPINS)
         wake.acquire()
+        mailbox[ASLEEP + worker * LINE] = 0
 
 
 _pool = _Pool()
