@@ -1,6 +1,7 @@
 """Forecasting of time series with recurrent networks."""
 
+from .evaluation import CrossValidation
 from .forecaster import RNNForecaster
 from .prediction import Forecast
 
-__all__ = ["Forecast", "RNNForecaster"]
+__all__ = ["CrossValidation", "Forecast", "RNNForecaster"]

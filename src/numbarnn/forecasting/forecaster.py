@@ -24,7 +24,7 @@ from .likelihoods import LIKELIHOODS
 from .metrics import naive_error
 from .model import ForecastModel, View
 from .networks import DECODERS, Widths, make_network
-from .prediction import Prediction, calibration_residuals, window_residuals
+from .prediction import Prediction, calibration_residuals
 from .preparation import find_members, held_out, make_layout, make_loss, read_more, read_training
 from .scaling import CovariateScaler, Normalizer, Standardizer
 from .series import Form, SeriesSet
@@ -354,6 +354,12 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         """
         self._validate_params()
         data, later, form = read_training(self, y, X, static, validation)
+        return self._fit(data, later, form, validation)
+
+    def _fit(
+        self, data: SeriesSet, later: SeriesSet | None, form: Form, validation: float | None = None
+    ) -> Self:
+        """Train on data that were read; `later` are the same with those to validate on behind them."""
         n_valid = held_out(self, data, later, validation)
         data = data if later is None else later
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
@@ -450,12 +456,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         """
         check_is_fitted(self)
         joined = self.history_.append(read_more(self, y, X, "update"), "update")
-        conformal = self.conformal_
-        if conformal is not None and conformal.method == "adaptive":
-            # each window is looked at when the last of its truths has come
-            first = np.maximum(self.history_.lengths - self.horizon_ + 1, 1)
-            rows, residuals = window_residuals(self.model_.view(joined), first, self.horizon_)
-            conformal.update(rows, residuals)
+        self._learn(joined, self.history_.lengths)
         self.history_ = self._tail(joined)
         return self
 
@@ -543,7 +544,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         """Set what is known of the training."""
         self.loss_curve_ = [*before, *history.loss_curve]
         self.loss_, self.best_loss_ = self.loss_curve_[-1], min(self.loss_curve_)
-        self.n_iter_ = len(self.loss_curve_)
+        self.n_iter_, self._stopped = len(self.loss_curve_), history.stopped
         if not before:
             self.validation_scores_ = [-loss for loss in history.validation_curve] or None
             self.best_validation_score_ = max(self.validation_scores_) if self.validation_scores_ else None

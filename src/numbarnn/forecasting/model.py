@@ -168,11 +168,12 @@ class View(NamedTuple):
         return n_channels * rows + np.arange(n_channels) if self.model.layout.joint else rows
 
     def ahead(self, rows: np.ndarray, origins: np.ndarray, h: int) -> np.ndarray | None:
-        """Return scaled known-future covariates of `h` steps out of the data themselves, (n, h, F)."""
+        """Return scaled known-future covariates of the data, (n, h, F); beyond its end the last ones."""
         if self.covariates.future is None:
             return None
-        step = (self.data.offsets[self.series_of(rows)] + origins)[:, np.newaxis] + np.arange(h)
-        return self.covariates.future[step]
+        series = self.series_of(rows)
+        step = (self.data.offsets[series] + origins)[:, np.newaxis] + np.arange(h)
+        return self.covariates.future[np.minimum(step, self.data.offsets[series + 1, np.newaxis] - 1)]
 
     def forecast(
         self,

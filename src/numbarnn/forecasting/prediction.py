@@ -296,6 +296,15 @@ of those; or long frame
         found[..., quantiles > 0.5] = upper[..., outside > 0.5]
         return found
 
+    def _learn(self, data, seen):
+        """Let adaptive intervals look at each window of the series when the last of its truths has come.
+
+        `seen` says how many steps of each series were known before.
+        """
+        if self.conformal_ is not None and self.conformal_.method == "adaptive":
+            first = np.maximum(seen - self.horizon_ + 1, 1)
+            self.conformal_.update(*window_residuals(self.model_.view(data), first, self.horizon_))
+
     def _calibrated(self, h) -> Conformal:
         """Errors for `h` steps; beyond the horizon they are found for it."""
         if self.conformal_ is None:
