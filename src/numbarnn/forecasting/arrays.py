@@ -18,6 +18,7 @@ __all__ = [
     "numbers",
     "read_arrays",
     "read_future_arrays",
+    "read_static",
     "read_windows",
 ]
 
@@ -107,7 +108,7 @@ def read_arrays(
     # a single channel of one array is a view of it
     values = parts[0][:, 0] if len(parts) == 1 and C == 1 else np.concatenate([p.T.ravel() for p in parts])
     past, future, columns = _covariates(X, lengths, options, found.kind == "list")
-    static, labels, categories = _static(static, len(parts), form)
+    static, labels, categories = read_static(static, len(parts), form)
     columns = columns._replace(static=labels) if form is None else form.columns
     data = SeriesSet(
         np.ascontiguousarray(values),
@@ -239,7 +240,7 @@ def _covariates(X, lengths, options, several):
     return *chosen, options._replace(past=past, future=future)
 
 
-def _static(static, n_series, form):
+def read_static(static, n_series, form):
     """Read static covariates (n_series, Sc), their names and categories."""
     if static is None:
         return None, (() if form is None else form.columns.static), (() if form is None else form.categories)

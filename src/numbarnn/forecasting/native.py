@@ -1,0 +1,244 @@
+"""Data frames of any library as a dict of NumPy columns, and back, through narwhals.
+
+A dict of columns is itself a legal frame and needs no library.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+__all__ = ["Backend", "as_times", "columns_of", "frame_of"]
+
+MICROSECONDS = "datetime64[us]"
+
+
+class Backend(NamedTuple):
+    """Where columns came from, and what has to be known to write such a frame.
+
+    Attributes
+    ----------
+    library : str
+        "dict", or narwhals' name of the library: "pandas", "polars", ...
+    time : str or None
+        Name of the column of times, if there is one.
+    time_unit : str or None
+        "us", "ns", ..., "date"; None: what NumPy makes of them.
+    time_zone : str or None
+    local : bool
+        Whether steps are even in local time; else they are in UTC.
+    index : str or None
+        Times were the index: "time", or pandas' name of the periods' frequency.
+    index_name : str or None
+    series : bool
+        The frame was a pandas Series with times.
+    """
+
+    library: str = "dict"
+    time: str | None = None
+    time_unit: str | None = None
+    time_zone: str | None = None
+    local: bool = False
+    index: str | None = None
+    index_name: Any = None
+    series: bool = False
+
+
+def columns_of(
+    frame: Any, time: str | None = None, name: str = "y", local: bool | None = None
+) -> tuple[dict[str, np.ndarray], Backend]:
+    """Take a frame apart.
+
+    Parameters
+    ----------
+    frame : pandas or polars frame (any that narwhals knows), pandas Series with times, or dict
+    time : str, default=None
+        Name of the column of times; an index of times gets it.
+    name : str, default="y"
+        What messages call the frame.
+    local : bool, default=None
+        Reckon times that have a zone in local time, not in UTC; None: whichever has fewer times of day.
+
+    Returns
+    -------
+    columns : dict of str to ndarray of shape (n,)
+        Numbers that may be missing as float64; times as datetime64[us]; anything else as it is.
+    backend : Backend
+
+    Raises
+    ------
+    ImportError
+        If narwhals is needed and missing.
+    TypeError
+        If it is no frame, or a lazy one.
+    ValueError
+        If columns of a dict have unequal lengths.
+
+    Examples
+    --------
+    >>> from numbarnn.forecasting.native import columns_of
+    >>> columns, backend = columns_of({"ds": ["2024-01-01"], "y": [3]}, "ds")
+    >>> columns["y"].tolist(), backend.library, backend.time
+    ([3], 'dict', 'ds')
+    """
+    if isinstance(frame, dict):
+        columns = {key: np.asarray(values) for key, values in frame.items()}
+        for key, values in columns.items():
+            if values.ndim != 1 or len(values) != len(next(iter(columns.values()))):
+                raise ValueError(
+                    f"{name} has the column {key!r} of shape {values.shape}; expected columns of "
+                    f"one dimension and one length"
+                )
+        return columns, Backend(time=time if time in columns else None)
+    try:
+        import narwhals as nw
+    except ImportError as error:
+        raise ImportError(
+            f"{name} was a {type(frame).__name__}; data frames need narwhals: "
+            f"pip install 'numbarnn[dataframe]'"
+        ) from error
+    index_name = getattr(getattr(frame, "index", None), "name", None)
+    frame, index, series = _without_index(frame, time)
+    try:
+        frame = nw.from_native(frame, eager_only=True)
+    except TypeError as error:
+        raise TypeError(
+            f"{name} was a {type(frame).__name__}; expected an array, a dict of columns or a data frame "
+            f"(of a lazy one, what collect() gives)"
+        ) from error
+    backend = Backend(frame.implementation.value, index=index, index_name=index_name, series=series)
+    columns = {}
+    for key in frame.columns:
+        column = frame[key]
+        if key == time:
+            columns[key], backend = _times_of(column, backend._replace(time=time), local)
+        else:
+            columns[key] = _array_of(column, nw)
+    return columns, backend
+
+
+def _without_index(frame, time):
+    """Make an index of times a column; also whether there was one, and whether this was a Series."""
+    kind = type(getattr(frame, "index", None)).__name__
+    series = hasattr(frame, "to_frame") and not hasattr(type(frame), "columns")
+    if kind not in ("DatetimeIndex", "PeriodIndex") or (not series and time in frame.columns):
+        return frame, None, False
+    times, index = frame.index, "time"
+    if kind == "PeriodIndex":
+        times, index = times.to_timestamp(), times.freqstr
+    frame = frame.to_frame("y" if frame.name is None else frame.name) if series else frame
+    frame = frame.reset_index(drop=True)  # another frame: the user's stays as it is
+    frame.insert(0, time, times)
+    return frame, index, series
+
+
+def _array_of(column, nw):
+    """Turn a column of a narwhals frame into an array."""
+    if column.dtype.is_numeric() or column.dtype == nw.Boolean:
+        if column.dtype.is_integer() and not column.null_count():
+            return column.to_numpy()
+        return column.cast(nw.Float64).to_numpy()
+    return column.to_numpy()
+
+
+def _times_of(column, backend, local):
+    """Turn the column of times into datetime64[us], or what it is if it has no dates."""
+    import narwhals as nw
+
+    if column.dtype == nw.Date:
+        return column.cast(nw.Datetime("us")).to_numpy().astype(MICROSECONDS), backend._replace(
+            time_unit="date"
+        )
+    if column.dtype != nw.Datetime:
+        return _array_of(column, nw), backend
+    zone = column.dtype.time_zone
+    backend = backend._replace(time_unit=column.dtype.time_unit, time_zone=zone)
+    if zone is None:
+        return column.to_numpy().astype(MICROSECONDS), backend
+    here = column.dt.replace_time_zone(None).to_numpy().astype(MICROSECONDS)
+    there = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None).to_numpy().astype(MICROSECONDS)
+    if local is None:  # days are even in local time, hours in UTC, where summer time begins
+        counts = [len(np.unique(times - times.astype("M8[D]"))) for times in (here, there)]
+        local = counts[0] == 1 or counts[0] < counts[1]
+    return (here if local else there), backend._replace(local=local)
+
+
+def frame_of(columns: dict[str, np.ndarray], backend: Backend) -> Any:
+    """Put a frame together, of the library that `backend` names.
+
+    Parameters
+    ----------
+    columns : dict of str to ndarray of shape (n,)
+        The one called ``backend.time`` in UTC or local time, as `columns_of` gave it.
+    backend : Backend
+
+    Returns
+    -------
+    frame of that library, or dict
+    """
+    if backend.library == "dict":
+        return columns
+    import narwhals as nw
+
+    plain = {key: values.tolist() if values.dtype.kind in "OU" else values for key, values in columns.items()}
+    frame = nw.from_dict(plain, backend=backend.library)
+    dates = [key for key, values in columns.items() if values.dtype.kind == "M"]
+    if backend.time_unit is not None:
+        frame = frame.with_columns(*(_dates(nw.col(key), backend, nw) for key in dates))
+    native = frame.to_native()
+    if backend.index is None or backend.time not in columns:
+        return native
+    native = native.set_index(backend.time).rename_axis(backend.index_name)
+    if backend.index != "time":
+        native.index = native.index.to_period(backend.index)
+    return native.iloc[:, 0] if backend.series and native.shape[1] == 1 else native
+
+
+def _dates(column, backend, nw):
+    """Bring datetime64[us] back to the type that the times had."""
+    if backend.time_unit == "date":
+        return column.cast(nw.Date)
+    if backend.time_zone is not None:
+        if backend.local:
+            column = column.dt.replace_time_zone(backend.time_zone)
+        else:
+            column = column.dt.replace_time_zone("UTC").dt.convert_time_zone(backend.time_zone)
+    return column.cast(nw.Datetime(backend.time_unit, backend.time_zone))
+
+
+def as_times(name: str, values: np.ndarray) -> np.ndarray:
+    """Take times as datetime64[us], or whole numbers as int64.
+
+    Raises
+    ------
+    TypeError
+        If they are neither dates, texts of dates nor whole numbers.
+    ValueError
+        If one is missing or cannot be read.
+    """
+    if values.dtype.kind in "OUT":
+        try:
+            values = np.array(values.tolist(), MICROSECONDS)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"the times {name!r} begin with {values[0]!r} and could not be read ({error}); "
+                f"expected them as 2024-01-31 or 2024-01-31T06:00"
+            ) from error
+    if values.dtype.kind == "M":
+        values = values.astype(MICROSECONDS)
+        missing = np.isnat(values)
+    elif values.dtype.kind == "f":
+        missing = np.isnan(values)
+    else:
+        missing = np.zeros(0, bool)
+    if missing.any():
+        raise ValueError(
+            f"the times {name!r} lack {missing.sum()} of {len(values)} values, the first in row "
+            f"{int(missing.argmax())}; expected none to be missing"
+        )
+    if values.dtype.kind == "M":
+        return values
+    if values.dtype.kind not in "iuf" or (values.dtype.kind == "f" and (values != np.floor(values)).any()):
+        raise TypeError(f"the times {name!r} had dtype {values.dtype}; expected dates or whole numbers")
+    return values.astype(np.int64)
