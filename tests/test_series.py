@@ -148,7 +148,7 @@ class TestArrays:
             ([np.ones(2), np.ones((2, 2))], None, ValueError, r"^y\[1\] has 2 channels; expected 1"),
             ([np.ones(2), np.full(3, np.nan)], None, ValueError, "no observed value in the series 1"),
             (np.ones(3), np.ones(2), ValueError, r"^X had shape \(2, 1\); expected \(3, 1\)"),
-            (np.ones(3), [1, np.nan, 2], ValueError, "future covariate 0 lacks 1 of 3 values, the first at step 1"),
+            (np.ones(3), [1, np.nan, 2], ValueError, "covariate 0 lacks 1 of 3 values, the first at step 1"),
         ],
     )
     def test_errors(self, y, X, error, message):
@@ -163,7 +163,7 @@ class TestArrays:
             read_future(np.ones((2, 2)), data, 3, form)
         with pytest.raises(ValueError, match="X lacks 1 of 6 values"):
             read_future([[1, 2], [3, np.nan], [1, 1]], data, 3, form)
-        with pytest.raises(ValueError, match="past_covariates names the column 2; expected numbers of columns"):
+        with pytest.raises(ValueError, match="past_covariates names the column 2; expected numbers"):
             read(np.arange(6.0), np.ones((6, 2)), options=Columns(past=(2,)))
         with pytest.raises(ValueError, match="update was a list of arrays; expected an array, as in fit"):
             read([np.ones(3)], name="update", form=form)
@@ -196,7 +196,8 @@ class TestSeriesSet:
 
     def test_times_follow(self, long):
         data, _ = read(long, options=BOTH)
-        assert data.tail(2).starts.tolist() == [data.times(i, n - 2, 1)[0].item() for i, n in enumerate(LENGTHS)]
+        last = [data.times(i, n - 2, 1)[0].item() for i, n in enumerate(LENGTHS)]
+        assert data.tail(2).starts.tolist() == last
         np.testing.assert_array_equal(data.step_times(), long["ds"])
         assert_same(data.cut([3, 4, 5]).append(data.take([2, 0]).tail([7, 4]), "update"), data)
         assert_same(pickle.loads(pickle.dumps(data)), data)
@@ -204,13 +205,13 @@ class TestSeriesSet:
     def test_what_does_not_follow(self, long):
         data, form = read(long, options=BOTH)
         early = data.cut([3, 3, 3])
-        with pytest.raises(ValueError, match="update begins at 2024-02-24 for the id 'b'; expected 2024-02-23, .*gap"):
+        with pytest.raises(ValueError, match="at 2024-02-24 for the id 'b'; expected 2024-02-23, .*gap"):
             early.append(data.take([0]).tail(3))
         with pytest.raises(ValueError, match="update begins at 2024-02-20 for the id 'b'.* an overlap"):
             early.append(data)
-        strange = read({**long, "unique_id": np.full(len(long["y"]), "x")[:23]} | {"ds": np.arange(23)}, form=None,
-                       options=BOTH)[0]  # fmt: skip
-        with pytest.raises(ValueError, match="update has the id 'x', which was not in fit; known are 'b', 'a', 'c'"):
+        strange = long | {"unique_id": np.full(23, "x"), "ds": np.arange(23)}
+        strange, _ = read(strange, options=BOTH)
+        with pytest.raises(ValueError, match="update has the id 'x', .*; known are 'b', 'a', 'c'"):
             early.append(strange)
         with pytest.raises(ValueError, match="has 2 channels; expected 1"):
             read(np.ones(3))[0].append(read(np.ones((3, 2)))[0])
@@ -261,8 +262,8 @@ class TestLong:
         found = read_future(LIBRARIES[library](rows_of(rows, order)), data, 4, form)
         np.testing.assert_array_equal(found.ravel(), np.arange(12))
         fewer = LIBRARIES[library](rows_of(rows, np.delete(order, [0, 5])))
-        with pytest.raises(ValueError, match=r"X lacks 2 of 12 rows of .*, the first unique_id='.', ds=2024-0.-..; "
-                                             r"make_future\(4\)"):  # fmt: skip
+        message = "X lacks 2 of 12 rows of .* unique_id='.', ds=2024-0.-..; make_future"
+        with pytest.raises(ValueError, match=message):
             read_future(fewer, data, 4, form)
 
     def test_answer(self, library, long):
@@ -271,7 +272,8 @@ class TestLong:
         values = np.arange(6.0).reshape(3, 2, 1)
         answer = write(form, data, 2, {"RNNForecaster": values, "RNNForecaster-lo-80": values - 1})
         assert type(answer) is type(frame)
-        assert list(answer) == ["unique_id", "ds", "RNNForecaster", "RNNForecaster-lo-80"] or library == "polars"
+        names = list(answer.columns) if library != "dict" else list(answer)
+        assert names == ["unique_id", "ds", "RNNForecaster", "RNNForecaster-lo-80"]
         assert np.asarray(answer["unique_id"]).tolist() == ["b", "b", "a", "a", "c", "c"]
         days = np.asarray(answer["ds"]).astype("M8[D]").astype(str).tolist()
         assert days == ["2024-02-27", "2024-02-28", "2024-02-27", "2024-02-28", "2024-03-09", "2024-03-10"]
@@ -324,9 +326,9 @@ class TestLong:
         bare = {key: long[key] for key in ("unique_id", "ds", "y")}
         with pytest.raises(ValueError, match="unique_id='b', ds=2024-02-21 is there twice"):
             read(table(rows_of(bare, [0, 1, 1, 2])))
-        with pytest.raises(ValueError, match="not sorted: unique_id='a', ds=2024-02-23 comes after 2024-02-24"):
+        with pytest.raises(ValueError, match="unique_id='a', ds=2024-02-23 comes after 2024-02-24"):
             read(table(rows_of(bare, [0, 1, 8, 7])))
-        with pytest.raises(ValueError, match="y has unique_id='b', ds=2024-02-21, which lies between two steps"):
+        with pytest.raises(ValueError, match="unique_id='b', ds=2024-02-21, which lies between two steps"):
             read(table(bare), options=Columns(freq="2D"))
         with pytest.raises(ValueError, match="freq was 1, but 'ds' has dates"):
             read(table(bare), options=Columns(freq=1))
@@ -392,7 +394,7 @@ class TestWide:
 
     def test_errors(self, library, wide):
         table = LIBRARIES[library]
-        with pytest.raises(TypeError, match=r"the column 'ds' of y .* expected numbers \(time_col='ds' makes"):
+        with pytest.raises(TypeError, match=r"the column 'ds' of y .* numbers \(time_col='ds' makes"):
             read(table(wide), options=Columns(time="date"))
         with pytest.raises(TypeError, match="the column 'kind' of y"):
             read(table(wide | {"kind": np.full(30, "x", object)}))
@@ -430,12 +432,13 @@ class TestLibraries:
         else:
             times = pd.date_range("2024-03-01", periods=80, freq=freq).tz_localize(zone)
         frame = pd.DataFrame({"ds": times, "y": np.arange(80.0)})
-        frame = frame if library == "pandas" else pl.DataFrame({"ds": times.to_list(), "y": frame["y"].to_numpy()})
-        data, form = read(frame[:60])
-        assert data.lengths.tolist() == [60]
-        answer = write(form, data, 20, {"RNNForecaster": np.ones((1, 20, 1))})
+        if library == "polars":
+            frame = pl.DataFrame({"ds": times.to_list(), "y": np.arange(80.0)})
+        data, form = read(frame[:70])  # past the change of clocks
+        assert data.lengths.tolist() == [70]
+        answer = write(form, data, 10, {"RNNForecaster": np.ones((1, 10, 1))})
         assert answer["ds"].dtype == frame["ds"].dtype
-        assert answer["ds"].to_list() == frame["ds"][60:].to_list()
+        assert answer["ds"].to_list() == frame["ds"][70:].to_list()
 
     def test_types_of_times_and_ids(self):
         days = pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 1, 5), eager=True)

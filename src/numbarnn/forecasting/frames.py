@@ -196,7 +196,7 @@ def _given(options, times):
 
 
 def _find(X, data, first, n_steps, options):
-    """Find rows of X: those of steps first[i] to first[i] + n_steps[i], and where these go in a flat array."""
+    """Find the rows of X for n_steps[i] steps from first[i] on, and where these go in a flat array."""
     rows = len(next(iter(X.values())))
     codes = np.zeros(rows, np.int64)
     if options.id is not None:

@@ -150,14 +150,20 @@ def _times_of(column, backend, local):
         return column.cast(nw.Datetime("us")).to_numpy().astype(MICROSECONDS), backend._replace(
             time_unit="date"
         )
-    if column.dtype != nw.Datetime:
+    native = column.to_native()
+    if getattr(native.dtype, "tz", None) is not None:  # pandas; narwhals misses zones as "America/New_York"
+        zone, unit = str(native.dtype.tz), native.dtype.unit
+        both = native.dt.tz_localize(None), native.dt.tz_convert("UTC").dt.tz_localize(None)
+    elif column.dtype == nw.Datetime:
+        zone, unit = column.dtype.time_zone, column.dtype.time_unit
+        there = column if zone is None else column.dt.convert_time_zone("UTC")
+        both = [times.dt.replace_time_zone(None) for times in (column, there)]
+    else:
         return _array_of(column, nw), backend
-    zone = column.dtype.time_zone
-    backend = backend._replace(time_unit=column.dtype.time_unit, time_zone=zone)
+    backend = backend._replace(time_unit=unit, time_zone=zone)
+    here, there = (times.to_numpy().astype(MICROSECONDS) for times in both)
     if zone is None:
-        return column.to_numpy().astype(MICROSECONDS), backend
-    here = column.dt.replace_time_zone(None).to_numpy().astype(MICROSECONDS)
-    there = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None).to_numpy().astype(MICROSECONDS)
+        return here, backend
     if local is None:  # days are even in local time, hours in UTC, where summer time begins
         counts = [len(np.unique(times - times.astype("M8[D]"))) for times in (here, there)]
         local = counts[0] == 1 or counts[0] < counts[1]
@@ -199,12 +205,12 @@ def _dates(column, backend, nw):
     """Bring datetime64[us] back to the type that the times had."""
     if backend.time_unit == "date":
         return column.cast(nw.Date)
-    if backend.time_zone is not None:
-        if backend.local:
-            column = column.dt.replace_time_zone(backend.time_zone)
-        else:
-            column = column.dt.replace_time_zone("UTC").dt.convert_time_zone(backend.time_zone)
-    return column.cast(nw.Datetime(backend.time_unit, backend.time_zone))
+    column = column.cast(nw.Datetime(backend.time_unit))
+    if backend.time_zone is None:
+        return column
+    if backend.local:
+        return column.dt.replace_time_zone(backend.time_zone)
+    return column.dt.replace_time_zone("UTC").dt.convert_time_zone(backend.time_zone)
 
 
 def as_times(name: str, values: np.ndarray) -> np.ndarray:
@@ -218,11 +224,12 @@ def as_times(name: str, values: np.ndarray) -> np.ndarray:
         If one is missing or cannot be read.
     """
     if values.dtype.kind in "OUT":
+        first = values.tolist()[:1]
         try:
             values = np.array(values.tolist(), MICROSECONDS)
         except (ValueError, TypeError) as error:
             raise ValueError(
-                f"the times {name!r} begin with {values[0]!r} and could not be read ({error}); "
+                f"the times {name!r} begin with {first[0]!r} and could not be read ({error}); "
                 f"expected them as 2024-01-31 or 2024-01-31T06:00"
             ) from error
     if values.dtype.kind == "M":
