@@ -2,6 +2,7 @@
 
 import pickle
 import tracemalloc
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from numbarnn import RNNForecaster
 from numbarnn.datasets import load_co2
 
 # one thread: these tests are about numbers, and share the machine with others
+DAY = timedelta(days=1)
 OPTIONS = {"n_jobs": 1, "random_state": 0, "hidden_size": 8}
 
 
@@ -184,7 +186,6 @@ class TestEstimator:
 
     def test_a_table_is_an_array(self):
         pandas = pytest.importorskip("pandas")
-        pytest.importorskip("numbarnn.forecasting.frames")
         y = waves()
         table = pandas.DataFrame(y, columns=["a", "b"])
         np.testing.assert_array_equal(quick().fit(table).predict(), quick().fit(y).predict())
@@ -296,3 +297,107 @@ class TestErrors:
     def test_h(self, h):
         with pytest.raises(ValueError, match="h was .*; expected a number of steps from 1"):
             quick().fit(waves()).predict(h)
+
+
+def long_columns(n=120, gap=False):
+    """Two series of different lengths, the second shop's first."""
+    y = waves(n)
+    times = np.datetime64("2024-01-01") + np.arange(n)
+    return {
+        "shop": np.array(["b"] * n + ["a"] * (n - 20)),
+        "day": np.concatenate([times, times[20:]]),
+        "sales": np.concatenate([y[:, 0], y[20:, 1]]),
+        "promotion": np.concatenate([np.arange(n) % 5 == 0, np.arange(20, n) % 5 == 0]).astype(float),
+    }
+
+
+LONG = {"id_col": "shop", "time_col": "day", "target_col": "sales"}
+
+
+def frame_of(library, columns):
+    return columns if library == "dict" else pytest.importorskip(library).DataFrame(columns)
+
+
+def columns_of(frame):
+    return frame if isinstance(frame, dict) else {name: frame[name].to_numpy() for name in frame.columns}
+
+
+@pytest.mark.parametrize("library", ["dict", "pandas", "polars"])
+class TestFrames:
+    """Every form of the same data gives the same numbers."""
+
+    def test_long(self, library):
+        columns = long_columns()
+        del columns["promotion"]
+        y = columns["sales"]
+        arrays = quick().fit([y[:120], y[120:]])
+        forecaster = quick(**LONG).fit(frame_of(library, columns))
+        expected = arrays.predict(6, level=[80, 50])
+        table = forecaster.predict(6, level=[80, 50])
+        assert type(table) is type(frame_of(library, columns))
+        found = columns_of(table)
+        assert list(found) == ["shop", "day", "RNNForecaster", *(
+            f"RNNForecaster-{name}" for name in ("lo-80", "lo-50", "hi-50", "hi-80"))]  # fmt: skip
+        assert found["shop"].tolist() == ["b"] * 6 + ["a"] * 6
+        assert found["day"][[0, 6]].astype("datetime64[D]").tolist() == [columns["day"][-1].item() + DAY] * 2
+        np.testing.assert_array_equal(found["RNNForecaster"], np.concatenate(expected.forecast))
+        np.testing.assert_array_equal(found["RNNForecaster-lo-80"], np.concatenate(expected.lower)[:, 0])
+        np.testing.assert_array_equal(found["RNNForecaster-hi-50"], np.concatenate(expected.upper)[:, 1])
+        quantiles = columns_of(forecaster.predict_quantiles([0.1, 0.5]))
+        assert list(quantiles)[2:] == ["RNNForecaster-ql0.1", "RNNForecaster-ql0.5"]
+        np.testing.assert_array_equal(quantiles["RNNForecaster-ql0.5"][:4], arrays.predict()[0])
+        paths = columns_of(forecaster.sample_paths(3))
+        np.testing.assert_array_equal(paths["sample"], np.tile(np.repeat([0, 1, 2], 4), 2))
+        np.testing.assert_array_equal(paths["RNNForecaster"][:12], arrays.sample_paths(3)[0].ravel())
+
+    def test_wide(self, library):
+        y = waves()
+        columns = {"day": np.datetime64("2024-01-01") + np.arange(200), "a": y[:, 0], "b": y[:, 1]}
+        forecaster = quick(time_col="day").fit(frame_of(library, columns))
+        expected = quick().fit(y).predict(level=80)
+        found = columns_of(forecaster.predict(level=80))
+        assert list(found) == ["day", "a", "b", "a-lo-80", "b-lo-80", "a-hi-80", "b-hi-80"]
+        np.testing.assert_array_equal(np.stack([found["a"], found["b"]], 1), expected.forecast)
+        np.testing.assert_array_equal(found["b-lo-80"], expected.lower[:, 1, 0])
+
+    def test_covariates_update_and_context(self, library):
+        columns = long_columns()
+        n = len(columns["day"])
+        late = columns["day"] >= columns["day"].max() - np.timedelta64(9, "D")
+        early, later = ({k: v[rows] for k, v in columns.items()} for rows in (~late, late))
+        options = LONG | {"future_covariates": ["promotion"], "calendar": ["dayofweek"]}
+        forecaster = quick(**options).fit(frame_of(library, early))
+        future = columns_of(forecaster.make_future())
+        assert list(future) == ["shop", "day"] and len(future["day"]) == 8
+        X = frame_of(library, {k: later[k] for k in ("shop", "day", "promotion")})
+        first = columns_of(forecaster.predict(X=X))
+        last = columns["day"].max() + np.arange(1, 5)
+        ahead = frame_of(library, {
+            "shop": np.array(["a"] * 4 + ["b"] * 4), "day": np.tile(last, 2), "promotion": np.arange(8.0) % 2,
+        })  # fmt: skip
+        joined = columns_of(forecaster.predict(X=ahead, context=frame_of(library, columns)))
+        updated = columns_of(forecaster.update(frame_of(library, later)).predict(X=ahead))
+        np.testing.assert_array_equal(updated["RNNForecaster"], joined["RNNForecaster"])
+        assert (first["day"] != updated["day"]).all() and n == 220
+        with pytest.raises(ValueError, match=r"X lacks 2 of 8 rows .* shop='b', day=2024-05-02.*make_future"):
+            forecaster.predict(X=frame_of(library, {k: v[:6] for k, v in columns_of(ahead).items()}))
+        with pytest.raises(ValueError, match="X was None; expected the known-future covariates 'promotion'"):
+            forecaster.predict()
+
+    def test_evaluation(self, library):
+        columns = long_columns()
+        del columns["promotion"]
+        y, options = columns["sales"], {"n_windows": 2, "level": 80}
+        arrays = quick().cross_validation([y[:120], y[120:]], **options)
+        found = columns_of(quick(**LONG).cross_validation(frame_of(library, columns), **options))
+        assert list(found) == ["shop", "day", "cutoff", "sales", "RNNForecaster", "RNNForecaster-lo-80",
+                               "RNNForecaster-hi-80"]  # fmt: skip
+        np.testing.assert_array_equal(found["sales"][:8], y[112:120])
+        expected = np.concatenate([each.forecast for each in arrays]).ravel()
+        np.testing.assert_array_equal(found["RNNForecaster"], expected)
+        assert (found["day"] > found["cutoff"]).all() and len(np.unique(found["cutoff"])) == 2
+        table = columns_of(quick(**LONG).backtest(frame_of(library, columns), **options))
+        assert table["step"].tolist() == ["1", "2", "3", "4", "all"]
+        np.testing.assert_array_equal(
+            table["mae"], quick().backtest([y[:120], y[120:]], **options)["mae"]
+        )

@@ -19,6 +19,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from . import metrics
+from .native import frame_of
 from .prediction import N_PATHS, NAME, Asked, bound_columns, by_series, check_levels
 from .preparation import find_members, read_more, read_training
 from .series import Form, SeriesSet, write
@@ -392,9 +393,7 @@ def _as_table(form: Form, columns: dict[str, np.ndarray]) -> Any:
     """Make columns a frame of the library that the data came in."""
     if not form.is_frame:
         return columns
-    from .frames import frame_of
-
-    return frame_of(columns, form.backend)
+    return frame_of(columns, form.backend._replace(index=None, series=False))
 
 
 def _with_progress(blocks: list, verbose: int) -> Iterable:

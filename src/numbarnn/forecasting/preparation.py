@@ -14,6 +14,7 @@ import numpy as np
 
 from numbarnn.losses import LOSSES, Loss
 
+from . import calendar
 from .likelihoods import LIKELIHOODS
 from .series import Columns, Form, SeriesSet, read
 from .windows import Layout
@@ -104,8 +105,6 @@ def with_calendar(data: SeriesSet, names: Any) -> SeriesSet:
         return data
     if data.starts is None:
         raise ValueError("calendar features need times, and there are none; expected a data frame")
-    from . import calendar
-
     return calendar.with_calendar(data, names)
 
 
@@ -113,8 +112,6 @@ def calendar_ahead(data: SeriesSet, future: np.ndarray | None, h: int, names: An
     """Put calendar features of the next `h` steps behind known-future covariates (n_series, h, F)."""
     if not names:
         return future
-    from . import calendar
-
     features = calendar.calendar_ahead(data, h, names)
     return features if future is None else np.concatenate([future, features], axis=2)
 
