@@ -1,6 +1,7 @@
 """Every form of the same series is read to the same numbers, and answered in its own form."""
 
 import pickle
+import sys
 import time
 
 import numpy as np
@@ -117,6 +118,14 @@ class TestArrays:
         context = read_contexts(windows, both, 1, form)
         np.testing.assert_array_equal(context.past, both[:, :5, [1]].reshape(10, 1))
         np.testing.assert_array_equal(read_future(both, context, 4, form, skip=5), both[:, 5:, [0, 2]])
+
+    def test_covariates_of_one_context(self, rng):
+        form = read(np.arange(6.0), rng.normal(size=(6, 2)))[1]
+        X = rng.normal(size=(9, 2))
+        for context in (np.arange(5.0), np.arange(5.0)[:, None]):
+            data = read_contexts(context, X, 1, form)
+            np.testing.assert_array_equal(data.future, X[:5])
+            np.testing.assert_array_equal(read_future(X, data, 4, form, skip=5)[0], X[5:])
 
     def test_static(self):
         y = [np.arange(3.0), np.arange(4.0)]
@@ -465,9 +474,34 @@ class TestLibraries:
         with pytest.raises(TypeError, match="expected dates or whole numbers"):
             read({"ds": [0.5, 1.0], "y": [1, 2]})
 
+    def test_columns_that_are_numbers_and_may_be_missing(self):
+        frame = pd.DataFrame(np.arange(8.0).reshape(4, 2))
+        data, form = read(frame)
+        answer = write(form, data, 1, {"RNNForecaster": np.ones((1, 1, 2))})
+        assert answer.columns.tolist() == [0, 1]
+        flags = pd.array([True, None, False], "boolean")
+        frame = pd.DataFrame({"a": pd.array([1, None, 3], "Int64"), "b": flags})
+        np.testing.assert_array_equal(read(frame)[0].values, [1, np.nan, 3, 1, np.nan, 0])
+
+    def test_wide_frame_and_contexts_of_arrays(self, wide):
+        _, form = read(wide)
+        assert read_contexts(np.ones((3, 5, 2)), None, 2, form).n_series == 3
+        data = read_contexts(wide, None, 2, form)
+        assert data.n_series == 1 and data.channels == ("north", "south")
+
+    def test_without_narwhals(self, monkeypatch, long):
+        monkeypatch.setitem(sys.modules, "narwhals", None)
+        assert read(long, options=BOTH)[0].n_series == 3
+        with pytest.raises(ImportError, match="y was a DataFrame; data frames need narwhals: pip install"):
+            read(pd.DataFrame(long))
+
     def test_what_is_no_frame(self):
         with pytest.raises(TypeError, match="y was a LazyFrame; expected"):
             read(pl.LazyFrame({"y": [1.0]}))
+        with pytest.raises(ValueError, match="y has two columns 'a'; expected each name once"):
+            read(pd.DataFrame(np.ones((3, 2)), columns=["a", "a"]))
+        with pytest.raises(ValueError, match="y has ds=2024-01-02, which is no step of the frequency ME"):
+            read({"ds": ["2024-01-02", "2024-02-02"], "y": [1, 2]}, options=Columns(freq="ME"))
         with pytest.raises(ValueError, match="y has no rows"):
             read({"ds": [], "y": []})
         with pytest.raises(ValueError, match="y has the column 'y' of shape"):

@@ -130,10 +130,8 @@ def _place(columns, targets, options, name, kind):
         steps = frequency.count(starts[codes], times)
         if (steps < 0).any():
             i = int((steps < 0).argmax())
-            raise ValueError(
-                f"{name} has {_spot(options, ids, codes[i], times[i])}, which lies between two steps of "
-                f"the frequency {frequency} from {show_time(starts[codes[i]])} on; expected even steps"
-            )
+            spot, start = _spot(options, ids, codes[i], times[i]), starts[codes[i]]
+            raise ValueError(f"{name} has {spot}, which {_off_grid(times[i], start, frequency)}")
         lengths = steps[np.append(where[1:], n) - 1] + 1
         position = offsets_of(lengths)[codes] + steps
     offsets = offsets_of(lengths)
@@ -166,6 +164,12 @@ def _spot(options, ids, code, time):
     """Spell an id and a time."""
     text = "" if options.id is None else f"{options.id}={ids[code]!r}, "
     return f"{text}{options.time}={show_time(time)}"
+
+
+def _off_grid(time, start, frequency):
+    """Say what is wrong with a time that is no step."""
+    between = "is no step" if time == start else f"lies between two steps from {show_time(start)} on"
+    return f"{between} of the frequency {frequency}; expected even steps, or another freq"
 
 
 def _check_order(times, codes, first, ids, options):

@@ -100,6 +100,10 @@ def columns_of(
         ) from error
     index_name = getattr(getattr(frame, "index", None), "name", None)
     frame, index, series = _without_index(frame, time)
+    names = list(frame.columns) if hasattr(frame, "iloc") else []  # pandas lets names be there twice
+    if len(set(names)) < len(names):
+        twice = next(key for key in names if names.count(key) > 1)
+        raise ValueError(f"{name} has two columns {twice!r}; expected each name once")
     try:
         frame = nw.from_native(frame, eager_only=True)
     except TypeError as error:
@@ -110,7 +114,7 @@ def columns_of(
     backend = Backend(frame.implementation.value, index=index, index_name=index_name, series=series)
     columns = {}
     for key in frame.columns:
-        column = frame[key]
+        column = frame.get_column(key)  # names may be numbers
         if key == time:
             columns[key], backend = _times_of(column, backend._replace(time=time), local)
         else:

@@ -67,6 +67,13 @@ def read(
         If something is not numeric.
     ValueError
         If shapes, columns, times or values are not as expected; the message names where.
+
+    Examples
+    --------
+    >>> from numbarnn.forecasting.series import read
+    >>> data, form = read({"ds": ["2024-01-31", "2024-02-29", "2024-04-30"], "y": [1, 2, 4]})
+    >>> form.kind, str(data.frequency), data.values.tolist()
+    ('long', 'ME', [1.0, 2.0, nan, 4.0])
     """
     options = Columns() if options is None else options
     # what reads arrays and frames stands above this module
@@ -195,6 +202,14 @@ def write(
     -------
     ndarray, list of ndarray, frame or dict
         Arrays: of one column the array, of several a dict of them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.forecasting.series import read, write
+    >>> data, form = read({"ds": [1, 2, 3], "y": [5.0, 6.0, 7.0]})
+    >>> write(form, data, 2, {"RNNForecaster": np.array([[[8.0], [9.0]]])})["ds"].tolist()
+    [4, 5]
     """
     if form.is_frame:
         from .frames import write_long, write_wide
