@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import metrics
 from .native import frame_of
-from .prediction import N_PATHS, NAME, Asked, bound_columns, by_series, check_levels
+from .prediction import N_PATHS, NAME, Asked, bound_columns, by_series, check_levels, truth_of
 from .preparation import find_members, read_more, read_training
 from .series import Form, SeriesSet, write
 
@@ -195,7 +195,7 @@ class Evaluation:
         point = self.model_.middle(
             view.forecast(rows, origins, horizon, view.ahead(rows, origins, horizon), seed=self._seed)
         )
-        truth = _truth(joined, view.rows_of(rows), origins, horizon)
+        truth = truth_of(joined, view.rows_of(rows), origins, horizon)
         return float(measure(truth, point, self.naive_error_[view.rows_of(rows)][:, np.newaxis]))
 
     def feature_importance(
@@ -236,7 +236,7 @@ class Evaluation:
         view = model.view(windows, members)
         rows = np.arange(view.n_samples)
         origins = np.full(len(rows), kept)
-        truth = _truth(windows, view.rows_of(rows), origins, horizon)
+        truth = truth_of(windows, view.rows_of(rows), origins, horizon)
         n_channels = windows.n_channels
         fit_rows = view.rows_of(rows)
         fit_rows = n_channels * members[fit_rows // n_channels] + fit_rows % n_channels
@@ -312,7 +312,7 @@ class Evaluation:
         )
         cutoffs = cutoffs[:, : point.shape[1]]
         rows = np.arange(data.n_rows)
-        truth = _truth(data, np.repeat(rows, cutoffs.shape[1])[:, np.newaxis],
+        truth = truth_of(data, np.repeat(rows, cutoffs.shape[1])[:, np.newaxis],
                        np.repeat(cutoffs, data.n_channels, axis=0).ravel(), h)  # fmt: skip
         truth = truth.reshape(data.n_series, data.n_channels, -1, h).transpose(0, 2, 3, 1)
         return _Folds(data, form, cutoffs, truth, point, lower, upper, levels, naive)
@@ -330,21 +330,13 @@ class Evaluation:
             if levels is None:
                 continue
             if k:
-                # what `update` would do: look at each window when the last of its truths has come
+                # what `update` would do
                 steps = cutoffs[0, k] - cutoffs[0, k - 1]
                 known = data.cut(cutoffs[:, k]).tail(self.context_length_ + self.horizon_ + steps)
                 self._learn(known, np.maximum(known.lengths - steps, 0))
             for bounds, each in zip((lower, upper), self._bounds(asked, part, levels), strict=True):
                 bounds.append(by_series(asked, each))
         return [np.stack(each, axis=1) if each else None for each in (point, lower, upper)]
-
-
-def _truth(data: SeriesSet, rows: np.ndarray, origins: np.ndarray, h: int) -> np.ndarray:
-    """Values from origins on, (n, h, C), of rows (n, C) of the data; NaN beyond the end of a series."""
-    step = origins[:, np.newaxis] + np.arange(h)
-    ends = data.lengths[rows[:, :1] // data.n_channels]
-    place = data.row_starts[rows][:, np.newaxis] + np.minimum(step, ends - 1)[..., np.newaxis]
-    return np.where((step < ends)[..., np.newaxis], data.values[place], np.nan)
 
 
 def _windows(data, members, context, horizon):

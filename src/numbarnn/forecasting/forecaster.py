@@ -24,7 +24,7 @@ from .likelihoods import LIKELIHOODS
 from .metrics import naive_error
 from .model import ForecastModel, View
 from .networks import DECODERS, Widths, make_network
-from .prediction import Prediction, calibration_residuals
+from .prediction import MOST_ORIGINS, Prediction, calibration_residuals
 from .preparation import find_members, held_out, make_layout, make_loss, read_more, read_training
 from .scaling import CovariateScaler, Normalizer, Standardizer
 from .series import Form, SeriesSet
@@ -372,7 +372,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         if n_valid.any() and self.intervals is not None and not (own and model.samples):
             residuals = calibration_residuals(view, data.lengths - n_valid, self.horizon)
             method = "split" if self.intervals == "split" else "adaptive"
-            conformal = Conformal(residuals, view.standardizer.scale, method)
+            conformal = Conformal(residuals, view.standardizer.scale, method, memory=MOST_ORIGINS)
 
         # nothing is kept before everything has worked: a fit that fails leaves the forecaster as it was
         self._keep(data, n_valid, model, form)

@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from .conformal import Conformal
 from .model import View
 from .preparation import calendar_ahead, find_members, with_calendar
-from .series import Form, context_form, read_contexts, read_future, write
+from .series import Form, SeriesSet, context_form, read_contexts, read_future, write
 
-__all__ = ["Forecast", "Prediction", "calibration_residuals", "window_residuals"]
+__all__ = ["Forecast", "Prediction", "calibration_residuals", "truth_of", "window_residuals"]
 
 NAME = "RNNForecaster"
 N_PATHS = 200  # that quantiles of a likelihood are taken from
@@ -181,7 +181,7 @@ of those; or long frame
         seed = self._seed if random_state is None else random_state
         values = self._values(asked, n_paths, seed)
         if not self.model_.samples:
-            conformal, rng = self._calibrated(asked.h), np.random.default_rng(seed)
+            conformal, rng = self._calibrated(asked.h, whole=True), np.random.default_rng(seed)
             point = self.model_.middle(values)
             values = np.repeat(point[..., np.newaxis], n_paths, axis=-1)
             for i, rows in enumerate(self._fit_rows(asked)):
@@ -297,22 +297,34 @@ of those; or long frame
         return found
 
     def _learn(self, data, seen):
-        """Let adaptive intervals look at each window of the series when the last of its truths has come.
+        """Let adaptive intervals look at the errors of all steps but the first ``seen[i]`` of each."""
+        if self.conformal_ is None or self.conformal_.method != "adaptive":
+            return
+        view, horizon = self.model_.view(data), self.horizon_
+        first = np.maximum(seen - horizon + 1, 1)
+        if self.model_.covariates.future is not None:
+            # a forecast beyond the end needs covariates that are not known yet: whole windows, as they end
+            self.conformal_.update(*window_residuals(view, first, horizon))
+            return
+        rows, residuals = window_residuals(view, first, horizon, partial=True)
+        order = np.argsort(rows, kind="stable")
+        begins = np.searchsorted(rows[order], np.arange(data.n_rows))
+        for row, begin in enumerate(begins):
+            series = row // data.n_channels
+            # for each new step, the errors of the forecasts of it that were made 1, 2, ... steps before
+            step = np.arange(seen[series], data.lengths[series])[:, np.newaxis]
+            origin = step - np.arange(horizon) - first[series]
+            found = residuals[order[begin + np.maximum(origin, 0)], np.arange(horizon)]
+            self.conformal_.update([row] * len(step), np.where(origin < 0, np.nan, found))
 
-        `seen` says how many steps of each series were known before.
-        """
-        if self.conformal_ is not None and self.conformal_.method == "adaptive":
-            first = np.maximum(seen - self.horizon_ + 1, 1)
-            self.conformal_.update(*window_residuals(self.model_.view(data), first, self.horizon_))
-
-    def _calibrated(self, h) -> Conformal:
-        """Errors for `h` steps; beyond the horizon they are found for it."""
+    def _calibrated(self, h, whole=False) -> Conformal:
+        """Return errors for `h` steps; those of `whole` windows, or beyond the horizon, are found anew."""
         if self.conformal_ is None:
             raise ValueError(
                 "intervals need errors of forecasts of a part held out, and there are none: fit needs "
                 "early_stopping=True or validation, intervals other than None, and twice the horizon of data"
             )
-        if h <= self.horizon_:
+        if h <= self.horizon_ and not whole:
             return self.conformal_
         view = self.model_.view(self.history_)
         first = np.maximum(self.history_.lengths - (self._kept - self.context_length_), 1)
@@ -385,8 +397,16 @@ def write_paths(asked: Asked, values: np.ndarray):
     return np.moveaxis(written, -1, 0)
 
 
+def truth_of(data: SeriesSet, rows: np.ndarray, origins: np.ndarray, h: int) -> np.ndarray:
+    """Return values from origins on, (n, h, C), of rows (n, C) of the data; NaN beyond a series' end."""
+    step = origins[:, np.newaxis] + np.arange(h)
+    ends = data.lengths[rows[:, :1] // data.n_channels]
+    place = data.row_starts[rows][:, np.newaxis] + np.minimum(step, ends - 1)[..., np.newaxis]
+    return np.where((step < ends)[..., np.newaxis], data.values[place], np.nan)
+
+
 def window_residuals(
-    view: View, first: np.ndarray, h: int, most: int | None = None
+    view: View, first: np.ndarray, h: int, most: int | None = None, partial: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors of forecasts from every origin on from which the truth is known.
 
@@ -398,6 +418,8 @@ def window_residuals(
     h : int
     most : int, default=None
         Evenly spaced origins of each series, if there are more.
+    partial : bool, default=False
+        Also from origins so late that the truth is known in part.
 
     Returns
     -------
@@ -408,7 +430,7 @@ def window_residuals(
     """
     data = view.data
     chosen = []
-    for start, end in zip(first, data.lengths - h, strict=True):
+    for start, end in zip(first, data.lengths - (1 if partial else h), strict=True):
         n = max(int(end - start) + 1, 0)
         chosen.append(start + np.arange(n) if most is None or n <= most
                       else np.linspace(start, end, most).round().astype(np.int64))  # fmt: skip
@@ -420,8 +442,7 @@ def window_residuals(
         return np.zeros(0, np.int64), np.zeros((0, h))
     forecast = view.model.middle(view.forecast(rows, origins, h, n_paths=N_PATHS))  # [n, h, C]
     rows = view.rows_of(rows)  # [n, C]
-    step = (data.row_starts[rows] + origins[:, np.newaxis])[:, np.newaxis] + np.arange(h)[:, np.newaxis]
-    residuals = (data.values[step] - forecast).swapaxes(1, 2).reshape(-1, h)
+    residuals = (truth_of(data, rows, origins, h) - forecast).swapaxes(1, 2).reshape(-1, h)
     return rows.ravel(), residuals
 
 
