@@ -401,3 +401,167 @@ class TestFrames:
         np.testing.assert_array_equal(
             table["mae"], quick().backtest([y[:120], y[120:]], **options)["mae"]
         )
+
+
+class TestManySeries:
+    def test_short_series_and_gaps(self):
+        y = waves()
+        holes = y[:, 0].copy()
+        holes[[3, 50, 51, 52, 199]] = np.nan
+        forecaster = quick().fit([holes, y[:9, 1], y[:60, 1]])
+        forecasts = forecaster.predict(6, level=80)
+        assert [each.shape for each in forecasts.forecast] == [(6,)] * 3
+        assert all(np.isfinite(each).all() for part in forecasts for each in part)
+        assert forecaster.ids_ == (0, 1, 2) and forecaster.naive_error_.shape == (3,)
+
+    def test_a_gap_is_no_value(self):
+        y = waves(noise=0.0)[:, 0]
+        filled, gap = y.copy(), y.copy()
+        gap[100:103] = np.nan
+        filled[100:103] = gap[99]
+        forecaster = quick(max_iter=3).fit(gap)
+        told = forecaster.predict(context=gap[:104])
+        assert (told != forecaster.predict(context=filled[:104])).any()
+
+    def test_arrays_as_context_need_one_series(self):
+        forecaster = quick().fit([waves()[:, 0], waves()[:, 1]])
+        with pytest.raises(ValueError, match="context has no ids, and fit saw 2 series"):
+            forecaster.predict(context=waves()[:, 0])
+
+    def test_new_series_without_an_embedding(self):
+        columns = {name: values for name, values in long_columns().items() if name != "promotion"}
+        new = columns | {"shop": np.array(["c"] * 220)}
+        new = {name: values[:120] for name, values in new.items()}
+        known = {name: values[:120] for name, values in columns.items()}
+        forecaster = quick(series_embedding=None, **LONG).fit(columns)
+        np.testing.assert_allclose(
+            forecaster.predict(context=new)["RNNForecaster"],
+            forecaster.predict(context=known)["RNNForecaster"],
+            rtol=0.02,
+        )
+        with pytest.raises(ValueError, match="context has the id 'c', which was not in fit; known are 'b'"):
+            quick(**LONG).fit(columns).predict(context=new)
+        with pytest.raises(ValueError, match="update has the id 'c', which was not in fit"):
+            forecaster.update(new)
+
+    def test_joint_needs_shared_times(self):
+        with pytest.raises(ValueError, match="y has 2 series; expected one: multivariate='joint'"):
+            quick(multivariate="joint").fit([waves()[:, 0], waves()[:, 1]])
+
+
+class TestDistributions:
+    @pytest.mark.parametrize("loss", ["gaussian", "student_t"])
+    def test_paths_of_a_likelihood(self, loss):
+        y = waves()
+        forecaster = quick(decoder="recursive", loss=loss, max_iter=3, tol=0).fit(y)
+        paths = forecaster.sample_paths(50, 7)
+        assert paths.shape == (50, 7, 2)
+        np.testing.assert_array_equal(paths, forecaster.sample_paths(50, 7))
+        assert (paths != forecaster.sample_paths(50, 7, random_state=3)).any()
+        forecast, lower, upper = forecaster.predict(level=[50, 90])
+        assert (lower[..., 1] <= lower[..., 0]).all() and (lower[..., 0] <= forecast).all()
+        assert (upper[..., 1] >= upper[..., 0]).all() and (upper[..., 0] >= forecast).all()
+        assert forecaster.conformal_ is None
+
+    def test_counts(self):
+        y = np.random.default_rng(0).poisson(5, 300).astype(float)
+        forecaster = quick(decoder="recursive", loss="negative_binomial", max_iter=5, tol=0).fit(y)
+        paths = forecaster.sample_paths(20)
+        np.testing.assert_array_equal(paths, np.round(paths))
+        assert abs(np.mean(paths) - 5) < 2 and (paths >= 0).all()
+        with pytest.raises(ValueError, match="y"):
+            forecaster.fit(y + 0.5)
+
+    def test_quantiles(self):
+        forecaster = quick(quantiles=[0.1, 0.9]).fit(waves())
+        found = forecaster.predict_quantiles([0.1, 0.3, 0.5, 0.9])
+        assert (np.diff(found, axis=-1) >= 0).all()
+        np.testing.assert_array_equal(found[..., 2], forecaster.predict())
+        np.testing.assert_allclose(found[..., 1], (found[..., 0] + found[..., 2]) / 2)
+        np.testing.assert_allclose(forecaster.predict(level=80).lower[..., 0], found[..., 0])
+        with pytest.raises(ValueError, match=r"quantile 0.05 was asked for; .* trained are 0.1, 0.5, 0.9"):
+            forecaster.predict_quantiles([0.05])
+
+    def test_conformal_paths_follow_the_forecast(self):
+        forecaster = quick().fit(waves())
+        paths = forecaster.sample_paths(200)
+        assert paths.shape == (200, 4, 2)
+        assert np.abs(np.median(paths, axis=0) - forecaster.predict()).max() < 1
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"loss": "gaussian"}, "loss='gaussian' was given with decoder='segment'"),
+            ({"loss": "quantile", "decoder": "recursive"}, "expected a likelihood"),
+            ({"quantiles": [0.5, 1.5]}, "quantiles was"),
+            ({"quantiles": [0.5], "loss": "huber"}, "loss was 'huber'; expected 'quantile'"),
+        ],
+    )
+    def test_what_does_not_go_together(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            quick(**options).fit(waves())
+
+    def test_levels(self):
+        y = waves()
+        with pytest.raises(ValueError, match="intervals need errors of forecasts of a part held out"):
+            quick(early_stopping=False).fit(y).predict(level=80)
+        forecaster = quick().fit(y)
+        with pytest.raises(ValueError, match="level=99 needs at least 199 held-out forecasts"):
+            quick().fit(y[:60, 0]).predict(level=99)
+        with pytest.raises(ValueError, match="level was 100; expected numbers between 0 and 100"):
+            forecaster.predict(level=100)
+        assert forecaster.predict(8, level=50).upper.shape == (8, 2, 1)
+        with pytest.raises(ValueError, match="h was 40; expected at most 20 with a level"):
+            forecaster.predict(40, level=50)
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize("options", [{}, {"decoder": "direct"}, {"decoder": "recursive"},
+                                         {"multivariate": "joint"}])  # fmt: skip
+    def test_update_is_the_joined_context(self, options):
+        y = waves()
+        forecaster = quick(**options).fit(y[:180])
+        joined = forecaster.predict(6, context=y)
+        forecaster.update(y[180:185]).update(y[185:])
+        np.testing.assert_array_equal(forecaster.predict(6), joined)
+
+    def test_adaptive_intervals_grow_with_the_errors(self):
+        y = waves()
+        forecaster, split = quick().fit(y[:120, 0]), quick(intervals="split").fit(y[:120, 0])
+        rng = np.random.default_rng(1)
+        rough = y[120:, 0] + 3 * rng.standard_normal(80)
+        before, after = (
+            np.ptp(forecaster.predict(level=50)[1:], axis=0).mean(),
+            np.ptp(forecaster.update(rough).predict(level=50)[1:], axis=0).mean(),
+        )
+        assert after > 2 * before
+        fixed = [np.ptp(split.predict(level=50)[1:], axis=0).mean()]
+        fixed.append(np.ptp(split.update(rough).predict(level=50)[1:], axis=0).mean())
+        assert fixed[0] == pytest.approx(fixed[1])
+
+    def test_partial_fit(self):
+        y = waves()
+        forecaster = quick().partial_fit(y)
+        assert forecaster.n_iter_ == 1 and forecaster.conformal_ is None
+        first = forecaster.predict()
+        forecaster.partial_fit(y).partial_fit(y[:150])
+        assert forecaster.n_iter_ == 3
+        assert (forecaster.predict(context=y) != first).any()
+        np.testing.assert_array_equal(forecaster.predict(), forecaster.predict(context=y[:150]))
+
+    def test_validation_data(self):
+        y = waves()
+        given = quick(max_iter=2).fit(y[:180], validation=y[180:])
+        part = quick(max_iter=2).fit(y, validation=0.1)
+        np.testing.assert_array_equal(given.predict(), part.predict())
+        assert given.validation_scores_ == part.validation_scores_
+        with pytest.raises(ValueError, match="validation has 3 time steps; expected at least the horizon, 4"):
+            quick().fit(y[:180], validation=y[180:183])
+        with pytest.raises(ValueError, match="validation was 2"):
+            quick().fit(y, validation=2)
+
+    def test_samples_of_an_epoch(self):
+        seen = []
+        quick(samples_per_epoch=64, batch_size=32, max_iter=2, tol=0,
+              callbacks=lambda info: seen.append(info["event"])).fit(waves())  # fmt: skip
+        assert seen == ["batch", "batch", "epoch"] * 2
