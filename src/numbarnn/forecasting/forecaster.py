@@ -33,7 +33,7 @@ from .windows import Sampled
 __all__ = ["RNNForecaster"]
 
 # windows shown in an epoch, where there are more: an epoch of a large data set need not see them all
-SAMPLES_PER_EPOCH = 2**17
+SAMPLES_PER_EPOCH = 2**16
 
 
 class RNNForecaster(Prediction, Evaluation, BaseEstimator):
@@ -112,7 +112,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
     max_iter : int, default=30
         Most epochs.
     samples_per_epoch : int, "auto" or None, default="auto"
-        Windows shown in an epoch, others in each. "auto" is all of them up to 131072; None is all.
+        Windows shown in an epoch, others in each. "auto" is all of them up to 65536; None is all.
     tol : float, default=0.0
     n_iter_no_change : int or inf, default=5
         Training ends when the loss (of the part held out, if there is one) did not fall by `tol` in this
