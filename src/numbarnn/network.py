@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from numbarnn.kernels.dense import Product
+from numbarnn.kernels.dense import Products
 from numbarnn.recurrent import Recurrent
 
 __all__ = ["Network"]
-
-MOST_PRODUCTS = 32  # shapes of the head's products that are kept prepared: three a batch size
 
 
 class Network:
@@ -105,7 +103,7 @@ class Network:
             [np.full(values.size, "bias" not in name) for name, values in self.named_parameters.items()]
         )
         self._tape: tuple | None = None
-        self._products: dict[tuple, Product] = {}
+        self._products = Products(dtype, most=32)
 
     @property
     def parameters(self) -> np.ndarray:
@@ -173,15 +171,7 @@ class Network:
             self.recurrent.backward(None, self._dstate(dfeatures, state), input_gradient=False)
 
     def _product(self, a, b, transposed=False):
-        """Multiply matrices; products of the shapes that came last are kept."""
-        key = *a.shape, b.shape[1], transposed, self.recurrent.n_jobs
-        product = self._products.get(key)
-        if product is None:
-            if len(self._products) >= MOST_PRODUCTS:
-                self._products.clear()
-            product = Product(*key[:3], self.dtype, self.recurrent.n_jobs, transposed)
-            self._products[key] = product
-        return product(a, b)
+        return self._products(a, b, self.recurrent.n_jobs, transposed)
 
     def _last(self, state):
         """Return the final h of the top layer, direction beside direction: [D, n, H] -> [n, D * H]."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from numbarnn.checks import number, positive_int
-from numbarnn.forecasting.blocks import Dense, Dropout, Embedding, Parameters
+from numbarnn.forecasting.blocks import Dense, Dropout, Embedding, Parameters, dense_shapes
 from numbarnn.forecasting.windows import Batch, Layout
 from numbarnn.recurrent import Recurrent, State
 
@@ -263,6 +263,28 @@ class ForecastNetwork:
 
     def _backward(self, draw: NDArray) -> None:
         raise NotImplementedError
+
+
+class SegmentReader(ForecastNetwork):
+    """What the networks share that read their context segment by segment."""
+
+    def _input_size(self) -> int:
+        return self.hidden_size
+
+    def _embed_shapes(self) -> dict[str, tuple[int, ...]]:
+        return dense_shapes("embed", self.layout.segment * self.n_features, self.hidden_size)
+
+    def _read(self, batch: Batch, training: bool) -> State:
+        """Embed the segments, and return the last state of the recurrent layers."""
+        n, steps, width = batch.context.shape
+        embedded = self.embed.forward(batch.context.reshape(n * steps, width), training)
+        _, state = self.encoder.forward(
+            embedded.reshape(n, steps, -1), lengths=batch.lengths, training=training, return_output=False
+        )
+        return state
+
+    def _embed_backward(self, dembedded: NDArray) -> None:
+        self.embed.backward(dembedded.reshape(-1, self.hidden_size), input_gradient=False)
 
 
 def embedding_size(series_embedding: int | str | None, n_ids: int, hidden_size: int) -> int:

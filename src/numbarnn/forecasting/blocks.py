@@ -14,11 +14,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from numbarnn.kernels.dense import Product
+from numbarnn.kernels.dense import Products
 
 __all__ = ["Dense", "Dropout", "Embedding", "Parameters", "dense_shapes"]
-
-MOST_PRODUCTS = 12  # shapes of products that a layer keeps prepared: three a batch size
 
 
 class Parameters:
@@ -139,7 +137,7 @@ class Dense:
         self._weight, self._dweight = parameters[f"{name}.weight"]
         self._bias, self._dbias = parameters[f"{name}.bias"]
         self.name, self.n_jobs, self.relu = name, n_jobs, relu
-        self._products: dict[tuple, Product] = {}
+        self._products = Products(self._weight.dtype, most=12)
         self._tape: tuple | None = None
 
     def forward(self, x: NDArray, training: bool = False) -> NDArray:
@@ -202,15 +200,7 @@ class Dense:
         return self._product(dy, self._weight) if input_gradient else None
 
     def _product(self, a: NDArray, b: NDArray, transposed: bool = False) -> NDArray:
-        """Multiply matrices; products of the shapes that came last are kept prepared."""
-        key = *a.shape, b.shape[1], transposed, self.n_jobs
-        product = self._products.get(key)
-        if product is None:
-            if len(self._products) >= MOST_PRODUCTS:
-                self._products.clear()
-            product = Product(*key[:3], self._weight.dtype, self.n_jobs, transposed)
-            self._products[key] = product
-        return product(a, b)
+        return self._products(a, b, self.n_jobs, transposed)
 
 
 class Dropout:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.forecasting.base import ForecastNetwork, states_of, top_gradient
+from numbarnn.forecasting.base import SegmentReader, states_of, top_gradient
 from numbarnn.forecasting.blocks import dense_shapes
 from numbarnn.forecasting.windows import Batch
 
 __all__ = ["DirectNetwork"]
 
 
-class DirectNetwork(ForecastNetwork):
+class DirectNetwork(SegmentReader):
     """Segment-wise encoder, and one dense layer from what it found to the whole forecast.
 
     The head reads the last state of the top layer, the vector of the series, static covariates, and a dense
@@ -35,12 +35,9 @@ class DirectNetwork(ForecastNetwork):
     (5, 48, 1)
     """
 
-    def _input_size(self) -> int:
-        return self.hidden_size
-
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         layout, units, widths = self.layout, self.hidden_size, self.widths
-        shapes = dense_shapes("embed", layout.segment * self.n_features, units)
+        shapes = self._embed_shapes()
         n_read = units + self.n_embedded + widths.static
         if widths.future:
             steps = -(-layout.horizon // layout.decode) * layout.decode
@@ -54,11 +51,7 @@ class DirectNetwork(ForecastNetwork):
 
     def _forward(self, batch: Batch, training: bool) -> NDArray:
         """See `ForecastNetwork.forward`."""
-        n, steps, width = batch.context.shape
-        embedded = self.embed.forward(batch.context.reshape(n * steps, width), training)
-        _, self._state = self.encoder.forward(
-            embedded.reshape(n, steps, -1), lengths=batch.lengths, training=training, return_output=False
-        )
+        n, self._state = len(batch.context), self._read(batch, training)
         parts = [states_of(self._state)[0][-1]]
         if self.series is not None:
             parts.append(self.series.forward(batch.series, training))
@@ -74,7 +67,7 @@ class DirectNetwork(ForecastNetwork):
         units = self.hidden_size
         dread = self.dropout.backward(self.head.backward(draw.reshape(len(draw), -1)))
         dembedded, _ = self.encoder.backward(None, top_gradient(dread[:, :units], self._state))
-        self.embed.backward(dembedded.reshape(-1, units), input_gradient=False)
+        self._embed_backward(dembedded)
         if self.series is not None:
             self.series.backward(dread[:, units : units + self.n_embedded])
         if self.future is not None:

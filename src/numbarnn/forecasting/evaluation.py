@@ -352,7 +352,7 @@ def _windows(data, members, context, horizon):
     ends = np.cumsum(counts)
     series = np.searchsorted(ends, chosen, side="right")
     first = chosen - (ends - counts)[series]
-    return data._pick(series, first, first + kept + horizon), kept, members[series]
+    return data.pick(series, first, first + kept + horizon), kept, members[series]
 
 
 def _measure(metric):

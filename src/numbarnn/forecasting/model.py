@@ -20,6 +20,7 @@ from .likelihoods import Likelihood
 from .networks import ForecastNetwork
 from .scaling import CovariateScaler, Filled, Normalizer, ScaledCovariates, Standardizer
 from .series import SeriesSet
+from .sets import offsets_of
 from .windows import Layout, WindowSource
 
 __all__ = ["ForecastModel", "View"]
@@ -272,7 +273,7 @@ class View(NamedTuple):
         values, observed = self.filled
         values = join(values, block)
         observed = None if observed is None else join(observed, np.ones(block.shape, bool))
-        offsets = np.concatenate([[0], np.cumsum(kept + horizon)]).astype(np.int64)
+        offsets = offsets_of(kept + horizon)
         series = self.series_of(rows)
         steps = self.data.offsets[series] + origins
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.forecasting.base import ForecastNetwork, as_state, states_of
+from numbarnn.forecasting.base import SegmentReader, as_state, states_of
 from numbarnn.forecasting.blocks import dense_shapes
 from numbarnn.forecasting.fan import FanOut
 from numbarnn.forecasting.windows import Batch
@@ -19,7 +19,7 @@ from numbarnn.forecasting.windows import Batch
 __all__ = ["SegmentNetwork"]
 
 
-class SegmentNetwork(ForecastNetwork):
+class SegmentNetwork(SegmentReader):
     """Segment-wise encoder and parallel decoder.
 
     Each segment of the context is embedded by a dense layer with a rectifier and read by the recurrent
@@ -47,9 +47,6 @@ class SegmentNetwork(ForecastNetwork):
 
     _fans_out = True  # whether the decoder's products are shared, where they can be
 
-    def _input_size(self) -> int:
-        return self.hidden_size
-
     @property
     def n_written(self) -> int:
         """Number of segments of the forecast."""
@@ -57,7 +54,7 @@ class SegmentNetwork(ForecastNetwork):
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         layout, units = self.layout, self.hidden_size
-        shapes = dense_shapes("embed", layout.segment * self.n_features, units)
+        shapes = self._embed_shapes()
         shapes["position"] = self.n_written, units - self.n_embedded
         if self.widths.static:
             shapes |= dense_shapes("static", self.widths.static, units)
@@ -84,11 +81,7 @@ class SegmentNetwork(ForecastNetwork):
 
     def _forward(self, batch: Batch, training: bool) -> NDArray:
         """See `ForecastNetwork.forward`."""
-        n, steps, width = batch.context.shape
-        embedded = self.embed.forward(batch.context.reshape(n * steps, width), training)
-        _, state = self.encoder.forward(
-            embedded.reshape(n, steps, -1), lengths=batch.lengths, training=training, return_output=False
-        )
+        n, state = len(batch.context), self._read(batch, training)
         hidden = self.dropout.forward(self._decode(batch, state, training), training)  # (n * m, D)
         written = self.head.forward(hidden, training).reshape(n, -1, self.n_channels * self.n_raw)
         return np.ascontiguousarray(written[:, : self.layout.horizon])
@@ -135,7 +128,7 @@ class SegmentNetwork(ForecastNetwork):
         dembedded, _ = self.encoder.backward(None, dstate)  # overwrites the gradients that it shares
         for name, gradient in self.decoder.gradients.items():
             self._store[f"encoder.{name}"][1][...] += gradient
-        self.embed.backward(dembedded.reshape(-1, self.hidden_size), input_gradient=False)
+        self._embed_backward(dembedded)
 
     def _decode_backward(self, dhidden):
         """Go back through the steps, (n * m, D), to the state that they began at."""

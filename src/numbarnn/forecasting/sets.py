@@ -186,19 +186,19 @@ class SeriesSet:
     def cut(self, ends: np.ndarray) -> Self:
         """Return the first ``ends[i]`` steps of each series (one long row: a view)."""
         ends = np.broadcast_to(np.asarray(ends, np.int64), self.lengths.shape)
-        return self._pick(np.arange(self.n_series), np.zeros_like(ends), np.clip(ends, 0, self.lengths))
+        return self.pick(np.arange(self.n_series), np.zeros_like(ends), np.clip(ends, 0, self.lengths))
 
     def tail(self, n: int | np.ndarray) -> Self:
         """Return the last `n` steps of each series, or all there are (one long row: a view)."""
-        return self._pick(np.arange(self.n_series), np.maximum(self.lengths - n, 0), self.lengths)
+        return self.pick(np.arange(self.n_series), np.maximum(self.lengths - n, 0), self.lengths)
 
     def take(self, series: Sequence[int] | np.ndarray) -> Self:
         """Return some of the series, by number, in the order given."""
         series = np.asarray(series, np.int64)
-        return self._pick(series, np.zeros_like(series), self.lengths[series])
+        return self.pick(series, np.zeros_like(series), self.lengths[series])
 
-    def _pick(self, series, first, last):
-        """Take steps first[j] to last[j] of each series[j]."""
+    def pick(self, series: np.ndarray, first: np.ndarray, last: np.ndarray) -> Self:
+        """Return steps ``first[j]`` to ``last[j]`` of each ``series[j]``, by number."""
         kept = last - first
         C = self.n_channels
         rows = (series[:, np.newaxis] * C + np.arange(C)).ravel()

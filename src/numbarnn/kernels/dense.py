@@ -86,3 +86,38 @@ class Product:
             self._program.put("c", c)
             self._program.run()
         return c if self._columns == self._shape[1] else np.ascontiguousarray(c[:, : self._columns])
+
+
+class Products:
+    """Products of matrices of any shapes; those that came last are kept prepared.
+
+    Parameters
+    ----------
+    dtype : dtype
+        float32 or float64.
+    most : int
+        How many shapes are kept; a dense layer has three for each batch size.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.kernels.dense import Products
+    >>> Products("float64", 3)(np.ones((2, 3)), np.ones((3, 1))).ravel()
+    array([3., 3.])
+    """
+
+    def __init__(self, dtype: DTypeLike, most: int) -> None:
+        self._dtype, self._most = dtype, most
+        self._prepared: dict[tuple, Product] = {}
+
+    def __call__(
+        self, a: NDArray, b: NDArray, n_jobs: int | None = None, transposed: bool = False
+    ) -> NDArray:
+        """Multiply; arguments as of `Product`."""
+        key = *a.shape, b.shape[1], n_jobs, transposed
+        product = self._prepared.get(key)
+        if product is None:
+            if len(self._prepared) >= self._most:
+                self._prepared.clear()
+            product = self._prepared[key] = Product(*key[:3], self._dtype, n_jobs, transposed)
+        return product(a, b)
