@@ -249,21 +249,61 @@ def test_one_series_whose_columns_can_only_mean_one_thing(naive, tmp_path, capsy
     assert out == ["date,RNNForecaster", "2024-01-01 01:00:00,2", "2024-01-01 01:30:00,2"]
 
 
-def test_parquet(naive, sales, tmp_path):
-    polars = pytest.importorskip("polars")
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_parquet(naive, sales, tmp_path, monkeypatch, library):
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip(library)
+    monkeypatch.setattr(tables, "find_spec", lambda name: name in ("narwhals", library))
     source, out = tmp_path / "sales.parquet", tmp_path / "out.parquet"
-    polars.read_csv(sales, try_parse_dates=True).write_parquet(source)
-    assert main(["forecast", str(source), "--horizon", "1", "--out", str(out), "--quiet"]) == 0
-    assert polars.read_parquet(out)["RNNForecaster"].to_list() == [30.5, 30.5]
-    source.write_text("no parquet")
-    with pytest.raises(ValueError, match="is no Parquet file"):
-        tables.read_table(source)
+    days = np.tile(np.arange("2024-01-01", "2024-01-31", dtype="M8[D]"), 2)
+    table = pyarrow.table(
+        {
+            "unique_id": ["a"] * 30 + ["\u00e9"] * 30,
+            "ds": days,
+            "y": [None if day == 2 else day + 0.5 for day in range(30)] * 2,
+            "promo": pyarrow.array([1] * 60, pyarrow.decimal128(3, 1)),
+        }
+    )
+    pyarrow.parquet.write_table(table, source)
+    arguments = ["forecast", str(source), "--horizon", "1", "--past-covariates", "promo", "--quiet"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    assert naive.last.y["ds"].dtype == "M8[us]" and (naive.last.y["ds"] == days).all()
+    assert np.isnan(naive.last.y["y"]).sum() == 2 and naive.last.y["promo"].sum() == 60
+    written = pyarrow.parquet.read_table(out).to_pydict()
+    assert written["unique_id"] == ["a", "\u00e9"] and written["RNNForecaster"] == [29.5, 29.5]
+    assert [str(time) for time in written["ds"]] == ["2024-01-31 00:00:00"] * 2
 
 
-def test_parquet_without_a_library_for_it(sales, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
-    line = failure(capsys, ["forecast", str(sales), "--horizon", "1", "--out", str(tmp_path / "out.parquet")])
-    assert "pip install polars" in line
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+def test_parquet_of_pandas_and_with_a_zone(tmp_path, monkeypatch, library):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    pytest.importorskip(library)
+    monkeypatch.setattr(tables, "find_spec", lambda name: name in ("narwhals", library))
+    times = pandas.date_range("2024-01-01", periods=2, freq="h", tz="Europe/Berlin", name="time")
+    pandas.DataFrame({"y": [1, 2]}, index=times).to_parquet(tmp_path / "a.parquet")
+    found = tables.read_table(tmp_path / "a.parquet")
+    assert found["y"].tolist() == [1, 2]
+    assert found["time"].tolist() == np.array(["2023-12-31T23", "2024-01-01T00"], "M8[us]").tolist()
+
+
+def test_parquet_that_cannot_be_read(tmp_path, capsys):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "a.parquet"
+    arguments = ["forecast", str(path), "--horizon", "1"]
+    assert "No such file" in failure(capsys, arguments) and not path.exists()
+    path.write_text("no parquet")
+    assert "a.parquet is no Parquet file that" in failure(capsys, arguments)
+
+
+@pytest.mark.parametrize("there", [(), ("pandas", "narwhals"), ("pyarrow",)])
+def test_parquet_without_a_library_for_it(sales, tmp_path, capsys, monkeypatch, there):
+    monkeypatch.setattr(tables, "find_spec", lambda name: name in there)
+    expected = "Parquet needs pyarrow (or polars) and narwhals: pip install 'numbarnn[dataframe]'"
+    arguments = ["forecast", str(sales), "--horizon", "1", "--out", str(tmp_path / "out.parquet")]
+    assert failure(capsys, arguments) == f"numbarnn: error: {expected}"
+    assert expected in failure(capsys, ["forecast", "sales.parquet", "--horizon", "1"])
 
 
 def test_backtest(naive, sales, tmp_path, capsys):

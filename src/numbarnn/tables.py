@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import os
 import re
 import sys
@@ -130,7 +129,8 @@ def parquet_library() -> str:
 
     Returns
     -------
-    {"polars", "pandas"}
+    {"polars", "pyarrow"}
+        pandas reads and writes Parquet by pyarrow, too.
 
     Raises
     ------
@@ -143,30 +143,32 @@ def parquet_library() -> str:
     >>> parquet_library()  # doctest: +SKIP
     'polars'
     """
-    if find_spec("polars"):
-        return "polars"
-    if find_spec("pandas") and (find_spec("pyarrow") or find_spec("fastparquet")):
-        return "pandas"
-    raise ImportError("Parquet needs polars, or pandas with pyarrow: pip install polars")
+    if find_spec("narwhals"):
+        for library in ("polars", "pyarrow"):
+            if find_spec(library):
+                return library
+    raise ImportError("Parquet needs pyarrow (or polars) and narwhals: pip install 'numbarnn[dataframe]'")
 
 
 def _read_parquet(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Read with polars or pandas."""
-    library = importlib.import_module(parquet_library())
+    """Read with polars or pyarrow."""
+    library = parquet_library()
+    import narwhals as nw
+
+    open(path, "rb").close()  # what cannot be opened is an OSError that names the file
     try:
-        frame = library.read_parquet(path)
-    except OSError:
-        raise
+        frame = nw.read_parquet(path, backend=library)
     except Exception as error:  # each library has its own class for a file that is none
-        raise ValueError(f"{path} is no Parquet file that {library.__name__} can read: {error}") from error
+        raise ValueError(f"{path} is no Parquet file that {library} can read: {error}") from error
     columns = {}
     for name in frame.columns:
-        values = frame[name].to_numpy()
-        if values.dtype.kind == "M":
+        column = frame[name]
+        values = (column.cast(nw.Float64) if column.dtype == nw.Decimal else column).to_numpy()
+        if values.dtype.kind == "M":  # in UTC where there was a zone
             values = values.astype("datetime64[us]")
         elif values.dtype.kind == "O":
-            values = np.array([str(value) for value in values])
-        columns[str(name)] = values
+            values = np.array(["" if value is None else str(value) for value in values])
+        columns[name] = values
     return columns
 
 
@@ -187,9 +189,12 @@ def write_table(table: dict[str, np.ndarray], path: str | os.PathLike | None) ->
     2024-01-01,1.5
     """
     if path is not None and Path(path).suffix.lower() == ".parquet":
-        library = importlib.import_module(parquet_library())
-        frame = library.DataFrame({name: np.asarray(values) for name, values in table.items()})
-        frame.write_parquet(path) if library.__name__ == "polars" else frame.to_parquet(path, index=False)
+        library = parquet_library()
+        import narwhals as nw
+
+        arrays = {name: np.asarray(values) for name, values in table.items()}
+        plain = {name: v.tolist() if v.dtype.kind in "OU" else v for name, v in arrays.items()}
+        nw.from_dict(plain, backend=library).write_parquet(path)
         return
     columns = [_print(np.asarray(values)) for values in table.values()]
     if path is None:
