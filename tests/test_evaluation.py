@@ -1,8 +1,10 @@
 """Cross-validation, backtests, scores and the importance of covariates."""
 
+import signal
+
 import numpy as np
 import pytest
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from numbarnn import RNNForecaster
 from numbarnn.forecasting import CrossValidation
@@ -18,6 +20,21 @@ def waves(n_timesteps=200, n_channels=2):
     periods = 12 + 5 * np.arange(n_channels)
     noise = 0.1 * np.random.default_rng(0).standard_normal((n_timesteps, n_channels))
     return 3 * periods + np.sin(2 * np.pi * t / periods) + noise
+
+
+def interrupt_in_fit(number, press):
+    """Return a callback that interrupts the fit of this number, from 0, in its second epoch."""
+    networks = []
+
+    def callback(info):
+        if not any(info["network"] is each for each in networks):
+            networks.append(info["network"])
+        if len(networks) == number + 1 and info["epoch"] == 1:
+            if press == "callback":
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
+
+    return callback
 
 
 class TestCrossValidation:
@@ -94,6 +111,30 @@ class TestCrossValidation:
     def test_errors(self, options, message):
         with pytest.raises(ValueError, match=message):
             quick().cross_validation(waves(), **options)
+
+    @pytest.mark.parametrize("refit", [False, True])
+    @pytest.mark.parametrize("press", ["callback", "ctrl-c"])
+    def test_interrupt_in_the_first_fit(self, refit, press):
+        forecaster = quick(callbacks=interrupt_in_fit(1, press)).fit(waves()[:50])
+        before, expected = forecaster.predict(), forecaster.get_params()
+        with pytest.raises(KeyboardInterrupt):
+            forecaster.cross_validation(waves(), n_windows=4, refit=refit)
+        np.testing.assert_array_equal(forecaster.predict(), before)
+        assert forecaster.get_params() == expected
+
+    @pytest.mark.parametrize("press", ["callback", "ctrl-c"])
+    @pytest.mark.parametrize(("refit", "n_finished"), [(True, 2), (2, 4)])
+    def test_an_interrupt_loses_nothing_that_was_finished(self, refit, n_finished, press):
+        y, options = waves(), {"n_windows": 7, "refit": refit, "level": [80]}
+        whole = quick().cross_validation(y, **options)
+        with pytest.warns(ConvergenceWarning, match=f"the last {7 - n_finished} of 7 windows") as caught:
+            found = quick(callbacks=interrupt_in_fit(2, press)).cross_validation(y, **options)
+        assert len(caught) == 1 and caught[0].filename == __file__
+        for part, all_of_it in zip(found, whole, strict=True):
+            np.testing.assert_array_equal(part, all_of_it[:n_finished])
+        with pytest.warns(ConvergenceWarning, match="interrupted"):
+            table = quick(callbacks=interrupt_in_fit(2, press)).backtest(y, **options)
+        assert table["mae"][-1] == pytest.approx(np.abs(found.y - found.forecast).mean())
 
     def test_progress(self, capsys):
         quick().cross_validation(waves(), n_windows=2, refit=True, verbose=1)

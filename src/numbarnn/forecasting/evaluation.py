@@ -100,6 +100,13 @@ class Evaluation:
         ------
         ValueError
             If no series is long enough; else see `fit` and `predict`.
+        KeyboardInterrupt
+            By Ctrl-C before the first forecasts. The forecaster itself never changes.
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            By Ctrl-C later on: the windows that were finished are returned.
         """
         folds = self._folds(y, X, static, n_windows, step_size, h, refit, level, verbose)
         if folds.form.is_frame:
@@ -131,7 +138,7 @@ class Evaluation:
             A row for each step and one, called "all", for all of them: mae, rmse, mase, bias (forecast minus
             truth), and for each level such as 80 coverage_80 (the part of truths within the bounds), width_80
             and pinball_80 (mean of both bounds). A series that is constant in training has no MASE and is
-            left out of its mean.
+            left out of its mean. After Ctrl-C the table is of the windows that were finished.
         """
         folds = self._folds(y, X, static, n_windows, step_size, h, refit, level, verbose)
         truth, point = folds.truth, folds.point
@@ -298,15 +305,23 @@ class Evaluation:
         for part in _with_progress(blocks, verbose):
             fitted = clone(self)
             fitted.callbacks = self.callbacks
-            fitted._fit(data.cut(part[:, 0]), None, form)
-            found.append(fitted._walk(data, part, h, levels))
-            naive = fitted.naive_error_.reshape(data.n_series, -1) if naive is None else naive
-            if fitted._stopped == "interrupted":
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", ".*training was interrupted", ConvergenceWarning)
+                    fitted._fit(data.cut(part[:, 0]), None, form)
+                if fitted._stopped == "interrupted":  # half trained, it would pass for one of the others
+                    raise KeyboardInterrupt
+                forecasts = fitted._walk(data, part, h, levels)
+            except KeyboardInterrupt:
+                if not found:
+                    raise
                 warnings.warn(
-                    f"cross_validation was interrupted after {len(found) * every} of {n_windows} windows",
-                    ConvergenceWarning, stacklevel=4,
+                    f"interrupted: the last {n_windows - len(found) * every} of {n_windows} windows are "
+                    "left out", ConvergenceWarning, stacklevel=3,
                 )  # fmt: skip
                 break
+            naive = fitted.naive_error_.reshape(data.n_series, -1) if naive is None else naive
+            found.append(forecasts)
         point, lower, upper = (
             None if parts[0] is None else np.concatenate(parts, axis=1) for parts in zip(*found, strict=True)
         )
