@@ -1,5 +1,6 @@
 """The command: what it prints and writes, and that every error is one line that says what to do."""
 
+import signal
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import numbarnn
 from numbarnn import bench, demo, forecasting, tables
 from numbarnn.cli import main
+from numbarnn.training import Trainer
 
 
 @pytest.fixture
@@ -160,7 +162,6 @@ class Naive:
         Naive.last = self
 
     def fit(self, y):
-        print("epoch 1/1")
         self.y = y
         return self
 
@@ -220,7 +221,7 @@ def test_forecast_writes_a_table_and_a_picture(naive, sales, tmp_path, capsys):
     assert "max_iter" not in given and "promo" not in naive.last.y
     assert np.isnan(naive.last.y["y"]).sum() == 2
     captured = capsys.readouterr()
-    assert captured.out == "" and "epoch 1/1" in captured.err and "out.csv" in captured.err
+    assert captured.out == "" and "out.csv" in captured.err
 
 
 def test_forecast_prints_the_table_alone(naive, sales, capsys):
@@ -334,6 +335,50 @@ def test_errors_of_forecast(naive, sales, capsys, monkeypatch, tmp_path, argumen
     monkeypatch.chdir(tmp_path)
     line = failure(capsys, ["forecast", sales.name, *arguments])
     assert line.startswith("numbarnn: error: ") and all(word in line for word in words), line
+
+
+@pytest.fixture
+def small(sales):
+    """Options that train a real forecaster in no time."""
+    return [str(sales), "--horizon", "2", "--hidden", "4", "--epochs", "2", "--jobs", "1"]
+
+
+def test_progress_and_warnings_do_not_mix_with_the_table(small, capsys):
+    assert main(["forecast", *small]) == 0
+    captured = capsys.readouterr()
+    assert [line.split(",")[0] for line in captured.out.splitlines()] == ["unique_id", *"aa\u00e9\u00e9"]
+    assert captured.err.splitlines()[-1].startswith("RNNForecaster: epoch 2/2, loss")
+
+
+def press_ctrl_c_in_fit(monkeypatch, number):
+    """Press it in the training of this number, from 0."""
+    fit, fits = Trainer.fit, []
+
+    def press(self, *arguments):
+        fits.append(self)
+        if len(fits) == number + 1:
+            self.callbacks = [lambda info: signal.raise_signal(signal.SIGINT)]
+        return fit(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "fit", press)
+
+
+@pytest.mark.parametrize("command", ["forecast", "backtest"])
+def test_ctrl_c_is_one_line(small, capsys, monkeypatch, command):
+    press_ctrl_c_in_fit(monkeypatch, 0)
+    assert main([command, *small, "--quiet"]) == 130
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == "numbarnn: interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_in_a_backtest_loses_no_window(small, capsys, monkeypatch):
+    arguments = ["backtest", *small, "--quiet", "--refit", "--windows"]
+    press_ctrl_c_in_fit(monkeypatch, 2)
+    assert main([*arguments, "3"]) == 130
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 4
+    assert captured.err == "numbarnn: warning: interrupted: the last 1 of 3 windows are left out\n"
 
 
 @pytest.mark.parametrize(

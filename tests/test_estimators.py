@@ -475,7 +475,7 @@ def test_callbacks_and_verbose(data, capsys):
     seen = []
     RNNRegressor(**SMALL, callbacks=seen.append, verbose=1).fit(*data)
     assert {info["event"] for info in seen} == {"batch", "epoch"}
-    assert capsys.readouterr().out.count("RNNRegressor: epoch") == 3
+    assert capsys.readouterr().err.count("RNNRegressor: epoch") == 3
     seen.clear()
     RNNRegressor(**SMALL, callbacks=[seen.append, lambda info: True]).fit(*data)
     assert len(seen) == 1

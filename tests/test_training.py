@@ -299,7 +299,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied(rng):
 def test_progress_is_lines_where_there_is_no_terminal(rng, capsys):
     network, source = problem(rng)
     fit(network, source, source, max_iter=2, verbose=1, name="Name")
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert lines[1].startswith("Name: epoch 2/2, loss 0.") and "validation loss 0." in lines[1]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NoReturn
 
 from . import __version__
@@ -32,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, or 1 where something failed. Wrong arguments leave with status 2, as argparse does.
+        Exit status: 0, 1 where something failed, or 130 after Ctrl-C. Wrong arguments leave with status 2, as
+        argparse does.
 
     Examples
     --------
@@ -46,25 +50,54 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "bench":
         parser.error(f"unknown argument {rest[0]!r}")
+    with _interrupts() as interrupts:
+        try:
+            status = _run(arguments, rest, parser)
+        except KeyboardInterrupt:
+            # a terminal shows ^C on the line of the progress
+            print("\n" * sys.stderr.isatty() + "numbarnn: interrupted", file=sys.stderr)
+            return 130
+        except (FloatingPointError, ImportError, OSError, TypeError, ValueError) as error:
+            print(f"numbarnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+            return 1
+    return 130 if interrupts else status
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Let Ctrl-C end the command, where a fit alone would end itself and return; yield a list of them."""
+    interrupts = []
+
+    def note(signum, frame):
+        interrupts.append(signum)
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    # a handler of somebody else's is left alone
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupts
+        return
+    signal.signal(signal.SIGINT, note)
     try:
-        if arguments.command == "demo":
-            from .demo import run
+        yield interrupts
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
-            run(arguments.dataset, output=None if arguments.no_plot else arguments.output)
-        elif arguments.command == "bench":
-            from .bench import main as bench
 
-            return bench(rest) or 0
-        elif arguments.command:
-            arguments.run(arguments)
-        else:
-            parser.print_help()
-    except KeyboardInterrupt:
-        print("\nnumbarnn: interrupted", file=sys.stderr)
-        return 130
-    except (FloatingPointError, ImportError, OSError, TypeError, ValueError) as error:
-        print(f"numbarnn: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+def _run(arguments: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+    """Do what the arguments say; return the exit status."""
+    if arguments.command == "demo":
+        from .demo import run
+
+        run(arguments.dataset, output=None if arguments.no_plot else arguments.output)
+    elif arguments.command == "bench":
+        from .bench import main as bench
+
+        return bench(rest) or 0
+    elif arguments.command:
+        arguments.run(arguments)
+    else:
+        parser.print_help()
     return 0
 
 

@@ -8,7 +8,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,7 @@ def _forecast(arguments: argparse.Namespace) -> None:
         _check_columns(future, [names["time"], *arguments.future_covariates], arguments.future)
         if names["id"] is not None:
             _check_columns(future, [names["id"]], arguments.future)
-    with _to_stderr():
+    with _short_warnings():
         forecaster = _make_forecaster(arguments, names).fit(data)
         table = forecaster.predict(X=future, level=arguments.level)
     _write(table, arguments)
@@ -142,7 +142,7 @@ def _backtest(arguments: argparse.Namespace) -> None:
     """Run ``numbarnn backtest``."""
     _check_outputs(arguments)
     data, names = _read(arguments)
-    with _to_stderr():
+    with _short_warnings():
         forecaster = _make_forecaster(arguments, names)
         table = forecaster.backtest(
             data, n_windows=arguments.windows, step_size=arguments.step, refit=arguments.refit,
@@ -177,13 +177,13 @@ def _make_forecaster(arguments: argparse.Namespace, names: dict[str, str | None]
 
 
 @contextmanager
-def _to_stderr() -> Iterator[None]:
-    """Send progress and warnings, a line each, where they do not mix with the table."""
+def _short_warnings() -> Iterator[None]:
+    """Make a line of each warning."""
 
     def show(message, category, *_, **__):
         print(f"numbarnn: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
-    with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = show

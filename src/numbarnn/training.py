@@ -495,7 +495,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _progress(trainer: Trainer) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Yield what shows an epoch: on a bar if there is a terminal, else on a line."""
+    """Yield what shows an epoch on stderr: on a bar if that is a terminal, else on a line."""
     if not trainer.verbose:
         yield lambda info: None
     elif sys.stderr.isatty():
@@ -510,7 +510,9 @@ def _progress(trainer: Trainer) -> Iterator[Callable[[Mapping[str, Any]], None]]
             yield advance
     else:
         yield lambda info: print(
-            f"{trainer.name}: epoch {info['epoch'] + 1}/{trainer.max_iter}, {_losses(info)}", flush=True
+            f"{trainer.name}: epoch {info['epoch'] + 1}/{trainer.max_iter}, {_losses(info)}",
+            file=sys.stderr,
+            flush=True,
         )
 
 
