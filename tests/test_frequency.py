@@ -150,6 +150,43 @@ def test_calendar_of_the_future_goes_on_with_that_of_the_past(freq, n):
         np.testing.assert_array_equal(ahead[0], whole.future[50:])
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+@pytest.mark.parametrize("freq", ["h", "15min", "D"])
+@pytest.mark.parametrize("change", ["2024-03-31", "2024-10-27"])
+def test_calendar_goes_by_the_clocks_of_the_zone(library, freq, change):
+    days = pd.Timedelta(days=4)
+    times = pd.date_range(pd.Timestamp(change) - days, periods=9 * 96, freq=freq, tz="Europe/Berlin")
+    times = times[times < pd.Timestamp(change, tz="Europe/Berlin") + days]
+    frame = pd.DataFrame({"ds": times, "y": 1.0})
+    names = ("hour", "dayofweek", "dayofyear")
+    expected = calendar_features(times.tz_localize(None).to_numpy(), names)
+    if library == "polars":
+        frame = pytest.importorskip("polars").from_pandas(frame)
+        assert frame.schema["ds"].time_zone == "Europe/Berlin"
+    n = len(times) // 4  # the future begins before the clocks change
+    early, late = frame[:n], frame[n:]
+    data, form = read(early)
+    np.testing.assert_allclose(with_calendar(data, names).future, expected[:n], atol=1e-12)
+    ahead = calendar_ahead(data, len(times) - n, names)
+    np.testing.assert_allclose(ahead[0], expected[n:], atol=1e-12)
+    later, _ = read(late, form=form)
+    np.testing.assert_allclose(with_calendar(later, names).future, expected[n:], atol=1e-12)
+    both = with_calendar(data.append(later, "y"), names)
+    np.testing.assert_allclose(both.future, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "zone",
+    ["Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "UTC+05:45", "UTC-03:00"],
+)
+def test_wall_times_are_those_of_pandas(zone):
+    times = pd.date_range("2019-12-31", "2021-01-02", freq="15min", tz="UTC")
+    found = Frequency(900 * 10**6, "us", zone=zone).wall_times(
+        times.tz_localize(None).to_numpy().astype("M8[us]")
+    )
+    np.testing.assert_array_equal(found, times.tz_convert(zone).tz_localize(None).to_numpy())
+
+
 def test_calendar_that_cannot_be():
     with pytest.raises(ValueError, match="the data have no dates"):
         with_calendar(read(np.arange(5.0))[0], "auto")

@@ -74,7 +74,7 @@ def calendar_names(names: str | Sequence[str], frequency: Frequency | None) -> t
 def calendar_features(
     times: np.ndarray, names: str | Sequence[str] = "auto", frequency: Frequency | None = None
 ) -> np.ndarray:
-    """Sine and cosine of where the times stand in the day, week, month and year.
+    """Sine and cosine of where clocks stand in the day, week, month and year.
 
     Parameters
     ----------
@@ -82,7 +82,8 @@ def calendar_features(
     names : "auto", str or sequence of str, default="auto"
         Keys of `FEATURES`.
     frequency : Frequency, default=None
-        What "auto" goes by; None: the distance of the first two times.
+        What "auto" goes by; None: the distance of the first two times. Of one with a zone times are in UTC,
+        and hours and days are those of its clocks.
 
     Returns
     -------
@@ -106,8 +107,9 @@ def calendar_features(
         step = int((times[1] - times[0]).astype(np.int64)) if len(times) > 1 else DAY
         frequency = Frequency(step, "us") if step < DAY else Frequency(step // DAY, "D")
     columns = []
+    clock = frequency.wall_times(times)
     for name in calendar_names(names, frequency):
-        turn = 2 * np.pi * FEATURES[name](times)
+        turn = 2 * np.pi * FEATURES[name](clock)
         columns += [np.sin(turn), np.cos(turn)]
     return np.stack(columns, axis=1) if columns else np.empty((len(times), 0))
 

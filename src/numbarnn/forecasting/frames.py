@@ -7,6 +7,7 @@ works on a dict of columns (see `numbarnn.forecasting.native`).
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,9 @@ def read_frame(
     data, order, first = _place(columns, targets, options, name, kind)
     extra = {kind: _covariates(kind, columns, X, data, order, options) for kind in ("past", "future")}
     values, labels, categories = _static(static, columns, data, order, first, options, form)
+    frequency = data.frequency
+    if form is None and not backend.local and backend.time_zone not in (None, "UTC"):
+        frequency = replace(frequency, zone=backend.time_zone)
     data = SeriesSet(
         data.values,
         data.offsets,
@@ -45,7 +49,7 @@ def read_frame(
         data.ids,
         targets,
         data.starts,
-        data.frequency,
+        frequency,
         **extra,
         static=values,
         names=Covariates(options.past, options.future, labels),
