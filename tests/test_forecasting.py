@@ -113,9 +113,7 @@ class TestForecast:
         y = waves()
         changed = y.copy()
         changed[150:] += 100
-        np.testing.assert_array_equal(
-            quick().fit(y[:150]).predict(), quick().fit(changed[:150]).predict()
-        )
+        np.testing.assert_array_equal(quick().fit(y[:150]).predict(), quick().fit(changed[:150]).predict())
         forecaster = quick().fit(y)
         np.testing.assert_array_equal(
             forecaster.predict(context=y[:150]), forecaster.predict(context=changed[:150])
@@ -358,7 +356,7 @@ class TestFrames:
         found = columns_of(forecaster.predict(level=80))
         assert list(found) == ["day", "a", "b", "a-lo-80", "b-lo-80", "a-hi-80", "b-hi-80"]
         np.testing.assert_array_equal(np.stack([found["a"], found["b"]], 1), expected.forecast)
-        np.testing.assert_array_equal(found["b-lo-80"], expected.lower[:, 1, 0])
+        np.testing.assert_array_equal(found["b-lo-80"], expected.lower[:, 1])
 
     def test_covariates_update_and_context(self, library):
         columns = long_columns()
@@ -398,9 +396,7 @@ class TestFrames:
         assert (found["day"] > found["cutoff"]).all() and len(np.unique(found["cutoff"])) == 2
         table = columns_of(quick(**LONG).backtest(frame_of(library, columns), **options))
         assert table["step"].tolist() == ["1", "2", "3", "4", "all"]
-        np.testing.assert_array_equal(
-            table["mae"], quick().backtest([y[:120], y[120:]], **options)["mae"]
-        )
+        np.testing.assert_array_equal(table["mae"], quick().backtest([y[:120], y[120:]], **options)["mae"])
 
 
 class TestManySeries:
@@ -478,7 +474,7 @@ class TestDistributions:
         assert (np.diff(found, axis=-1) >= 0).all()
         np.testing.assert_array_equal(found[..., 2], forecaster.predict())
         np.testing.assert_allclose(found[..., 1], (found[..., 0] + found[..., 2]) / 2)
-        np.testing.assert_allclose(forecaster.predict(level=80).lower[..., 0], found[..., 0])
+        np.testing.assert_allclose(forecaster.predict(level=80).lower, found[..., 0])
         with pytest.raises(ValueError, match=r"quantile 0.05 was asked for; .* trained are 0.1, 0.5, 0.9"):
             forecaster.predict_quantiles([0.05])
 
@@ -501,6 +497,24 @@ class TestDistributions:
         with pytest.raises(ValueError, match=message):
             quick(**options).fit(waves())
 
+    @pytest.mark.parametrize("options", [{}, {"quantiles": [0.1, 0.9]}])
+    @pytest.mark.parametrize("form", ["vector", "matrix", "windows", "list"])
+    def test_a_number_is_a_list_of_one_without_its_axis(self, options, form):
+        y = waves()
+        data = {"vector": y[:, 0], "matrix": y, "windows": y, "list": [y[:, 0], y[:90, 1]]}[form]
+        context = np.stack([y[:50], y[50:100]]) if form == "windows" else None
+        forecaster = quick(**options).fit(data)
+        one = forecaster.predict(level=80, context=context)
+        listed = forecaster.predict(level=[80], context=context)
+        quantile = forecaster.predict_quantiles(0.9, context=context)
+        pairs = [(one.lower, listed.lower), (one.upper, listed.upper), (quantile, listed.upper)]
+        if form == "list":
+            pairs = [pair for each in pairs for pair in zip(*each, strict=True)]
+        for number, axis in pairs:
+            assert axis.shape == (*number.shape, 1)
+            np.testing.assert_allclose(number, axis[..., 0], rtol=1e-12)
+        assert np.shape(one.lower[0]) == np.shape(one.forecast[0])
+
     def test_levels(self):
         y = waves()
         with pytest.raises(ValueError, match="intervals need errors of forecasts of a part held out"):
@@ -510,7 +524,7 @@ class TestDistributions:
             quick().fit(y[:60, 0]).predict(level=99)
         with pytest.raises(ValueError, match="level was 100; expected numbers between 0 and 100"):
             forecaster.predict(level=100)
-        assert forecaster.predict(8, level=50).upper.shape == (8, 2, 1)
+        assert forecaster.predict(8, level=[50]).upper.shape == (8, 2, 1)
         with pytest.raises(ValueError, match="h was 40; expected at most 20 with a level"):
             forecaster.predict(40, level=50)
 

@@ -86,7 +86,7 @@ class Evaluation:
             True trains anew at every origin, a number at every so many. False trains on what comes before
             the first origin, and goes on as `update` does.
         level : float or sequence of float, default=None
-            Intervals, see `predict`.
+            Intervals, see `predict`; bounds in a `CrossValidation` always have the axis of levels.
         verbose : int, default=None
             If not 0, show progress; None takes the forecaster's.
 

@@ -32,7 +32,7 @@ class Forecast(NamedTuple):
     ----------
     forecast : ndarray or list of ndarray
     lower, upper : ndarray of shape (..., n_levels), or list of those
-        Bounds, levels in the order asked for.
+        Bounds, levels in the order asked for; of a level that was a number, without that axis.
     """
 
     forecast: Any
@@ -81,7 +81,8 @@ class Prediction:
             Known-future covariates of the next `h` steps: (h, n_future), a list of those, or a frame with id
             and time, as `make_future` gives it. With `context` those of the context stand in front.
         level : float or sequence of float, default=None
-            Intervals in percent, such as ``[80, 95]``.
+            Intervals in percent, such as ``[80, 95]``. A number is the same as a list of it, but bounds that
+            are arrays then have the shape of the forecast, without an axis of levels.
         context : array-like or frame, default=None
             Histories to go on from, in the units of `y`: one of shape (n_timesteps,) or (n_timesteps,
             n_channels), or many at once of shape (n_windows, n_timesteps, n_channels); or a frame like `y`.
@@ -108,8 +109,10 @@ class Prediction:
         point = by_series(asked, self.model_.middle(values))
         if levels is None:
             return write(asked.form, asked.view.data, asked.h, {NAME: point})
-        lower, upper = self._bounds(asked, values, levels)
-        return answer(asked, point, levels, by_series(asked, lower), by_series(asked, upper))
+        bounds = [by_series(asked, each) for each in self._bounds(asked, values, levels)]
+        if np.ndim(level) == 0 and not asked.form.is_frame:
+            bounds = [each[..., 0] for each in bounds]
+        return answer(asked, point, levels, *bounds)
 
     def predict_quantiles(
         self, quantiles: ArrayLike, h: int | None = None, X: Any = None, context: Any = None
@@ -126,7 +129,8 @@ class Prediction:
         Returns
         -------
         ndarray of shape (..., n_quantiles), list of those, or frame
-            As `predict`, with one axis more; frames have columns such as "RNNForecaster-ql0.1".
+            As `predict`, with one axis more unless `quantiles` is a number; frames have columns such as
+            "RNNForecaster-ql0.1".
 
         Raises
         ------
@@ -141,6 +145,7 @@ class Prediction:
         if asked.form.is_frame:
             columns = {f"{NAME}-ql{q:g}": found[..., k] for k, q in enumerate(wanted)}
             return write(asked.form, asked.view.data, asked.h, columns)
+        found = found if np.ndim(quantiles) else found[..., 0]
         return write(asked.form, asked.view.data, asked.h, {NAME: found})
 
     def sample_paths(
