@@ -1,0 +1,413 @@
+"""The forecaster beside others: ``python benchmarks/forecasters.py PART ...`` measures one part or several.
+
+epoch    an epoch of our default model beside the same model in PyTorch, in turns
+global   one model of 500 series beside one model per series, and beside the seasonal naive forecast
+memory   peak memory of fitting a million windows of one series
+
+Run it on an idle machine. Every part prints a table and replaces its figures in
+``benchmarks/results/forecasters.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MONTH = 30 * 24
+N_TRAIN, N_VALIDATION, N_TEST = 12 * MONTH, 4 * MONTH, 4 * MONTH  # of ETTh1
+PAUSE = 0.05  # seconds: waiting threads stop spinning before the other side is timed
+
+
+def etth1(path: str | None) -> np.ndarray:
+    """Read the 7 channels of ETTh1.csv, each scaled with mean and deviation of its training months."""
+    if path is None:
+        raise SystemExit("--data was not given; expected a copy of ETTh1.csv")
+    names = range(1, 8)
+    values = np.loadtxt(path, delimiter=",", skiprows=1, usecols=names)[: N_TRAIN + N_VALIDATION + N_TEST]
+    return (values - values[:N_TRAIN].mean(axis=0)) / values[:N_TRAIN].std(axis=0)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Lay out cells as Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# ---- an epoch of the same model in PyTorch
+
+HORIZON, CONTEXT, SEGMENT, HIDDEN, DROPOUT, RATE, ROWS = 96, 96, 24, 128, 0.5, 1e-3, 256 * 7
+
+
+class TorchSide:
+    """The model of Lin et al. (2023), arXiv 2308.11200, written in PyTorch; windows of ETTh1.
+
+    Parameters
+    ----------
+    series : ndarray of shape (n_timesteps, n_channels)
+        Training months, and those of validation behind them.
+    threads, seed : int
+    """
+
+    def __init__(self, series: np.ndarray, threads: int, seed: int) -> None:
+        import torch
+        from torch import nn
+
+        torch.set_num_threads(threads)
+        torch.manual_seed(seed)
+        self.torch, n_channels = torch, series.shape[1]
+        self.embed = nn.Sequential(nn.Linear(SEGMENT, HIDDEN), nn.ReLU())
+        self.gru = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
+        self.head = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(HIDDEN, SEGMENT))
+        self.position = nn.Parameter(torch.randn(HORIZON // SEGMENT, HIDDEN // 2))
+        self.channel = nn.Parameter(torch.randn(n_channels, HIDDEN // 2))
+        parameters = [self.position, self.channel]
+        for part in (self.embed, self.gru, self.head):
+            parameters += part.parameters()
+        self.optimizer = torch.optim.Adam(parameters, lr=RATE, fused=True)
+        values = torch.from_numpy(series.astype(np.float32)).T.contiguous()
+        train, later = values[:, :N_TRAIN], values[:, N_TRAIN - CONTEXT :]
+        # views [channels, windows, context + horizon]; rows of a batch are copied out
+        self.train, self.later = (part.unfold(1, CONTEXT + HORIZON, 1) for part in (train, later))
+
+    def forecast(self, x, channel):
+        """Forecast (n, context) -> (n, horizon)."""
+        torch, n, m = self.torch, len(x), len(self.position)
+        last = x[:, -1:]
+        _, h = self.gru(self.embed((x - last).view(n, -1, SEGMENT)))
+        names = [self.position.expand(n, m, -1), self.channel[channel].unsqueeze(1).expand(n, m, -1)]
+        names = torch.cat(names, dim=2).view(n * m, 1, HIDDEN)
+        _, h = self.gru(names, h.repeat(1, 1, m).view(1, n * m, HIDDEN))
+        return self.head(h).view(n, HORIZON) + last
+
+    def rows(self, windows, n_batch):
+        """Yield (windows, channels) of batches; numbers count the channels of a window one by one."""
+        n_channels = len(self.channel)
+        for batch in windows.split(n_batch):
+            yield batch // n_channels, batch % n_channels
+
+    def epoch(self) -> float:
+        """Train on every window once, and return the seconds."""
+        torch = self.torch
+        start = time.perf_counter()
+        self.head.train()
+        n_channels, n_windows, _ = self.train.shape
+        for window, channel in self.rows(torch.randperm(n_windows * n_channels), ROWS):
+            rows = self.train[channel, window]
+            self.optimizer.zero_grad()
+            forecast = self.forecast(rows[:, :CONTEXT], channel)
+            torch.nn.functional.mse_loss(forecast, rows[:, CONTEXT:]).backward()
+            self.optimizer.step()
+        return time.perf_counter() - start
+
+    def validation_mse(self) -> float:
+        """Mean squared error over all windows whose forecast lies in the validation months."""
+        torch, total = self.torch, 0.0
+        self.head.eval()
+        n_channels, n_windows, _ = self.later.shape
+        with torch.inference_mode():
+            for window, channel in self.rows(torch.arange(n_windows * n_channels), ROWS):
+                rows = self.later[channel, window]
+                error = self.forecast(rows[:, :CONTEXT], channel) - rows[:, CONTEXT:]
+                total += float(error.square().sum())
+        return total / (n_windows * n_channels * HORIZON)
+
+
+def epochs_in_turns(
+    series: np.ndarray, threads: int, seed: int, n_epochs: int, warm: int
+) -> dict[str, list[float]]:
+    """Fit both from one seed, epoch by epoch in turns; return seconds and validation errors of both."""
+    from numbarnn import RNNForecaster
+
+    peer = TorchSide(series, threads, seed)
+    ours, theirs, their_mse = [], [], []
+    clock = {"start": time.perf_counter()}
+
+    def take_turns(info):
+        if info["event"] == "batch":
+            if info["batch"] == info["n_batches"] - 1:
+                ours.append(time.perf_counter() - clock["start"])
+            return
+        time.sleep(PAUSE)
+        theirs.append(peer.epoch())
+        their_mse.append(peer.validation_mse())
+        time.sleep(PAUSE)
+        clock["start"] = time.perf_counter()
+
+    forecaster = RNNForecaster(
+        HORIZON, CONTEXT, hidden_size=HIDDEN, segment_length=SEGMENT, dropout=DROPOUT, batch_size=ROWS,
+        learning_rate_init=RATE, learning_rate="constant", max_grad_norm=None, max_iter=n_epochs,
+        n_iter_no_change=np.inf, samples_per_epoch=None, intervals=None, random_state=seed, n_jobs=threads,
+        callbacks=take_turns,
+    )  # fmt: skip
+    forecaster.fit(series[:N_TRAIN], validation=series[N_TRAIN : N_TRAIN + N_VALIDATION])
+    our_mse = [-2 * score for score in forecaster.validation_scores_]  # our loss is half the squared error
+    return {
+        "our_seconds": ours[warm:], "peer_seconds": theirs[warm:],
+        "our_validation_mse": our_mse, "peer_validation_mse": their_mse,
+    }  # fmt: skip
+
+
+def measure_epoch(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare epochs of both sides."""
+    import torch
+
+    series = etth1(options.data)[: N_TRAIN + N_VALIDATION]
+    runs = [epochs_in_turns(series, options.threads, seed, options.epochs, warm=2) for seed in options.seeds]
+    pairs = [pair for run in runs for pair in zip(run["our_seconds"], run["peer_seconds"], strict=True)]
+    ratios = [theirs / ours for ours, theirs in pairs]
+    found: dict[str, Any] = {
+        "settings": {
+            "data": "ETTh1, 12 months of training", "horizon": HORIZON, "context": CONTEXT,
+            "segment": SEGMENT, "hidden": HIDDEN, "dropout": DROPOUT, "rows in a batch": ROWS,
+            "solver": "adam", "learning rate": RATE, "threads": options.threads, "epochs": options.epochs,
+            "seeds": options.seeds, "torch": torch.__version__,
+        },
+        "our_seconds": statistics.median(ours for ours, _ in pairs),
+        "peer_seconds": statistics.median(theirs for _, theirs in pairs),
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+    }  # fmt: skip
+    rows = []
+    for side, name in (("our", "numbarnn"), ("peer", "PyTorch")):
+        least = [min(run[f"{side}_validation_mse"]) for run in runs]
+        last = [run[f"{side}_validation_mse"][-1] for run in runs]
+        found[f"{side}_validation_mse"] = {"lowest": least, "last": last}
+        ratio = f"{found['ratio']['median']:.2f}" if side == "peer" else "1"
+        rows.append([name, f"{found[f'{side}_seconds']:.2f}", ratio, _spread(last), _spread(least)])
+    print(table(
+        ["model, ETTh1 at horizon 96", "seconds an epoch", "ratio (median of pairs)",
+         f"validation MSE, epoch {options.epochs}", "lowest of all epochs"], rows,
+    ))  # fmt: skip
+    return found
+
+
+def _spread(values: list[float]) -> str:
+    return f"{np.mean(values):.4f} ± {np.std(values):.4f}"
+
+
+# ---- one model of many series
+
+N_SERIES, N_STEPS, AHEAD, DAY, WEEK, N_ORIGINS = 500, 1000, 24, 24, 168, 4
+
+
+def hourly_series(n_series: int, n_steps: int, seed: int = 0) -> np.ndarray:
+    """Draw hourly series: levels of all sizes, days and weeks, a trend, changes of level, noise with memory.
+
+    Returns
+    -------
+    ndarray of shape (n_series, n_steps)
+    """
+    rng = np.random.default_rng(seed)
+    hour = np.arange(n_steps)
+    series = np.empty((n_series, n_steps))
+    for i in range(n_series):
+        waves = np.arange(1, 4)[:, np.newaxis]  # of a day; the phases are alike in all series
+        phase = np.array([[1.0], [2.5], [0.5]]) + rng.normal(0, 0.5, (3, 1))
+        size = rng.uniform(0.1, 0.4) * rng.uniform(0.3, 1, (3, 1)) / waves
+        shape = 1 + (size * np.cos(2 * np.pi * waves * hour / DAY - phase)).sum(axis=0)
+        weekend = (hour + rng.integers(WEEK)) % WEEK >= 5 * DAY
+        shape *= np.where(weekend, rng.uniform(0.6, 1.1), 1)
+        shape += rng.normal(0, 0.2) * hour / N_STEPS
+        for where in rng.integers(n_steps, size=rng.poisson(2)):
+            shape[where:] += rng.normal(0, 0.15)
+        noise = rng.uniform(0.02, 0.1) * rng.standard_t(5, n_steps)
+        for t in range(1, n_steps):
+            noise[t] += 0.5 * noise[t - 1]
+        series[i] = np.exp(rng.normal(3, 1.5)) * (shape + noise)
+    return series
+
+
+def absolute_scaled_errors(truth: np.ndarray, forecast: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Mean absolute scaled error of each series: over the error of the day before in what is known."""
+    scale = np.abs(known[:, DAY:] - known[:, :-DAY]).mean(axis=1)
+    return np.abs(truth - forecast).mean(axis=1) / scale
+
+
+def fit_and_follow(series: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
+    """Fit by defaults; return the seconds, and the forecasts of the days that follow, one after the other."""
+    from numbarnn import RNNForecaster
+
+    start = time.perf_counter()
+    forecaster = RNNForecaster(AHEAD, random_state=0, n_jobs=threads).fit(list(series[:, :N_STEPS]))
+    seconds = time.perf_counter() - start
+    days = []
+    for first in range(N_STEPS, series.shape[1], AHEAD):
+        days.append(np.stack(forecaster.predict()))
+        forecaster.update(list(series[:, first : first + AHEAD]))
+    return seconds, np.concatenate(days, axis=1)
+
+
+def measure_global(options: argparse.Namespace) -> dict[str, Any]:
+    """Compare one model of all series with a model for each and with the last day and week."""
+    series = hourly_series(options.series, N_STEPS + N_ORIGINS * AHEAD)
+    known, truth = series[:, :N_STEPS], series[:, N_STEPS:]
+    fit_and_follow(series[:1], options.threads)  # compiled code is read from its cache
+    sample = slice(0, options.sample)
+    seconds, forecast = fit_and_follow(series, options.threads)
+    errors = {"one model of all series": absolute_scaled_errors(truth, forecast, known)}
+    single = [fit_and_follow(series[i : i + 1], options.threads) for i in range(options.sample)]
+    forecast = np.concatenate([each for _, each in single])
+    errors["one model per series"] = absolute_scaled_errors(truth[sample], forecast, known[sample])
+    for name, lag in (("seasonal naive, last day", DAY), ("seasonal naive, last week", WEEK)):
+        # never later than an origin, since the horizon is a day
+        errors[name] = absolute_scaled_errors(truth, series[:, N_STEPS - lag : -lag], known)
+    spent = sum(each for each, _ in single)
+    extrapolated = spent / options.sample * options.series
+    times = {
+        "one model of all series": f"{seconds:.1f}",
+        "one model per series": f"{extrapolated:.0f}, extrapolated from {spent:.1f} of {options.sample}",
+    }
+    rows = []
+    for name, error in errors.items():
+        every = f"{error.mean():.3f}" if len(error) == options.series else ""
+        rows.append([name, times.get(name, ""), every, f"{error[sample].mean():.3f}"])
+    print(table(
+        [f"{options.series} hourly series of {N_STEPS}, the next {AHEAD}, {N_ORIGINS} origins",
+         "seconds to fit", "MASE, all series", f"MASE, the first {options.sample}"], rows,
+    ))  # fmt: skip
+    return {
+        "settings": {
+            "series": options.series, "steps": N_STEPS, "horizon": AHEAD, "origins": N_ORIGINS,
+            "season": DAY, "forecaster": "defaults", "threads": options.threads, "sample": options.sample,
+        },
+        "seconds": {"one model of all series": seconds, "one model per series, of the sample": spent,
+                    "one model per series, extrapolated to all": extrapolated},
+        "mase": {name: float(error.mean()) for name, error in errors.items() if len(error) > options.sample},
+        "mase_of_sample": {name: float(error[sample].mean()) for name, error in errors.items()},
+    }  # fmt: skip
+
+
+# ---- in a process of its own
+
+
+def peak_memory() -> int:
+    """Return the largest resident size of this process so far, in bytes."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        # of this program alone; what getrusage tells counts the one that started it too
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def alone(task: str, python: str = sys.executable, **settings: Any) -> dict[str, Any]:
+    """Do one of `TASKS` in a fresh process; it prints its answer on the last line."""
+    command = [python, "-W", "ignore", __file__, "--task", json.dumps({"task": task, **settings})]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+N_WINDOWS, WINDOW = 1_000_000, 336
+
+
+def fit_windows(n_windows: int, traced: bool, threads: int) -> dict[str, Any]:
+    """Fit an epoch by defaults on one series with so many windows in its training part; tell the memory."""
+    import tracemalloc
+
+    from numbarnn import RNNForecaster
+
+    horizon = WINDOW // 4  # the context is three times as long
+    forecaster = RNNForecaster(horizon, max_iter=1, random_state=0, n_jobs=threads)
+    # compiled code, and whatever is loaded at the first fit, is there before it is counted
+    forecaster.fit(np.random.default_rng(0).standard_normal(5000))
+    n_steps = int((n_windows + WINDOW - 1) / (1 - forecaster.validation_fraction)) + 1
+    hours = np.arange(n_steps)
+    y = np.sin(2 * np.pi * hours / DAY)
+    y += 0.1 * np.random.default_rng(0).standard_normal(n_steps)
+    del hours
+    if traced:
+        tracemalloc.start()
+    before = peak_memory()
+    start = time.perf_counter()
+    forecaster.fit(y)
+    found = {
+        "series": y.nbytes, "before": before, "peak": peak_memory(),
+        "seconds": time.perf_counter() - start, "window": forecaster.context_length_ + horizon,
+    }  # fmt: skip
+    if traced:
+        found["allocated"] = tracemalloc.get_traced_memory()[1]
+    return found
+
+
+def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the peak of a fit of a million windows, by the allocator and by the system."""
+    settings = {"n_windows": options.windows, "threads": options.threads}
+    resident, traced = (alone("fit_windows", traced=traced, **settings) for traced in (False, True))
+    mb = 1e6
+    size, limit = resident["series"] / mb, (1.5 * resident["series"] + 200e6) / mb
+    grown = (resident["peak"] - resident["before"] + resident["series"]) / mb
+    allocated = (traced["allocated"] + traced["series"]) / mb
+    print(table(
+        [f"peak memory, {options.windows:,} windows of {resident['window']} steps", "MB"],
+        [["the series", f"{size:.1f}"], ["limit: 1.5 times the series and 200 MB", f"{limit:.1f}"],
+         ["series and what fit allocates (tracemalloc)", f"{allocated:.1f}"],
+         ["series and growth of the resident size in fit", f"{grown:.1f}"],
+         ["resident size before fit, with the program", f"{resident['before'] / mb:.1f}"],
+         ["resident size, peak", f"{resident['peak'] / mb:.1f}"]],
+    ))  # fmt: skip
+    return {
+        "settings": {**settings, "window": resident["window"], "forecaster": "defaults, max_iter=1"},
+        "bytes": {
+            "series": resident["series"], "limit": 1.5 * resident["series"] + 200e6,
+            "allocated": traced["allocated"], "resident_before": resident["before"],
+            "resident_peak": resident["peak"],
+        },
+        "seconds": resident["seconds"],
+    }  # fmt: skip
+
+
+# ---- parts, options, results
+
+TASKS = {"fit_windows": fit_windows}
+PARTS = {"epoch": measure_epoch, "global": measure_global, "memory": measure_memory}
+
+
+def parse() -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
+    add("--data", help="a copy of ETTh1.csv")
+    add("--threads", type=int, default=2)
+    add("--epochs", type=int, default=8, help="epoch: of each fit (%(default)s)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], help="epoch: fits of both sides")
+    add("--series", type=int, default=N_SERIES, help="global: how many (%(default)s)")
+    add("--sample", type=int, default=10, help="global: how many are fitted one by one (%(default)s)")
+    add("--windows", type=int, default=N_WINDOWS, help="memory: how many (%(default)s)")
+    add("--output", default=str(Path(__file__).parent / "results" / "forecasters.json"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print and write."""
+    if sys.argv[1:2] == ["--task"]:
+        settings = json.loads(sys.argv[2])
+        print(json.dumps(TASKS[settings.pop("task")](**settings)))
+        return
+    options = parse()
+    from numbarnn.bench.report import describe_machine
+
+    path = Path(options.output)
+    for part in options.parts:
+        found = PARTS[part](options)
+        results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        results[part] = {"machine": describe_machine(), **found}
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, path)
+
+
+if __name__ == "__main__":
+    main()
