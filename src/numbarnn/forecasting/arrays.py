@@ -108,6 +108,8 @@ def read_arrays(
     # a single channel of one array is a view of it
     values = parts[0][:, 0] if len(parts) == 1 and C == 1 else np.concatenate([p.T.ravel() for p in parts])
     past, future, columns = _covariates(X, lengths, options, found.kind == "list")
+    if form is None and static is None and options.static:
+        raise ValueError(f"static was None; expected the static covariates {listed(options.static)}")
     static, labels, categories = read_static(static, len(parts), form)
     columns = columns._replace(static=labels) if form is None else form.columns
     data = SeriesSet(
@@ -166,26 +168,28 @@ def read_windows(context: Any, X: Any, form: Form) -> SeriesSet:
     return data
 
 
-def read_future_arrays(X: Any, data: SeriesSet, h: int, form: Form, skip: int = 0) -> np.ndarray:
+def read_future_arrays(
+    X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndarray = 0
+) -> np.ndarray:
     """Read known-future covariates of the next steps from arrays; see `series.read_future`."""
     past, future = form.columns.past, form.columns.future
     several = _is_list(X) or np.ndim(X) == 3
     parts = list(X) if several else [X]
     if len(parts) != data.n_series:
         raise ValueError(f"X has {len(parts)} arrays; expected {data.n_series}, one a series")
-    out = np.empty((len(parts), h, len(future)))
+    out, skips = np.empty((len(parts), h, len(future))), np.broadcast_to(skip, len(parts))
     for i, part in enumerate(parts):
         name = f"X[{i}]" if several else "X"
-        part = _series(name, part)
+        part, before = _series(name, part), int(skips[i])
         every = len(past) + len(future)
-        if len(part) != skip + h or part.shape[1] not in (len(future), every):
+        if len(part) != before + h or part.shape[1] not in (len(future), every):
             raise ValueError(
-                f"{name} had shape {part.shape}; expected ({skip + h}, {len(future)}): the covariates "
-                f"{listed(future)} of {'context and ' if skip else ''}the {h} steps forecast"
+                f"{name} had shape {part.shape}; expected ({before + h}, {len(future)}): the covariates "
+                f"{listed(future)} of {'context and ' if before else ''}the {h} steps forecast"
             )
         # all columns, or those that are known alone
         rank = np.argsort(np.argsort(np.array(future))) if part.shape[1] == len(future) else list(future)
-        out[i] = part[skip:, rank]
+        out[i] = part[before:, rank]
         if np.isnan(out[i]).any():
             raise ValueError(
                 f"{name} lacks {np.isnan(out[i]).sum()} of {out[i].size} values; expected the "

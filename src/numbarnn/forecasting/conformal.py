@@ -119,6 +119,7 @@ class Conformal:
         Parameters
         ----------
         row : int
+            -1: one without residuals. It takes those of all rows, and the answer is in units of its scale.
         levels : sequence of q floats
             In percent. A higher level has the wider interval, always.
         h : int
@@ -141,7 +142,7 @@ class Conformal:
         for k, level in enumerate(levels):
             # 1 - 0.95 has digits of rounding that would ask for one residual more
             alpha = round(1 - level / 100, 12)
-            moved = self._alpha(row, alpha) if self.method == "adaptive" else np.full(h, alpha)
+            moved = self._alpha(row, alpha) if self.method == "adaptive" and row >= 0 else np.full(h, alpha)
             for step in range(h):
                 values, scale = self._sample(row, step, alpha, level)
                 lower, upper = _ranks_of_bounds(len(values), moved[step])
@@ -184,6 +185,7 @@ class Conformal:
         Parameters
         ----------
         row : int
+            See `bounds`.
         n_paths, h : int
         rng : numpy.random.Generator
 
@@ -198,9 +200,9 @@ class Conformal:
             If there is no window without a missing truth.
         """
         self._check_steps(h)
-        windows, scale = self._recent(row), 1.0
+        windows, scale = (self._recent(row) if row >= 0 else self._all_rows()), 1.0
         windows = windows[np.isfinite(windows[:, :h]).all(axis=1)]
-        if len(windows) < ENOUGH_WINDOWS and len(self._history) > 1:
+        if row >= 0 and len(windows) < ENOUGH_WINDOWS and len(self._history) > 1:
             windows, scale = self._all_rows(), self._scales[row]
             windows = windows[np.isfinite(windows[:, :h]).all(axis=1)]
         if not len(windows):
@@ -224,14 +226,15 @@ class Conformal:
 
     def _sample(self, row, step, alpha, level):
         """Sorted residuals that stand for a step of a row, and their unit."""
-        own = self._recent(row)
-        few = np.isfinite(own[:, step]).sum() < 2 / alpha - ROUNDING
-        if not (few and len(self._history) > 1):
-            return _around(own, step, alpha, level), 1.0
+        if row >= 0:
+            own = self._recent(row)
+            few = np.isfinite(own[:, step]).sum() < 2 / alpha - ROUNDING
+            if not (few and len(self._history) > 1):
+                return _around(own, step, alpha, level), 1.0
         key = step, alpha
         if key not in self._shared:
             self._shared[key] = _around(self._all_rows(), step, alpha, level)
-        return self._shared[key], self._scales[row]
+        return self._shared[key], self._scales[row] if row >= 0 else 1.0
 
     def _alpha(self, row, alpha):
         """Alpha of each step, (H,), after all residuals of a row that came so far."""

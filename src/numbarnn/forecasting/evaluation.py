@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable
-from dataclasses import replace
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -21,12 +20,13 @@ from sklearn.utils.validation import check_is_fitted
 from . import metrics
 from .native import frame_of
 from .prediction import N_PATHS, NAME, Asked, bound_columns, by_series, check_levels, truth_of
-from .preparation import find_members, read_more, read_training
+from .preparation import find_members, read_more, read_training, with_static
 from .series import Form, SeriesSet, write
 
 __all__ = ["CrossValidation", "Evaluation"]
 
-MOST_WINDOWS = 1000  # that the importance of covariates is found on
+# windows that the importance of covariates is found on, and paths of each, of a likelihood
+MOST_WINDOWS, FEW_PATHS = 1000, 20
 
 
 class CrossValidation(NamedTuple):
@@ -200,7 +200,9 @@ class Evaluation:
         rows = np.repeat(each, counts)
         origins = np.concatenate([spans[i] for i in view.series_of(each)])
         point = self.model_.middle(
-            view.forecast(rows, origins, horizon, view.ahead(rows, origins, horizon), seed=self._seed)
+            view.forecast(
+                rows, origins, horizon, view.ahead(rows, origins, horizon), n_paths=N_PATHS, seed=self._seed
+            )
         )
         truth = truth_of(joined, view.rows_of(rows), origins, horizon)
         return float(measure(truth, point, self.naive_error_[view.rows_of(rows)][:, np.newaxis]))
@@ -236,8 +238,7 @@ class Evaluation:
         if not any(scales is not None for scales in model.covariates):
             raise ValueError("feature_importance needs covariates, and fit had none")
         members = find_members(self, data, "y")
-        if data.static is None and self.history_.static is not None:
-            data = replace(data, static=self.history_.static[members])
+        data = with_static(self, data, members)
         windows, kept, members = _windows(data, members, model.layout.context, horizon)
         model.network.n_jobs = self.n_jobs
         view = model.view(windows, members)
@@ -250,7 +251,8 @@ class Evaluation:
         naive = self.naive_error_[fit_rows][:, np.newaxis]
 
         def error(covariates):
-            values = view._replace(covariates=covariates).forecast(rows, origins, horizon, seed=self._seed)
+            mixed = view._replace(covariates=covariates)
+            values = mixed.forecast(rows, origins, horizon, n_paths=FEW_PATHS, seed=self._seed)
             return float(measure(truth, model.middle(values), naive))
 
         rng, n = np.random.default_rng(random_state), windows.n_series
@@ -384,7 +386,7 @@ def _write_folds(folds: _Folds) -> Any:
     data, (n_series, n) = folds.data, folds.cutoffs.shape
     shape = (n_series * n, *folds.truth.shape[2:])
     series, ends = np.repeat(np.arange(n_series), n), folds.cutoffs.ravel()
-    known = data.frequency.shift(data.starts[series], ends - 1)
+    known = ends if data.starts is None else data.frequency.shift(data.starts[series], ends - 1)
     columns = {
         "cutoff": np.broadcast_to(known[:, np.newaxis, np.newaxis], shape),
         folds.form.columns.target or "y": folds.truth.reshape(shape),

@@ -25,7 +25,7 @@ from .metrics import naive_error
 from .model import ForecastModel, View
 from .networks import DECODERS, Widths, make_network
 from .prediction import MOST_ORIGINS, Prediction, calibration_residuals
-from .preparation import find_members, held_out, make_layout, make_loss, read_more, read_training
+from .preparation import find_members, held_out, make_layout, make_loss, read_more, read_training, with_static
 from .scaling import CovariateScaler, Normalizer, Standardizer
 from .series import Form, SeriesSet
 from .windows import Sampled
@@ -414,6 +414,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
             return self
         data = read_more(self, y, X, "y")
         members = find_members(self, data, "y")
+        data = with_static(self, data, members)
         model, before = self.model_, self.model_.network.snapshot()
         optimizer, rng = copy.deepcopy((self._optimizer, self._rng))
         nothing = np.zeros(data.n_series, np.int64)

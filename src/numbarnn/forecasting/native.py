@@ -99,7 +99,7 @@ def columns_of(
             f"pip install 'numbarnn[dataframe]'"
         ) from error
     index_name = getattr(getattr(frame, "index", None), "name", None)
-    frame, index, series = _without_index(frame, time)
+    frame, index, series = _without_index(frame, time, name)
     names = list(frame.columns) if hasattr(frame, "iloc") else []  # pandas lets names be there twice
     if len(set(names)) < len(names):
         twice = next(key for key in names if names.count(key) > 1)
@@ -122,9 +122,11 @@ def columns_of(
     return columns, backend
 
 
-def _without_index(frame, time):
+def _without_index(frame, time, name):
     """Make an index of times a column; also whether there was one, and whether this was a Series."""
     kind = type(getattr(frame, "index", None)).__name__
+    if kind == "MultiIndex":
+        raise ValueError(f"{name} has a MultiIndex; expected columns, as reset_index() makes them")
     series = hasattr(frame, "to_frame") and not hasattr(type(frame), "columns")
     if kind not in ("DatetimeIndex", "PeriodIndex") or (not series and time in frame.columns):
         return frame, None, False

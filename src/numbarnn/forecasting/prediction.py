@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
+from .arrays import numbers
 from .conformal import Conformal
 from .model import View
-from .preparation import calendar_ahead, find_members, with_calendar
+from .preparation import calendar_ahead, find_members, with_calendar, with_static
 from .series import Form, SeriesSet, context_form, read_contexts, read_future, write
 
 __all__ = ["Forecast", "Prediction", "calibration_residuals", "truth_of", "window_residuals"]
@@ -86,7 +87,8 @@ class Prediction:
         context : array-like or frame, default=None
             Histories to go on from, in the units of `y`: one of shape (n_timesteps,) or (n_timesteps,
             n_channels), or many at once of shape (n_windows, n_timesteps, n_channels); or a frame like `y`.
-            What is older than `context_length_` is not looked at. None goes on from the end of the data seen.
+            What is older than `context_length_` is not looked at, but for a value that is missing at its very
+            beginning. None goes on from the end of the data seen.
 
         Returns
         -------
@@ -138,7 +140,7 @@ class Prediction:
             See `predict`.
         """
         asked = self._ask(h, X, context)
-        wanted = np.atleast_1d(np.asarray(quantiles, np.float64))
+        wanted = np.atleast_1d(numbers("quantiles", quantiles))
         if wanted.ndim != 1 or not wanted.size or not ((wanted > 0) & (wanted < 1)).all():
             raise ValueError(f"quantiles was {quantiles!r}; expected numbers between 0 and 1")
         found = by_series(asked, self._quantiles(asked, self._values(asked), wanted))
@@ -189,9 +191,9 @@ of those; or long frame
             conformal, rng = self._calibrated(asked.h, whole=True), np.random.default_rng(seed)
             point = self.model_.middle(values)
             values = np.repeat(point[..., np.newaxis], n_paths, axis=-1)
-            for i, rows in enumerate(self._fit_rows(asked)):
+            for i, (rows, units) in enumerate(zip(*self._fit_rows(asked), strict=True)):
                 for c, row in enumerate(rows):
-                    values[i, :, c] += conformal.paths(row, n_paths, asked.h, rng).T
+                    values[i, :, c] += conformal.paths(row, n_paths, asked.h, rng).T * units[c]
         return write_paths(asked, by_series(asked, values))
 
     def make_future(self, h: int | None = None) -> Any:
@@ -213,8 +215,8 @@ of those; or long frame
             If the data have no times.
         """
         check_is_fitted(self)
-        if not self._form.is_frame:
-            raise ValueError("make_future needs times, and y was no data frame; X is an array of h rows here")
+        if self.history_.starts is None:
+            raise ValueError("make_future needs times, and y had none; X is an array of h rows here")
         return write(self._form, self.history_, self._steps(h), {})
 
     # ---- what is asked, and the numbers
@@ -236,8 +238,8 @@ of those; or long frame
             form = context_form(context, self._form)
             data = read_contexts(context, X, self.n_features_in_, self._form)
             members = self._members(data, form)
-            future = read_future(X, data, h, form, int(data.lengths[0]))
-            data = with_calendar(data, self._calendar)
+            future = read_future(X, data, h, form, data.lengths)
+            data = with_static(self, with_calendar(data, self._calendar), members)
         future = calendar_ahead(data, future, h, self._calendar)
         self.model_.network.n_jobs = self.n_jobs
         view = self.model_.view(data, members)
@@ -263,10 +265,13 @@ of those; or long frame
         return asked.view.forecast(asked.rows, asked.origins, asked.h, asked.ahead, n_paths, seed)
 
     def _fit_rows(self, asked):
-        """Rows of `fit` that windows belong to, (n, C)."""
+        """Rows of `fit` that windows belong to, -1 for new ones, and units of their errors: (n, C) each."""
         rows = asked.view.rows_of(asked.rows)
         n_channels = asked.view.data.n_channels
-        return n_channels * asked.members[rows // n_channels] + rows % n_channels
+        members = asked.members[rows // n_channels]
+        known = n_channels * members + rows % n_channels
+        new = members < 0
+        return np.where(new, -1, known), np.where(new, asked.view.standardizer.scale[rows], 1.0)
 
     def _bounds(self, asked, values, levels):
         """Lower and upper bounds, (n, h, C, q) each, around the forecast."""
@@ -278,11 +283,11 @@ of those; or long frame
         conformal = self._calibrated(asked.h)
         lower, upper = np.empty((2, *point.shape, len(levels)))
         known: dict[int, tuple] = {}
-        for i, rows in enumerate(self._fit_rows(asked)):
+        for i, (rows, units) in enumerate(zip(*self._fit_rows(asked), strict=True)):
             for c, row in enumerate(rows):
                 if row not in known:
-                    known[row] = conformal.bounds(max(row, 0), levels, asked.h)
-                low, high = known[row]
+                    known[row] = conformal.bounds(row, levels, asked.h)
+                low, high = (bound * units[c] for bound in known[row])
                 lower[i, :, c] = point[i, :, c, np.newaxis] + np.minimum(low, 0)
                 upper[i, :, c] = point[i, :, c, np.newaxis] + np.maximum(high, 0)
         return lower, upper
@@ -344,7 +349,7 @@ of those; or long frame
 
 def check_levels(level: ArrayLike) -> np.ndarray:
     """Return levels as an array of shape (q,)."""
-    levels = np.atleast_1d(np.asarray(level, np.float64))
+    levels = np.atleast_1d(numbers("level", level))
     if levels.ndim != 1 or not levels.size or not ((levels > 0) & (levels < 100)).all():
         raise ValueError(f"level was {level!r}; expected numbers between 0 and 100")
     return levels

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -15,8 +16,10 @@ import numpy as np
 from numbarnn.losses import LOSSES, Loss
 
 from . import calendar
+from .arrays import numbers
 from .likelihoods import LIKELIHOODS
 from .series import Columns, Form, SeriesSet, read
+from .sets import listed
 from .windows import Layout
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "read_more",
     "read_training",
     "with_calendar",
+    "with_static",
 ]
 
 QUANTILES = (0.025, 0.1, 0.5, 0.9, 0.975)
@@ -87,6 +91,19 @@ def find_members(forecaster: Any, data: SeriesSet, name: str, new: bool = False)
         hint = ", or set series_embedding=None before fit" if new else ""
         raise ValueError(f"{name} has the id {key!r}, which was not in fit; known are {known}{hint}")
     return members
+
+
+def with_static(forecaster: Any, data: SeriesSet, members: np.ndarray) -> SeriesSet:
+    """Return `data` with the static covariates that `members` had in `fit`, if they bring none."""
+    known = forecaster.history_.static
+    if known is None or data.static is not None:
+        return data
+    if (members < 0).any():
+        raise ValueError(
+            f"the id {data.ids[int(np.argmin(members))]!r} was not in fit and has no static covariates; "
+            f"expected {listed(forecaster.history_.names.static)}"
+        )
+    return replace(data, static=known[members])
 
 
 def _split(X, y):
@@ -219,7 +236,7 @@ def make_loss(forecaster: Any) -> Loss:
                 "loss='quantile' was given with decoder='recursive'; expected a likelihood such as "
                 "loss='student_t', or another decoder"
             )
-        levels = np.unique(QUANTILES if quantiles is None else np.asarray(quantiles, np.float64))
+        levels = np.unique(numbers("quantiles", QUANTILES if quantiles is None else quantiles))
         if not levels.size or not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"quantiles was {quantiles!r}; expected numbers between 0 and 1")
         return LOSSES[name](level=tuple(np.union1d(levels, 0.5).tolist()))

@@ -85,7 +85,14 @@ def read(
         if form.is_frame != is_frame(y):
             raise ValueError(f"{name} was a {type(y).__name__}; expected a {form.kind} of data, as in fit")
         options = form.columns
+        _check_wanted(X, form)
     return read_any(y, X, static, options, name, form)
+
+
+def _check_wanted(X, form):
+    """Raise a ValueError for covariates where fit had none."""
+    if X is not None and not (form.columns.past or form.columns.future):
+        raise ValueError("X was given, but fit had neither past nor known-future covariates; expected None")
 
 
 def read_contexts(context: Any, X: Any, n_channels: int, form: Form) -> SeriesSet:
@@ -131,7 +138,7 @@ def context_form(context: Any, form: Form) -> Form:
     return form_of(context)._replace(columns=form.columns)
 
 
-def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int = 0) -> np.ndarray | None:
+def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndarray = 0) -> np.ndarray | None:
     """Read known-future covariates of the `h` steps that follow each series.
 
     Parameters
@@ -142,7 +149,7 @@ def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int = 0) -> n
     h : int
     form : Form
         ``form.columns.future`` are the names; those of the calendar are not among them.
-    skip : int, default=0
+    skip : int or ndarray of int of shape (n_series,), default=0
         Rows of an array in front of those steps (the context's). Frames are aligned by id and time.
 
     Returns
@@ -156,6 +163,7 @@ def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int = 0) -> n
         If rows or values are missing; the message names the first.
     """
     if not form.columns.future:
+        _check_wanted(X, form)
         return None
     if X is None:
         raise ValueError(
