@@ -125,4 +125,5 @@ class RNNForecasterSktime(BaseForecaster):
         return [
             {"forecaster": RNNForecaster(decoder="recursive", loss="gaussian", **tiny)},
             {"forecaster": RNNForecaster(decoder="recursive", loss="student_t", context_length=3, **tiny)},
+            {"forecaster": RNNForecaster(quantiles=(0.01, 0.05, 0.25, 0.75, 0.95, 0.99), **tiny)},
         ]
