@@ -31,6 +31,8 @@ def fake_row(case, threads, peer="torch", ratio=2.0):
         "peer_seconds": summary(ratio * 1e-3),
         "ratio": summary(ratio),
         "difference": 0.0,
+        "gflop": 1.0,
+        "numpy_gflop_per_second": 100.0,
     }
 
 

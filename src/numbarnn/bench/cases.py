@@ -55,6 +55,16 @@ class Case(NamedTuple):
         return f"{self.kind}{'+dX' if self.input_gradient else ''} {self.cell}"
 
     @property
+    def flops(self) -> int:
+        """Floating-point operations of the products alone: of one call, of one epoch for "fit"."""
+        sums = 2 * self.batch * self.steps * GATES[self.cell] * self.hidden
+        forward = sums * (self.inputs + self.hidden)
+        if self.kind in ("forward", "step"):
+            return forward
+        step = 2 * forward + sums * (self.hidden + self.inputs * self.input_gradient)
+        return step * self.n_windows // self.batch if self.kind == "fit" else step
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         """(batch, steps, inputs, hidden)."""
         return self.batch, self.steps, self.inputs, self.hidden

@@ -9,6 +9,7 @@ import time
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from .cases import Case, Job, our_job
 from .peers import PEERS
@@ -137,8 +138,8 @@ def compare(case: Case, threads: int, peer: str, contender: Local | Remote, effo
     Returns
     -------
     dict
-        The case, seconds of both sides and ratio peer / ours as median, min and max over rounds, and the
-        largest difference of results.
+        The case, seconds of both sides and ratio peer / ours as median, min and max over rounds, the largest
+        difference of results, the operations of the case's products, and how many of them a second NumPy does.
 
     Raises
     ------
@@ -158,7 +159,29 @@ def compare(case: Case, threads: int, peer: str, contender: Local | Remote, effo
         "peer_seconds": _summary([theirs for _, theirs in pairs]),
         "ratio": _summary([theirs / ours for ours, theirs in pairs]),
         "difference": difference,
+        "gflop": case.flops / 1e9,
+        "numpy_gflop_per_second": measure_products(threads),
     }
+
+
+def measure_products(threads: int, size: int = 1024) -> float:
+    """Return the GFLOP/s of NumPy's product of two large float32 matrices, the best of several.
+
+    What a library tuned for this processor reaches without anything but products: a bound for every case.
+
+    Examples
+    --------
+    >>> measure_products(1, size=64) > 0
+    True
+    """
+    a = np.ones((size, size), np.float32)
+    seconds = []
+    with threadpool_limits(threads, "blas"):
+        for _ in range(6):
+            start = time.perf_counter()
+            a @ a
+            seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds) / 1e9
 
 
 def check_results(case: Case, ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> float:
