@@ -139,7 +139,7 @@ def compare(case: Case, threads: int, peer: str, contender: Local | Remote, effo
     -------
     dict
         The case, seconds of both sides and ratio peer / ours as median, min and max over rounds, the largest
-        difference of results, the operations of the case's products, and how many of them a second NumPy does.
+        difference of results, the operations of the case's products, and how many a second NumPy does.
 
     Raises
     ------
