@@ -10,7 +10,7 @@ import pytest
 import numbarnn
 
 FOLDER = Path(__file__).parent.parent / "examples"
-PICTURES = {"forecaster.py": 2, "vanishing_gradients.py": 1}
+PICTURES = {"forecaster.py": 2, "many_series.py": 1, "vanishing_gradients.py": 1}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.py")))
