@@ -167,6 +167,9 @@ class Evaluation:
     def score(self, y: Any, X: Any = None, *, metric: str = "mase") -> float:
         """Error on data that follow those seen, forecast one horizon after the other; lower is better.
 
+        scikit-learn's searches want the opposite: give them ``scoring=lambda f, y, _=None: -f.score(y)``, and
+        `TimeSeriesSplit`.
+
         Parameters
         ----------
         y : as in `fit`
@@ -179,6 +182,7 @@ class Evaluation:
         Returns
         -------
         float
+            NaN where no series has a scale or a truth.
 
         Raises
         ------
@@ -339,9 +343,12 @@ class Evaluation:
         view, n = self.model_.view(data), cutoffs.shape[1]
         rows = np.arange(view.n_samples)
         origins = cutoffs[view.series_of(rows)].T  # [n, n_samples]
-        values = view.forecast(np.tile(rows, n), origins.ravel(), h, n_paths=N_PATHS, seed=self._seed)
+        if self.model_.samples:  # as `predict` draws them: other origins would take a part of the numbers
+            parts = [view.forecast(rows, each, h, n_paths=N_PATHS, seed=self._seed) for each in origins]
+        else:
+            parts = np.split(view.forecast(np.tile(rows, n), origins.ravel(), h), n)
         point, lower, upper = [], [], []
-        for k, part in enumerate(np.split(values, n)):
+        for k, part in enumerate(parts):
             asked = Asked(view, rows, origins[k], h, None, np.arange(data.n_series), self._form)
             point.append(by_series(asked, self.model_.middle(part)))
             if levels is None:

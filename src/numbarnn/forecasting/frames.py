@@ -31,6 +31,8 @@ def read_frame(
     """
     local = None if form is None else form.backend.local
     columns, backend = columns_of(y, options.time or "ds", name, local)
+    if form is not None:
+        _check_zone(name, backend, form.backend)
     if not columns or not len(next(iter(columns.values()))):
         raise ValueError(f"{name} has no {'rows' if columns else 'columns'}; expected at least one time step")
     options = options._replace(time=backend.time, past=tuple(options.past), future=tuple(options.future))
@@ -59,11 +61,21 @@ def read_frame(
     return data, Form(kind, 2, options, backend, categories)
 
 
+def _check_zone(name, backend, known):
+    """Raise a ValueError if only one of two frames has times of a zone, or days of another one."""
+    zone, other = backend.time_zone, known.time_zone
+    if backend.time is None or zone == other or (zone and other and not known.local):
+        return
+    here, there = (f"the zone {each}" if each else "no zone" for each in (zone, other))
+    raise ValueError(f"the times {backend.time!r} of {name} have {here}; expected {there}, as y in fit")
+
+
 def _covariate_frame(X, options, backend):
     """Columns of X."""
     if not is_frame(X):
         raise TypeError(f"X was a {type(X).__name__}; expected a frame with the times of y, as y is one")
     columns, other = columns_of(X, options.time or "ds", "X", backend.local)
+    _check_zone("X", other, backend)
     if options.time is not None and other.time is None:
         raise ValueError(
             f"X has the columns {listed(tuple(columns))}; expected the times {options.time!r} too"
@@ -98,6 +110,11 @@ def _roles(columns, X, options, backend, name, form):
                     f"{covariates}_covariates names the column {column!r}; y has "
                     f"{listed(tuple(columns))}, X has {listed(given) or 'none'}"
                 )
+    roles = [options.id, options.time, *options.past, *options.future, *options.static]
+    roles += [options.target] if kind == "long" else []
+    if twice := next((c for c in roles if c is not None and roles.count(c) > 1), None):
+        raise ValueError(f"the column {twice!r} was named twice; expected it to be one of id, time, target "
+                         "and past, known-future or static covariate")  # fmt: skip
     named = {options.id, options.time, *options.past, *options.future, *options.static}
     if kind == "wide":
         return options, kind, tuple(c for c in columns if c not in named)
@@ -141,11 +158,9 @@ def _place(columns, targets, options, name, kind):
     offsets = offsets_of(lengths)
     values = np.full(len(targets) * offsets[-1], np.nan)
     for c, target in enumerate(targets):  # several only of one series
-        hint = (
-            f"numbers (time_col={target!r} makes it the time)"
-            if columns[target].dtype.kind == "M"
-            else "numbers"
-        )
+        hint, other = "numbers", columns[target].dtype.kind
+        if kind == "wide" and other in "MOUT":
+            hint += f" (time_col={target!r} makes it the time" + (")" if other == "M" else ", id_col the id)")
         column = numbers(f"the column {target!r} of {name}", columns[target], hint)
         values[position + c * offsets[-1]] = column if rows is None else column[rows]
     data = SeriesSet(values, offsets, len(targets), ids, targets, starts, frequency)

@@ -80,7 +80,8 @@ class Prediction:
             were observed, one horizon at a time, and errors add up.
         X : array-like or frame, default=None
             Known-future covariates of the next `h` steps: (h, n_future), a list of those, or a frame with id
-            and time, as `make_future` gives it. With `context` those of the context stand in front.
+            and time, as `make_future` gives it. With `context` those of the context stand in front. If `h` is
+            below the horizon, they are taken to stay as they last are.
         level : float or sequence of float, default=None
             Intervals in percent, such as ``[80, 95]``. A number is the same as a list of it, but bounds that
             are arrays then have the shape of the forecast, without an axis of levels.
@@ -286,7 +287,10 @@ of those; or long frame
         for i, (rows, units) in enumerate(zip(*self._fit_rows(asked), strict=True)):
             for c, row in enumerate(rows):
                 if row not in known:
-                    known[row] = conformal.bounds(row, levels, asked.h)
+                    known[row] = np.stack(conformal.bounds(row, levels, asked.h))
+                    if asked.h > self.horizon_:  # the first steps have the bounds that they have alone
+                        own = self.conformal_.bounds(row, levels, self.horizon_)
+                        known[row][:, : self.horizon_] = own
                 low, high = (bound * units[c] for bound in known[row])
                 lower[i, :, c] = point[i, :, c, np.newaxis] + np.minimum(low, 0)
                 upper[i, :, c] = point[i, :, c, np.newaxis] + np.maximum(high, 0)
@@ -350,8 +354,8 @@ of those; or long frame
 def check_levels(level: ArrayLike) -> np.ndarray:
     """Return levels as an array of shape (q,)."""
     levels = np.atleast_1d(numbers("level", level))
-    if levels.ndim != 1 or not levels.size or not ((levels > 0) & (levels < 100)).all():
-        raise ValueError(f"level was {level!r}; expected numbers between 0 and 100")
+    if levels.ndim != 1 or not levels.size or not ((levels >= 1) & (levels < 100)).all():
+        raise ValueError(f"level was {level!r}; expected numbers between 0 and 100: percent, from 1")
     return levels
 
 

@@ -72,6 +72,7 @@ def read_training(
 def read_more(forecaster: Any, y: Any, X: Any, name: str) -> SeriesSet:
     """Read data that have the form of those in `fit`."""
     data, _ = read(y, X, None, name=name, form=forecaster._form)
+    forecaster.history_.check_channels(data, name)
     return with_calendar(data, forecaster._calendar)
 
 

@@ -265,7 +265,8 @@ class SeriesSet:
         values = join(self.values, new.values, joined.row_starts, lengths, np.repeat(new.lengths, C), rows)
         return replace(joined, values=values, **timed)
 
-    def _check_next(self, new, names):
+    def check_channels(self, new: SeriesSet, names: str) -> None:
+        """Raise a ValueError unless `new`, which messages call `names`, has these channels."""
         if new.n_channels != self.n_channels:
             raise ValueError(f"{names} has {new.n_channels} channels; expected {self.n_channels}, as in fit")
         if self.channels != new.channels:
@@ -273,6 +274,9 @@ class SeriesSet:
                 f"{names} has the channels {listed(new.channels)}; expected "
                 f"{listed(self.channels)} in this order, as in fit"
             )
+
+    def _check_next(self, new, names):
+        self.check_channels(new, names)
         known = set(self.ids)
         for key in new.ids:
             if key not in known:

@@ -1,0 +1,420 @@
+"""What RNNForecaster promises: every method, every form of data, every combination of parameters.
+
+The same data in any form give the same numbers, bit for bit; what is not known yet changes nothing;
+what does not go together, or was not asked for, is said before anything is trained.
+"""
+
+import copy
+import itertools
+import pickle
+
+import joblib
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, TimeSeriesSplit
+
+from numbarnn import RNNForecaster
+from numbarnn.forecasting import CrossValidation
+
+N = 180
+DAYS = np.datetime64("2024-01-01", "us") + np.arange(260) * np.timedelta64(1, "D")
+LIBRARIES = {
+    "dict": dict,
+    "pandas": pd.DataFrame,
+    "polars": lambda columns: pl.DataFrame(
+        {key: values.tolist() if values.dtype == object else values for key, values in columns.items()}
+    ),
+}
+
+
+def quick(horizon=4, context_length=12, **options):
+    """Return a forecaster that is fitted in a moment; the season does not hang on there being times."""
+    given = {"max_iter": 2, "n_jobs": 1, "random_state": 0, "hidden_size": 8, "season_length": 1} | options
+    return RNNForecaster(horizon, context_length, **given)
+
+
+def waves(n_timesteps=260):
+    """Two noisy sines of different periods and levels."""
+    t, periods = np.arange(n_timesteps)[:, np.newaxis], np.array([12, 17])
+    noise = np.random.default_rng(0).standard_normal((n_timesteps, 2))
+    return 3 * periods + np.sin(2 * np.pi * t / periods) + 0.1 * noise
+
+
+Y, X = waves(), np.random.default_rng(1).standard_normal((260, 2))
+
+
+class Data:
+    """The steps `first` to `last` of two series, in one form, with a past and a future covariate."""
+
+    def __init__(self, kind, library=None):
+        self.kind, self.table = kind, LIBRARIES.get(library)
+        self.index = library == "index"
+        names = (["p"], ["f"]) if self.is_frame else ([0], [1])
+        self.options = dict(zip(("past_covariates", "future_covariates"), names, strict=True))
+
+    @property
+    def is_frame(self):
+        return self.kind in ("long", "wide")
+
+    def frame(self, columns):
+        return pd.DataFrame(columns).set_index("ds") if self.index else self.table(columns)
+
+    def steps(self, first, last):
+        """y and X of `fit`."""
+        rows = slice(first, last)
+        y, x = Y[rows], X[rows]
+        if self.kind == "array":
+            return y, x
+        if self.kind == "list":
+            return [y[:, 0], y[:, 1]], [x, x]
+        if self.kind == "wide":
+            columns = {"ds": DAYS[rows], "a": y[:, 0], "b": y[:, 1], "p": x[:, 0], "f": x[:, 1]}
+        else:
+            ids = np.repeat(np.array(["b", "a"], object), len(y))
+            columns = {"unique_id": ids, "ds": np.tile(DAYS[rows], 2), "y": y.T.ravel(),
+                       "p": np.tile(x[:, 0], 2), "f": np.tile(x[:, 1], 2)}  # fmt: skip
+        return self.frame(columns), None
+
+    def ahead(self, first, last, origin=None):
+        """X of `predict`; arrays with a context begin with that."""
+        if not self.is_frame:
+            x = X[first:last] if origin is None else X[origin:last]
+            return x if self.kind == "array" else [x, x]
+        n, columns = last - first, {}
+        if self.kind == "long":
+            columns["unique_id"] = np.repeat(np.array(["a", "b"], object), n)
+        columns["ds"] = np.tile(DAYS[first:last], 2 if columns else 1)
+        columns["f"] = np.tile(X[first:last, 1], 2 if self.kind == "long" else 1)
+        return self.frame(columns)
+
+    def static(self):
+        if self.kind == "long":
+            return self.frame({"unique_id": np.array(["a", "b"], object), "size": np.array([2.0, 1.0])})
+        return None if self.kind == "wide" else [[1.0]] if self.kind == "array" else [[1.0], [2.0]]
+
+    def fit(self, **options):
+        # a wide frame is one series, which has no use for a static covariate
+        static = self.static() if self.kind in ("list", "long") else None
+        return quick(**self.options, **options).fit(*self.steps(0, N), static=static)
+
+
+METHODS = {
+    "fewer steps": lambda f, d: f.predict(2, X=d.ahead(N, N + 2)),
+    "more steps, levels": lambda f, d: f.predict(6, X=d.ahead(N, N + 6), level=[50, 80]),
+    "context": lambda f, d: f.predict(X=d.ahead(120, 124, 100), context=d.steps(100, 120)[0])
+    if not d.is_frame
+    else f.predict(X=d.ahead(120, 124), context=d.steps(100, 120)[0]),
+    "predict_quantiles": lambda f, d: f.predict_quantiles([0.2, 0.5, 0.7], X=d.ahead(N, N + 4)),
+    "sample_paths": lambda f, d: f.sample_paths(3, X=d.ahead(N, N + 4)),
+    "update": lambda f, d: f.update(*d.steps(N, N + 9)).predict(X=d.ahead(N + 9, N + 13), level=[50]),
+    "partial_fit": lambda f, d: f.partial_fit(*d.steps(N, N + 20)).predict(X=d.ahead(N + 20, N + 24)),
+    "score": lambda f, d: f.score(*d.steps(N, N + 10)),
+    "feature_importance": lambda f, d: f.feature_importance(*d.steps(0, N), n_repeats=1, random_state=0),
+    "cross_validation": lambda f, d: clone(f).cross_validation(*d.steps(0, N), n_windows=2, level=[80]),
+    "backtest": lambda f, d: clone(f).backtest(*d.steps(0, N), n_windows=2, level=[80]),
+    "validation": lambda f, d: clone(f).fit(*beside(d), validation=d.steps(150, N)[0]).predict(
+        X=d.ahead(N, N + 4)
+    ),
+}  # fmt: skip
+
+
+def beside(data):
+    """y before the data to validate on; covariates in arrays are of both."""
+    return data.steps(0, 150)[0], data.steps(0, N)[1]
+
+
+def numbers_of(answer):
+    """All numbers of an answer that were reckoned, sorted."""
+    if isinstance(answer, CrossValidation):
+        answer = answer[2:]
+    if isinstance(answer, pd.Series | pd.DataFrame | pl.DataFrame | dict):
+        left_out = ("unique_id", "ds", "cutoff", "y", "sample", "step", "covariate")
+        answer = [np.asarray(answer[key]) for key in list(answer) if key not in left_out] \
+            if isinstance(answer, dict) else \
+            [answer[key].to_numpy() for key in answer.columns if key not in left_out]  # fmt: skip
+    if isinstance(answer, list | tuple):
+        return np.sort(np.concatenate([numbers_of(part) for part in answer]))
+    return np.sort(np.ravel(answer))
+
+
+FORMS = [("list", form) for form in (("long", "dict"), ("long", "pandas"), ("long", "polars"))]
+FORMS += [("array", ("wide", library)) for library in ("dict", "pandas", "polars", "index")]
+KNOWN = {}
+
+
+def reference(kind, options):
+    """The fitted forecaster and the numbers of all methods, of arrays."""
+    key = kind, tuple(options)
+    if key not in KNOWN:
+        data = Data(kind)
+        fitted = data.fit(**options)
+        KNOWN[key] = {name: numbers_of(call(copy.deepcopy(fitted), data)) for name, call in METHODS.items()}
+    return KNOWN[key]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"decoder": "recursive", "loss": "gaussian"}], ids=["point", "paths"]
+)
+@pytest.mark.parametrize(("arrays", "form"), FORMS, ids=lambda form: "-".join(form))
+def test_every_method_gives_the_same_numbers_in_every_form(arrays, form, options):
+    data, expected = Data(*form), reference(arrays, options)
+    fitted = data.fit(**options)
+    for name, call in METHODS.items():
+        found = numbers_of(call(copy.deepcopy(fitted), data))
+        np.testing.assert_array_equal(found, expected[name], err_msg=name)
+        assert len(found) and np.isfinite(found).all(), name
+
+
+POINTS = ["squared_error", "absolute_error", "huber"]
+LIKELIHOODS = ["gaussian", "student_t", "negative_binomial"]
+ALLOWED = {"segment": [*POINTS, "quantile"], "direct": [*POINTS, "quantile"],
+           "recursive": [*POINTS, *LIKELIHOODS]}  # fmt: skip
+PAIRS = list(itertools.product(ALLOWED, [*POINTS, "quantile", *LIKELIHOODS]))
+
+
+class TestCombinations:
+    @pytest.mark.parametrize(("decoder", "loss"), [pair for pair in PAIRS if pair[1] in ALLOWED[pair[0]]])
+    def test_what_goes_together(self, decoder, loss):
+        y, x = (np.round(Y[:80]) if loss == "negative_binomial" else Y[:80]), X[:86]
+        choices = itertools.product(["last", "window", "standard", None], ["independent", "joint"], [0, 1])
+        for normalize, multivariate, covariates in choices:
+            options = {"past_covariates": [0]} if covariates else {}
+            forecaster = quick(
+                decoder=decoder, loss=loss, normalize=normalize, multivariate=multivariate, **options
+            ).fit(y, x[:80] if covariates else None, static=[[1.0]] if covariates else None)
+
+            def ahead(first, last, used=covariates):
+                return x[first:last] if used else None
+
+            more = forecaster.predict(6, X=ahead(80, 86), level=[50])
+            assert all(np.isfinite(part).all() for part in more)
+            assert (more.lower[..., 0] <= more.forecast).all() and (more.forecast <= more.upper[..., 0]).all()
+            assert forecaster.sample_paths(3, X=ahead(80, 84)).shape == (3, 4, 2)
+            context = y[50:80]
+            windows = np.stack([ahead(50, 84)] * 2) if covariates else None
+            one = forecaster.predict(X=ahead(50, 84), context=context)
+            both = forecaster.predict(X=windows, context=np.stack([context, context]))
+            assert one.shape == (4, 2) and both.shape == (2, 4, 2)
+            np.testing.assert_array_equal(one, forecaster.predict(X=ahead(80, 84)))
+
+    @pytest.mark.parametrize(("decoder", "loss"), [pair for pair in PAIRS if pair[1] not in ALLOWED[pair[0]]])
+    def test_what_does_not_is_said_before_training(self, decoder, loss):
+        events = []
+        with pytest.raises(ValueError, match=f"loss='{loss}' was given with decoder='{decoder}'; expected"):
+            quick(decoder=decoder, loss=loss, callbacks=events.append).fit(Y)
+        assert not events
+
+    @pytest.mark.parametrize("options", [{}, {"decoder": "direct"}, {"decoder": "recursive"},
+                                         {"decoder": "recursive", "loss": "student_t"},
+                                         {"quantiles": [0.1, 0.9]}, {"dtype": "float64"},
+                                         {"num_layers": 2, "multivariate": "joint"}])  # fmt: skip
+    def test_the_same_bits_again(self, options, tmp_path):
+        fitted = quick(**options).fit(Y[:N])
+        expected = numbers_of(fitted.predict(9, level=[50]))
+        joblib.dump(fitted, tmp_path / "forecaster")
+        again = [
+            quick(**options).fit(Y[:N]), quick(n_jobs=2, **options).fit(Y[:N]), clone(fitted).fit(Y[:N]),
+            pickle.loads(pickle.dumps(fitted)), joblib.load(tmp_path / "forecaster"),
+        ]  # fmt: skip
+        later = numbers_of(fitted.partial_fit(Y[:100]).update(Y[100:110]).predict(level=[50]))
+        for other in again:
+            np.testing.assert_array_equal(numbers_of(other.predict(9, level=[50])), expected)
+            other.partial_fit(Y[:100]).update(Y[100:110])
+            np.testing.assert_array_equal(numbers_of(other.predict(level=[50])), later)
+
+
+def gaps():
+    """Y with gaps: inside, at the beginning, over a whole context, at an origin."""
+    y = Y[:N].copy()
+    y[20:40, 0] = y[:30, 1] = y[120:135] = y[170, 0] = np.nan
+    return y
+
+
+KINDS = [{}, {"decoder": "recursive", "loss": "student_t"}, {"multivariate": "joint", "normalize": "window"},
+         {"decoder": "direct", "quantiles": [0.25, 0.75]}]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", KINDS)
+class TestTime:
+    """Past covariate 0, known-future covariate 1."""
+
+    @pytest.mark.parametrize("refit", [False, 2])
+    def test_what_is_not_known_yet_changes_nothing(self, options, refit):
+        origin, before = 168, gaps()
+        after, x = before.copy(), X[:N].copy()
+        after[origin:] = 3 * after[origin:] - 70
+        x[origin:, 0] += 100
+        x[origin + 4 :, 1] -= 50
+        one, other = (
+            quick(past_covariates=[0], **options).cross_validation(
+                *data, n_windows=5, step_size=3, level=[50], refit=refit
+            )
+            for data in ((before, X[:N]), (after, x))
+        )
+        seen = one.cutoff <= origin
+        assert seen.tolist() == [True, True, False, False, False]
+        for a, b in zip(one[2:], other[2:], strict=True):
+            np.testing.assert_array_equal(a[seen], b[seen])
+            assert np.isfinite(a).all() and (a[~seen] != b[~seen]).any()
+
+    def test_cross_validation_is_fit_update_and_predict(self, options):
+        found = quick(**options).cross_validation(gaps(), n_windows=3, step_size=5, level=[50])
+        by_hand = quick(**options).fit(gaps()[: found.cutoff[0]])
+        for k, cutoff in enumerate(found.cutoff):
+            if k:
+                by_hand.update(gaps()[found.cutoff[k - 1] : cutoff])
+            for ours, theirs in zip(by_hand.predict(level=[50]), found[2:], strict=True):
+                np.testing.assert_allclose(ours, theirs[k], rtol=1e-12)
+
+    def test_updates_in_pieces_are_one_update(self, options):
+        y, fitted = gaps(), quick(past_covariates=[0], **options).fit(gaps()[:110], X[:110])
+        whole = copy.deepcopy(fitted).update(y[110:], X[110:N])
+        pieces = copy.deepcopy(fitted)
+        for first, last in itertools.pairwise([110, 115, 116, 150, N]):
+            pieces.update(y[first:last], X[first:last])
+        ahead = X[N : N + 6]
+        np.testing.assert_array_equal(numbers_of(whole.predict(6, X=ahead, level=[50])),
+                                      numbers_of(pieces.predict(6, X=ahead, level=[50])))  # fmt: skip
+        joined = fitted.predict(6, X=X[: N + 6], context=y)
+        np.testing.assert_array_equal(whole.predict(6, X=ahead), joined)
+
+    def test_the_first_steps_are_those_of_a_longer_forecast(self, options):
+        fitted = quick(**options).fit(Y[:N])
+        longest = fitted.predict(10, level=[50])
+        np.testing.assert_array_equal(fitted.predict(7), longest.forecast[:7])
+        for h in (1, 4):  # beyond the horizon intervals are of the errors of so many steps
+            for long, short in zip(longest, fitted.predict(h, level=[50]), strict=True):
+                np.testing.assert_array_equal(long[:h], short)
+
+
+class TestSeries:
+    def test_contexts_bring_no_static_covariates_or_bring_them(self):
+        data = Data("long", "dict")
+        fitted = data.fit()
+        rows, expected = data.steps(100, N)[0], fitted.predict(X=data.ahead(N, N + 4))
+        found = fitted.predict(X=data.ahead(N, N + 4), context=rows)
+        np.testing.assert_array_equal(found["RNNForecaster"], expected["RNNForecaster"])
+        new = rows | {"unique_id": np.where(rows["unique_id"] == "a", "c", "b").astype(object)}
+        ahead = data.ahead(N, N + 4)
+        ahead["unique_id"] = np.where(ahead["unique_id"] == "a", "c", "b").astype(object)
+        fitted = data.fit(series_embedding=None)
+        with pytest.raises(
+            ValueError, match="the id 'c' was not in fit and has no static covariates; expected 'size'"
+        ):
+            fitted.predict(X=ahead, context=new)
+        with pytest.raises(ValueError, match="static was None; expected the static covariates 'size'"):
+            quick(static_covariates=["size"]).fit(Y)
+
+    def test_contexts_of_different_lengths_with_covariates(self):
+        data = Data("list")
+        fitted = data.fit()
+        together = fitted.predict(X=[X[:104], X[50:104]], context=[Y[:100, 0], Y[50:100, 1]])
+        same = fitted.predict(X=[X[50:104]] * 2, context=[Y[50:100, 0], Y[50:100, 1]])
+        np.testing.assert_array_equal(together, same)
+
+    def test_errors_of_a_new_series_are_in_its_own_unit(self):
+        long = {"unique_id": np.repeat(["a", "b"], N), "y": np.concatenate([Y[:N, 0], 1e3 * Y[:N, 1]])}
+        long["ds"] = np.tile(DAYS[:N], 2)
+        fitted = quick(series_embedding=None, dtype="float64").fit(long)
+        widths = []
+        for unit in (1.0, 1e6):
+            new = {"unique_id": np.repeat(["c"], N), "ds": DAYS[:N], "y": unit * Y[:N, 0]}
+            table = fitted.predict(context=new, level=[80])
+            paths = fitted.sample_paths(50, context=new)["RNNForecaster"]
+            widths.append([table["RNNForecaster-hi-80"][0] - table["RNNForecaster-lo-80"][0], np.ptp(paths)])
+        np.testing.assert_allclose(widths[1], 1e6 * np.array(widths[0]), rtol=1e-6)
+
+    def test_what_a_likelihood_scores_is_its_forecast(self):
+        fitted = quick(decoder="recursive", loss="gaussian").fit(Y[:N])
+        error = np.abs(fitted.predict() - Y[N : N + 4]).mean()
+        assert fitted.score(Y[N : N + 4], metric="mae") == pytest.approx(error)
+
+    def test_a_wide_frame_without_times(self):
+        table = pd.DataFrame(Y[:N], columns=["a", "b"])
+        found = quick().cross_validation(table, n_windows=2, level=[80])
+        assert found["cutoff"].unique().tolist() == [172, 176] and "ds" not in found
+        with pytest.raises(ValueError, match="make_future needs times, and y had none"):
+            quick().fit(table).make_future()
+
+    def test_a_search_finds_the_smallest_error(self):
+        search = GridSearchCV(
+            quick(max_iter=6), {"learning_rate_init": [1e-6, 0.02]},
+            scoring=lambda forecaster, y, _=None: -forecaster.score(y), cv=TimeSeriesSplit(2, test_size=8),
+        )  # fmt: skip
+        assert search.fit(Y).best_params_ == {"learning_rate_init": 0.02}
+
+
+LONG = pd.DataFrame({"unique_id": np.repeat(["a", "b"], N), "ds": np.tile(DAYS[:N], 2), "y": Y[:N].T.ravel()})
+NEXT = pd.DataFrame({"unique_id": ["a", "b"], "ds": DAYS[[N, N]], "y": [1.0, 2.0]})
+
+
+def in_zone(frame, zone):
+    return frame.assign(ds=frame["ds"].dt.tz_localize(zone))
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("level", "message"),
+        [(0.8, "level was 0.8; expected .*: percent, from 1"), ("a", "^level had dtype"),
+         ([80, np.nan], "level was"), ([], "level was"), ([[80]], "level was")],
+    )  # fmt: skip
+    def test_level(self, level, message):
+        with pytest.raises((ValueError, TypeError), match=message):
+            quick().fit(Y).predict(level=level)
+
+    def test_quantiles_that_are_no_numbers(self):
+        with pytest.raises(TypeError, match="^quantiles had dtype"):
+            quick(quantiles=["low"]).fit(Y)
+        with pytest.raises(TypeError, match="^quantiles had dtype"):
+            quick().fit(Y).predict_quantiles("low")
+
+    @pytest.mark.parametrize(
+        "call",
+        [lambda f: f.predict(X=np.ones((4, 1))), lambda f: f.update(Y[:2], np.ones((2, 1))),
+         lambda f: f.predict(context=Y[:20], X=np.ones((24, 1))), lambda f: f.score(Y[:4], np.ones((4, 1)))],
+    )  # fmt: skip
+    def test_covariates_that_nobody_asked_for(self, call):
+        with pytest.raises(ValueError, match="X was given, but fit had neither past nor known-future"):
+            call(quick().fit(Y))
+
+    @pytest.mark.parametrize("options", [{"future_covariates": ["y"]}, {"static_covariates": ["unique_id"]},
+                                         {"past_covariates": ["p"], "future_covariates": ["p"]}])  # fmt: skip
+    def test_columns_of_two_roles(self, options):
+        with pytest.raises(ValueError, match="was named twice; expected it to be one of id, time"):
+            quick(**options).fit(LONG.assign(p=1.0))
+
+    @pytest.mark.parametrize(("zone", "other"), [(None, "Asia/Tokyo"), ("Europe/Berlin", None),
+                                                 ("Europe/Berlin", "UTC")])  # fmt: skip
+    def test_zones(self, zone, other):
+        fitted = quick().fit(in_zone(LONG, zone) if zone else LONG)
+        here, there = (f"the zone {each}" if each else "no zone" for each in (other, zone))
+        with pytest.raises(ValueError, match=f"the times 'ds' of update have {here}; expected {there}, as"):
+            fitted.update(in_zone(NEXT, other) if other else NEXT)
+        fitted.update(in_zone(NEXT, zone) if zone else NEXT)
+
+    def test_frames_that_are_no_table_of_columns(self):
+        with pytest.raises(ValueError, match="y has a MultiIndex; expected columns, as reset_index"):
+            quick().fit(LONG.set_index(["unique_id", "ds"]))
+        with pytest.raises(TypeError, match="'day' of y had dtype .* \\(time_col='day' makes it"):
+            quick().fit(pd.DataFrame({"day": LONG["ds"].astype(str), "y": LONG["y"]}))
+
+    def test_whatever_fails_leaves_the_forecaster_as_it_was(self):
+        def interrupt(info):
+            raise KeyboardInterrupt
+
+        fitted = quick().fit(Y[:N])
+        before, state = numbers_of(fitted.predict(level=[50])), dict(vars(fitted))
+        bad = [np.ones((4, 3)), np.full((4, 2), np.inf), "words", np.ones(4)]
+        for method, y in itertools.product((fitted.update, fitted.partial_fit, fitted.score), bad):
+            with pytest.raises((ValueError, TypeError)):
+                method(y)
+        fitted.callbacks = interrupt
+        for method in (fitted.fit, fitted.partial_fit, fitted.cross_validation):
+            with pytest.raises(KeyboardInterrupt):
+                method(Y[:100])
+        fitted.callbacks = None
+        assert vars(fitted) == state
+        np.testing.assert_array_equal(numbers_of(fitted.predict(level=[50])), before)
