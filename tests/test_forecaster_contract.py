@@ -305,6 +305,11 @@ class TestSeries:
             ValueError, match="the id 'c' was not in fit and has no static covariates; expected 'size'"
         ):
             fitted.predict(X=ahead, context=new)
+        both = rows | {"size": np.ones(160), "kind": np.ones(160)}
+        fitted = quick(static_covariates=["size", "kind"], **data.options).fit(both)
+        del both["kind"]
+        with pytest.raises(ValueError, match="static_covariates names the column 'kind'; y has"):
+            fitted.predict(X=data.ahead(N, N + 4), context=both)
         with pytest.raises(ValueError, match="static was None; expected the static covariates 'size'"):
             quick(static_covariates=["size"]).fit(Y)
 
@@ -326,6 +331,14 @@ class TestSeries:
             paths = fitted.sample_paths(50, context=new)["RNNForecaster"]
             widths.append([table["RNNForecaster-hi-80"][0] - table["RNNForecaster-lo-80"][0], np.ptp(paths)])
         np.testing.assert_allclose(widths[1], 1e6 * np.array(widths[0]), rtol=1e-6)
+
+    def test_importances_have_names_of_their_own(self):
+        data = Data("list")
+        fitted, (y, x) = data.fit(), data.steps(0, N)
+        table = fitted.feature_importance(y, x, n_repeats=1)
+        assert table["covariate"].tolist() == ["0", "1", "static 0"]
+        with pytest.raises(ValueError, match="n_repeats was 0; expected an integer from 1"):
+            fitted.feature_importance(y, x, n_repeats=0)
 
     def test_what_a_likelihood_scores_is_its_forecast(self):
         fitted = quick(decoder="recursive", loss="gaussian").fit(Y[:N])

@@ -238,6 +238,8 @@ class Evaluation:
         """
         check_is_fitted(self)
         measure, horizon, model = _measure(metric), self.horizon_, self.model_
+        if not isinstance(n_repeats, Integral) or n_repeats < 1:
+            raise ValueError(f"n_repeats was {n_repeats!r}; expected an integer from 1")
         data = read_more(self, y, X, "y")
         if not any(scales is not None for scales in model.covariates):
             raise ValueError("feature_importance needs covariates, and fit had none")
@@ -272,7 +274,9 @@ class Evaluation:
                     course[..., column] = course[rng.permutation(n), :, column]
                     found.append(error(view.covariates._replace(**{kind: mixed})) - baseline)
                 known = getattr(windows.names, kind)
-                names.append(str(known[column]) if column < len(known) else f"{kind} {column}")
+                name = known[column] if column < len(known) else column
+                # numbers of columns: those of static are none of X
+                names.append(f"static {name}" if kind == "static" and name == column else str(name))
                 mean.append(np.mean(found))
                 deviation.append(np.std(found))
         table = {"covariate": np.array(names), "importance": np.array(mean), "std": np.array(deviation)}

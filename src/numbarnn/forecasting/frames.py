@@ -283,11 +283,13 @@ def _static(static, columns, data, order, first, options, form):
         found = {
             c: table[c][rows] for c in (tuple(options.static) or table) if c != options.id and c in table
         }
+    # later data may leave all of them out, but not some
+    needed = form is None or not (found.keys() | columns.keys()).isdisjoint(options.static)
     for name in options.static:
         if name in found:
             continue
         if name not in columns:
-            if form is None:
+            if needed:
                 raise ValueError(
                     f"static_covariates names the column {name!r}; y has {listed(tuple(columns))}"
                 )
