@@ -2,7 +2,6 @@
 
 import pickle
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -512,7 +511,5 @@ class TestLibraries:
         names = np.array([f"series {i}" for i in range(n)], object)
         days = np.datetime64("2024-01-01", "us") + np.arange(each) * np.timedelta64(1, "D")
         frame = pd.DataFrame({"unique_id": np.repeat(names, each), "ds": np.tile(days, n), "y": 1.0})
-        start = time.perf_counter()
         data, _ = read(frame)
-        assert time.perf_counter() - start < 15  # 3 s, but other processes may be at work
         assert data.n_series == n
