@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtr, ndtri
 
 from numbarnn.forecasting import metrics
 from numbarnn.forecasting.conformal import Conformal
@@ -21,6 +22,12 @@ def ar1_residuals(n, seed, scale=1.0, phi=0.8):
     return residuals
 
 
+def random_walk_residuals(n, seed, horizon):
+    """Residuals (n, horizon) of the best forecast of a random walk, each at the time of its truth."""
+    steps = np.random.default_rng(seed).normal(size=n + horizon).cumsum()
+    return np.stack([(steps[horizon:] - steps[horizon - 1 - k : -1 - k]) for k in range(horizon)], axis=1)
+
+
 class TestCoverage:
     @pytest.mark.parametrize("level", [80, 95])
     def test_split(self, level):
@@ -38,6 +45,24 @@ class TestCoverage:
             residuals = ar1_residuals(1000, seed)
             inside.append(walk(residuals, 300, [level])[:, :, 0])
         assert abs(np.mean(inside) - level / 100) < 0.015
+
+    @pytest.mark.parametrize("level", [80, 95])
+    def test_errors_that_last(self, level):
+        """Errors of neighbouring forecasts are alike, and the latest of them are not known to a forecast."""
+        horizon, n_calibration, inside, seen = 12, 150, [], []
+        for seed in range(4):
+            residuals = random_walk_residuals(700, seed, horizon)
+            conformal = Conformal(residuals[None, :n_calibration], np.ones(1))
+            at_once = Conformal(residuals[None, :n_calibration], np.ones(1), delays=np.zeros(horizon, int))
+            for t in range(n_calibration, 700 - horizon, 5):
+                truth = np.diagonal(residuals[t : t + horizon])  # of the forecast made at t
+                for each, found in ((conformal, inside), (at_once, seen)):
+                    low, high = each.bounds(0, level, horizon)
+                    found.append((truth >= low[:, 0]) & (truth <= high[:, 0]))
+                    each.update([0] * 5, residuals[t : t + 5])
+        assert abs(np.mean(inside) - level / 100) < 0.015
+        # judged by intervals that knew those errors, they would be too narrow
+        assert np.mean(seen) < np.mean(inside)
 
     def test_adaptive_recovers_after_the_noise_doubles(self):
         early, late, fixed = [], [], []
@@ -72,7 +97,8 @@ class TestCoverage:
 
 def walk(residuals, n_calibration, levels):
     """Go through time: bounds, then the truth. A residual comes in once all steps of its window are known."""
-    conformal = Conformal(residuals[None, :n_calibration], np.ones(1))
+    late = np.full(HORIZON, HORIZON - 1)
+    conformal = Conformal(residuals[None, :n_calibration], np.ones(1), delays=late)
     inside = []
     for t in range(n_calibration, len(residuals)):
         if t - HORIZON >= n_calibration:
@@ -134,21 +160,43 @@ class TestBounds:
         once.update([0] * 200, residuals[300:])
         np.testing.assert_array_equal(often.bounds(0, [90], HORIZON), once.bounds(0, [90], HORIZON))
 
-    def test_ranks_are_those_of_the_intervals(self):
-        """The adaptive alpha by its definition: an interval from what came before, missed or not."""
-        residuals, memory, alpha, gamma = ar1_residuals(150, 3), 60, 0.1, 0.05
-        conformal = Conformal(residuals[None], np.ones(1), gamma=gamma, memory=memory)
-        for step in range(HORIZON):
-            moved = alpha
-            for t in range(19, 150):
-                before = np.sort(residuals[max(0, t - memory) : t, step])
-                n = len(before)
-                a = min(max(moved, 2 / (n + 1)), 1)
-                low = before[max(int(np.floor((n + 1) * a / 2 + 1e-9)) - 1, 0)]
-                high = before[min(int(np.ceil((n + 1) * (1 - a / 2) - 1e-9)) - 1, n - 1)]
-                moved += gamma * (alpha - (not low <= residuals[t, step] <= high))
-                moved = min(max(moved, -alpha), 1)
-            assert conformal._alpha(0, alpha)[step] == pytest.approx(moved, abs=1e-12)
+    @pytest.mark.parametrize("delays", [None, [5, 0, 2]])
+    def test_thresholds_by_their_definition(self, delays):
+        """Each truth is judged by the interval that was given out; found all at once or bit by bit."""
+        residuals, memory, alpha, gamma, n = ar1_residuals(150, 3), 60, 0.1, 0.5, 150
+        residuals[40:44, 1] = np.nan
+        residuals[100] *= 5
+        late = delays or [0, 1, 2]
+        options = {"gamma": gamma, "memory": memory, "delays": delays}
+        conformal = Conformal(residuals[None], np.ones(1), **options)
+        bit_by_bit = Conformal(residuals[None, :90], np.ones(1), **options)
+        for t in range(90, n):
+            bit_by_bit._threshold(0, alpha)
+            bit_by_bit.update([0], residuals[t][None])
+        np.testing.assert_array_equal(bit_by_bit._threshold(0, alpha), conformal._threshold(0, alpha))
+        nominal = ndtri(1 - alpha / 2)
+        for step, delay in enumerate(late):
+            thresholds, issued = [nominal], []
+            for t in range(n):
+                before = residuals[max(0, t - memory) : t, step]
+                issued.append(bounds_of(np.sort(before[np.isfinite(before)]), thresholds[t], alpha))
+                bounds, value = issued[t - delay] if t >= delay else None, residuals[t, step]
+                moved = thresholds[t]
+                if bounds is not None and np.isfinite(value):
+                    missed = not bounds[0] <= value <= bounds[1]
+                    moved += gamma / np.sqrt(1 + delay) * (missed - alpha)
+                thresholds.append(min(max(moved, 0), nominal + 1))
+            assert conformal._threshold(0, alpha)[step] == pytest.approx(thresholds[-1], abs=1e-12)
+
+    def test_bounds_go_beyond_the_largest_residual(self):
+        """After misses in a row, each larger than all before."""
+        residuals = np.concatenate(
+            [ar1_residuals(100, 0), np.full((5, HORIZON), 10.0) ** np.arange(1, 6)[:, None]]
+        )
+        low, high = Conformal(residuals[None], np.ones(1), gamma=1.0).bounds(0, [95], HORIZON)
+        assert (high[:, 0] > residuals.max(axis=0)).all() and (low[:, 0] < residuals.min(axis=0)).all()
+        low, high = Conformal(residuals[None], np.ones(1), "split").bounds(0, [95], HORIZON)
+        assert (high[:, 0] < residuals.max(axis=0)).all()
 
     def test_bad_arguments(self):
         good = np.zeros((2, 50, 3))
@@ -158,6 +206,7 @@ class TestBounds:
             ((good, np.ones(2), "exact"), "method was 'exact'"),
             ((good, np.ones(2), "split", -1), "gamma was -1"),
             ((good, np.ones(2), "split", 0.1, 0), "memory was 0"),
+            ((good, np.ones(2), "adaptive", 0.1, None, [0, 1]), "delays was .0, 1.; expected 3 integers"),
         ]:
             with pytest.raises(ValueError, match=message):
                 Conformal(*arguments)
@@ -168,6 +217,18 @@ class TestBounds:
                 conformal.bounds(0, levels, h)
         with pytest.raises(ValueError, match="residuals had shape"):
             conformal.update([0], np.zeros((2, 3)))
+
+
+def bounds_of(values, threshold, alpha):
+    """Bounds of sorted residuals, None if they are too few to be judged."""
+    n, tail = len(values), ndtr(-threshold)
+    if n + 1 < 2 / alpha - 1e-9:
+        return None
+    if tail * (n + 1) < 1 - 1e-9:
+        part = threshold / ndtri(n / (n + 1)) - 1
+        return values[0] - part * abs(values[0]), values[-1] + part * abs(values[-1])
+    rank = int(np.floor(tail * (n + 1) + 1e-9))
+    return values[rank - 1], values[n - rank]
 
 
 class TestPaths:

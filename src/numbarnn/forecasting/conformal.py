@@ -10,37 +10,32 @@ References
 .. [1] Lei et al., "Distribution-free predictive inference for regression", Journal of the American
    Statistical Association 113 (2018), 1094-1111: split conformal intervals.
 .. [2] Gibbs and Candes, "Adaptive conformal inference under distribution shift", Advances in Neural
-   Information Processing Systems 34 (2021), equation 2.
+   Information Processing Systems 34 (2021).
+.. [3] Angelopoulos, Candes and Tibshirani, "Conformal PID control for time series prediction", Advances in
+   Neural Information Processing Systems 36 (2023), section 2.1: quantile tracking.
+.. [4] Joulani, Gyorgy and Szepesvari, "Online learning under delayed feedback", International Conference on
+   Machine Learning (2013).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri
 
 __all__ = ["Conformal"]
 
 # an interval of whole windows wants this many before other rows are asked
 ENOUGH_WINDOWS = 20
-# the adaptive intervals look back at least this far
-SHORTEST_MEMORY = 100
+# the adaptive intervals look back this far
+MEMORY = 2000
+# a threshold moves at most so far beyond that of its level: a bad time is not paid for without end
+MOST_BEYOND = 1.0
 # (n + 1) q is a whole number where it should be one
 ROUNDING = 1e-9
-
-
-class _Ranks(NamedTuple):
-    """How each residual stands among those of its step before it, (n, H) of int64 each."""
-
-    below: np.ndarray  # how many are smaller
-    upto: np.ndarray  # how many are not larger
-    count: np.ndarray  # how many there are
-
-    def join(self, other):
-        return _Ranks(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
 
 
 class Conformal:
@@ -49,21 +44,30 @@ class Conformal:
     The bounds of a level are order statistics of the residuals of that row and that step of the horizon [1]_.
     A row with fewer than 2 / alpha of them (alpha = 1 - level / 100) takes those of all rows, each divided by
     its row's scale; and where there are fewer than 4 / alpha, steps beside it are taken in, nearest first.
-    The adaptive ones use the latest residuals only, and move the alpha that they are made for after each
-    truth that is seen: down if it was missed, up if not [2]_.
+
+    The adaptive ones use the latest residuals only, and move the level that they are made for with each truth
+    that is seen: up if it was missed, down if not [2]_. What is moved is a threshold z, as which the level is
+    Phi(z) - Phi(-z) with the distribution function Phi of a normal variable. It moves by even steps [3]_ and
+    can go where there are no residuals: beyond the largest one bounds grow as z does. A truth is judged by
+    the interval that was given out, from what was known when its forecast was made, several steps before:
+    errors of neighbouring forecasts are alike, and an interval that knew the latest of them would be right
+    more often. The later a truth comes, the smaller is the step, gamma / sqrt(1 + delay) [4]_.
 
     Parameters
     ----------
     residuals : ndarray of shape (R, n_calibration, H)
-        Of held-out forecasts, oldest first; NaN where the truth is missing.
+        Of held-out forecasts, a row of them for each time step, oldest first; NaN where there is none.
     scales : ndarray of shape (R,)
         Size of each row's errors or values, for rows that are taken together.
     method : {"adaptive", "split"}, default="adaptive"
-    gamma : float, default=0.01
-        How far alpha moves.
+    gamma : float, default=0.1
+        How far z moves.
     memory : int, default=None
-        How many of the latest residuals of a row count. None: all of them for "split"; as many as there are
-        now (100 at least) for "adaptive".
+        How many of the latest residuals of a row count. None: all of them for "split", 2000 for "adaptive".
+    delays : array-like of int of shape (H,), default=None
+        How many time steps older than a residual are those that were known when its forecast was made. None
+        is 0, 1, ..., H - 1: each residual stands at the time of its truth. Where it stands at the time of its
+        whole window's end it is H - 1 for all.
 
     Raises
     ------
@@ -86,8 +90,9 @@ class Conformal:
         residuals: np.ndarray,
         scales: np.ndarray,
         method: str = "adaptive",
-        gamma: float = 0.01,
+        gamma: float = 0.1,
         memory: int | None = None,
+        delays: ArrayLike | None = None,
     ) -> None:
         residuals, scales = np.asarray(residuals, np.float64), np.asarray(scales, np.float64)
         if residuals.ndim != 3:
@@ -103,14 +108,15 @@ class Conformal:
         if memory is not None and memory < 1:
             raise ValueError(f"memory was {memory!r}; expected an integer >= 1 or None")
         self.method, self.gamma = method, gamma
-        self.memory = memory
-        if memory is None and method == "adaptive":
-            self.memory = max(SHORTEST_MEMORY, residuals.shape[1])
+        self.memory = MEMORY if memory is None and method == "adaptive" else memory
         self.horizon = residuals.shape[2]
+        self.delays = np.arange(self.horizon) if delays is None else np.asarray(delays)
+        if self.delays.shape != (self.horizon,) or not (self.delays >= 0).all():
+            raise ValueError(f"delays was {delays!r}; expected {self.horizon} integers >= 0, one a step")
         self._scales = np.where(scales > 0, scales, 1.0)
         self._history = list(residuals.copy())
-        self._ranks: dict[int, _Ranks] = {}
-        self._alphas: dict[tuple[int, float], tuple[int, np.ndarray]] = {}
+        self._scores: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._thresholds: dict[tuple[int, float], tuple[int, np.ndarray]] = {}
         self._shared: dict = {}
 
     def bounds(self, row: int, levels: ArrayLike, h: int) -> tuple[np.ndarray, np.ndarray]:
@@ -142,11 +148,18 @@ class Conformal:
         for k, level in enumerate(levels):
             # 1 - 0.95 has digits of rounding that would ask for one residual more
             alpha = round(1 - level / 100, 12)
-            moved = self._alpha(row, alpha) if self.method == "adaptive" and row >= 0 else np.full(h, alpha)
+            thresholds = np.broadcast_to(self._threshold(row, alpha), self.horizon)
+            tails = ndtr(-thresholds)
             for step in range(h):
                 values, scale = self._sample(row, step, alpha, level)
-                lower, upper = _ranks_of_bounds(len(values), moved[step])
-                low[step, k], high[step, k] = values[lower] * scale, values[upper] * scale
+                n = len(values)
+                beyond = tails[step] * (n + 1) < 1 - ROUNDING
+                rank = 1 if beyond else math.floor(tails[step] * (n + 1) + ROUNDING)
+                bottom, top = values[rank - 1], values[n - rank]
+                if beyond:
+                    part = thresholds[step] / _outermost(n) - 1
+                    bottom, top = bottom - part * abs(bottom), top + part * abs(top)
+                low[step, k], high[step, k] = bottom * scale, top * scale
         order = np.argsort(levels, kind="stable")
         low[:, order] = np.minimum.accumulate(low[:, order], axis=1)
         high[:, order] = np.maximum.accumulate(high[:, order], axis=1)
@@ -236,43 +249,62 @@ class Conformal:
             self._shared[key] = _around(self._all_rows(), step, alpha, level)
         return self._shared[key], self._scales[row] if row >= 0 else 1.0
 
-    def _alpha(self, row, alpha):
-        """Alpha of each step, (H,), after all residuals of a row that came so far."""
-        history = self._history[row]
-        done, moved = self._alphas.get((row, alpha), (0, np.full(self.horizon, alpha)))
-        if len(history) + 1 < 2 / alpha - ROUNDING:
-            return moved
-        ranks = self._ranks_until_now(row)
-        for t in range(done, len(history)):
-            count = ranks.count[t]
-            # what came before too few others was not judged
-            judged = np.isfinite(history[t]) & (count + 1 >= 2 / alpha - ROUNDING)
-            lower, upper = _ranks_of_bounds(np.maximum(count, 1), moved)
-            missed = (ranks.below[t] > upper) | (ranks.upto[t] <= lower)
-            # below -alpha the debt of one bad time would be paid for by too wide intervals for too long
-            after = np.clip(moved + self.gamma * (alpha - missed), -alpha, 1.0)
-            moved = np.where(judged, after, moved)
-        self._alphas[row, alpha] = len(history), moved
-        return moved
+    def _threshold(self, row, alpha):
+        """Threshold of each step, (H,) or a number, after all residuals of a row that came so far."""
+        nominal = ndtri(1 - alpha / 2)
+        history = self._history[row] if row >= 0 else ()
+        if self.method == "split" or len(history) + 1 < 2 / alpha - ROUNDING:
+            return nominal
+        # a ring: what they were before time t is at t % length
+        length = self.delays.max() + 1
+        start = 0, np.full((length, self.horizon), nominal)
+        done, ring = self._thresholds.get((row, alpha), start)
+        scores, known = self._scores_until_now(row)
+        # what came after too few others was not judged, and what is missing has the score NaN
+        judged = (known[done:] + 1 >= 2 / alpha - ROUNDING) & ~np.isnan(scores[done:])
+        rates = np.where(judged, self.gamma / np.sqrt(1 + self.delays), 0.0)
+        steps = np.arange(self.horizon)
+        for t, rate in enumerate(rates, done):
+            missed = scores[t] >= ring[(t - self.delays) % length, steps]
+            moved = ring[t % length] + rate * (missed - alpha)
+            ring[(t + 1) % length] = np.minimum(np.maximum(moved, 0.0), nominal + MOST_BEYOND)
+        self._thresholds[row, alpha] = len(history), ring
+        return ring[len(history) % length]
 
-    def _ranks_until_now(self, row):
-        """Compare each residual with those within memory before it; what was compared is kept."""
-        history = self._history[row]
-        ranks = self._ranks.get(row)
-        done = 0 if ranks is None else len(ranks.count)
-        if done < len(history):
-            new = np.zeros((3, len(history) - done, self.horizon), np.int64)
-            for t in range(done, len(history)):
-                before = history[max(0, t - self.memory) : t]
-                # comparisons with NaN are false
-                new[:, t - done] = [
-                    (before < history[t]).sum(axis=0),
-                    (before <= history[t]).sum(axis=0),
-                    np.isfinite(before).sum(axis=0),
-                ]
-            ranks = _Ranks(*new) if ranks is None else ranks.join(_Ranks(*new))
-            self._ranks[row] = ranks
-        return ranks
+    def _scores_until_now(self, row):
+        """Return the least thresholds that hold each truth, and of how many residuals they were made.
+
+        Both (n, H). The bounds are those that were given out: of the residuals within memory that were known
+        when the forecast was made. What was found once is kept.
+        """
+        history, (n, steps) = self._history[row], self._history[row].shape
+        scores, known = self._scores.get(row, (np.empty((0, steps)), np.empty((0, steps), np.int64)))
+        done = len(scores)
+        if done == n:
+            return scores, known
+        # each residual at the time at which forecasts that it is compared with were made
+        first = max(0, done - self.memory)
+        shifted = np.full((n - first, steps), np.nan)
+        for step, delay in enumerate(self.delays):
+            begin = max(first - delay, 0)
+            part = history[begin : max(n - delay, 0), step]
+            shifted[begin + delay - first :, step][: len(part)] = part
+        # of how many residuals the bounds were made, and how many lie beyond a truth on its emptier side
+        total = np.cumsum(np.isfinite(shifted), axis=0)
+        count, beyond = np.zeros((2, n - done, steps), np.int64)
+        for t in range(max(done, 1), n):
+            begin, end = max(0, t - self.memory) - first, t - first
+            before, values = shifted[begin:end], history[t]
+            # comparisons with NaN are false
+            beyond[t - done] = np.minimum((before <= values).sum(axis=0), (before >= values).sum(axis=0))
+            count[t - done] = total[end - 1] - (total[begin - 1] if begin else 0)
+        new = -ndtri((beyond + 1 - ROUNDING) / (count + 1))
+        new[~np.isfinite(history[done:]) | (count == 0)] = np.nan
+        for i, step in np.argwhere((beyond == 0) & ~np.isnan(new)):
+            begin, end = max(0, i + done - self.memory) - first, i + done - first
+            new[i, step] = _score_outside(shifted[begin:end, step], history[i + done, step], count[i, step])
+        self._scores[row] = np.concatenate([scores, new]), np.concatenate([known, count])
+        return self._scores[row]
 
 
 def _around(residuals, step, alpha, level):
@@ -293,9 +325,12 @@ def _around(residuals, step, alpha, level):
     return np.sort(values)
 
 
-def _ranks_of_bounds(n, alpha):
-    """Find the places of both bounds among n sorted residuals; alpha is clipped to what n allows."""
-    alpha = np.clip(alpha, 2 / (n + 1), 1.0)
-    lower = np.floor((n + 1) * alpha / 2 + ROUNDING).astype(np.int64) - 1
-    upper = np.ceil((n + 1) * (1 - alpha / 2) - ROUNDING).astype(np.int64) - 1
-    return np.maximum(lower, 0), np.minimum(upper, n - 1)
+def _outermost(n):
+    """Return the threshold that has the smallest and the largest of n residuals as bounds."""
+    return ndtri(n / (n + 1))
+
+
+def _score_outside(residuals, value, n):
+    """Return the threshold whose bounds, beyond the smallest or largest of n residuals, are at a value."""
+    nearest = np.nanmin(residuals) if value < np.nanmin(residuals) else np.nanmax(residuals)
+    return _outermost(n) * (1 + abs(value - nearest) / abs(nearest)) if nearest else np.inf

@@ -18,13 +18,12 @@ from numbarnn.optimizers import OPTIMIZERS, Optimizer
 from numbarnn.schedules import SCHEDULES, ExponentialSchedule, Schedule
 from numbarnn.training import History, make_trainer
 
-from .conformal import Conformal
 from .evaluation import Evaluation
 from .likelihoods import LIKELIHOODS
 from .metrics import naive_error
 from .model import ForecastModel, View
 from .networks import DECODERS, Widths, make_network
-from .prediction import MOST_ORIGINS, Prediction, calibration_residuals
+from .prediction import Prediction, calibrate
 from .preparation import find_members, held_out, make_layout, make_loss, read_more, read_training, with_static
 from .scaling import CovariateScaler, Normalizer, Standardizer
 from .series import Form, SeriesSet
@@ -370,9 +369,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         own = self.intervals == "auto" and model.is_distribution
         conformal = None
         if n_valid.any() and self.intervals is not None and not (own and model.samples):
-            residuals = calibration_residuals(view, data.lengths - n_valid, self.horizon)
             method = "split" if self.intervals == "split" else "adaptive"
-            conformal = Conformal(residuals, view.standardizer.scale, method, memory=MOST_ORIGINS)
+            conformal = calibrate(view, data.lengths - n_valid, self.horizon, method)
 
         # nothing is kept before everything has worked: a fit that fails leaves the forecaster as it was
         self._keep(data, n_valid, model, form)

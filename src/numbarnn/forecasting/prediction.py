@@ -18,11 +18,11 @@ from .model import View
 from .preparation import calendar_ahead, find_members, with_calendar, with_static
 from .series import Form, SeriesSet, context_form, read_contexts, read_future, write
 
-__all__ = ["Forecast", "Prediction", "calibration_residuals", "truth_of", "window_residuals"]
+__all__ = ["Forecast", "Prediction", "calibrate", "truth_of", "window_residuals"]
 
 NAME = "RNNForecaster"
 N_PATHS = 200  # that quantiles of a likelihood are taken from
-# origins of a series, and windows and numbers in all, that intervals are calibrated on
+# latest origins of a series, and windows and numbers in all, that intervals are calibrated on
 MOST_ORIGINS, MOST_WINDOWS, MOST_RESIDUALS = 1000, 200_000, 10_000_000
 
 
@@ -340,15 +340,14 @@ of those; or long frame
             )
         if h <= self.horizon_ and not whole:
             return self.conformal_
-        view = self.model_.view(self.history_)
-        first = np.maximum(self.history_.lengths - (self._kept - self.context_length_), 1)
-        residuals = calibration_residuals(view, first, h)
-        if not residuals.size:
+        held_out = self._kept - self.context_length_
+        if held_out.max() < h:
             raise ValueError(
-                f"h was {h}; expected at most {(self._kept - self.context_length_).max()} with a level: the "
-                "part held out has no longer window to calibrate on"
+                f"h was {h}; expected at most {held_out.max()} with a level: the part held out has no longer "
+                "window to calibrate on"
             )
-        return Conformal(residuals, self.scale_, self.conformal_.method)
+        first = np.maximum(self.history_.lengths - held_out, 1)
+        return calibrate(self.model_.view(self.history_), first, h, self.conformal_.method, whole)
 
 
 def check_levels(level: ArrayLike) -> np.ndarray:
@@ -420,7 +419,7 @@ def truth_of(data: SeriesSet, rows: np.ndarray, origins: np.ndarray, h: int) -> 
 
 
 def window_residuals(
-    view: View, first: np.ndarray, h: int, most: int | None = None, partial: bool = False
+    view: View, first: np.ndarray, h: int, partial: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors of forecasts from every origin on from which the truth is known.
 
@@ -430,8 +429,6 @@ def window_residuals(
     first : ndarray of int of shape (n_series,)
         First origin of each series.
     h : int
-    most : int, default=None
-        Evenly spaced origins of each series, if there are more.
     partial : bool, default=False
         Also from origins so late that the truth is known in part.
 
@@ -443,11 +440,10 @@ def window_residuals(
         Truth minus forecast; NaN where the truth is missing.
     """
     data = view.data
-    chosen = []
-    for start, end in zip(first, data.lengths - (1 if partial else h), strict=True):
-        n = max(int(end - start) + 1, 0)
-        chosen.append(start + np.arange(n) if most is None or n <= most
-                      else np.linspace(start, end, most).round().astype(np.int64))  # fmt: skip
+    chosen = [
+        np.arange(start, max(end, start))
+        for start, end in zip(first, data.lengths + 1 - (1 if partial else h), strict=True)
+    ]
     per_series = 1 if view.model.layout.joint else data.n_channels
     counts = np.repeat([len(each) for each in chosen], per_series)
     rows = np.repeat(np.arange(view.n_samples), counts)
@@ -460,16 +456,38 @@ def window_residuals(
     return rows.ravel(), residuals
 
 
-def calibration_residuals(view: View, first: np.ndarray, h: int) -> np.ndarray:
-    """Errors to calibrate intervals on, (R, n_calibration, h); rows with fewer have NaN in front."""
-    n_rows = view.data.n_rows
-    limit = min(MOST_WINDOWS, MOST_RESIDUALS // h)
-    rows, residuals = window_residuals(view, first, h, max(1, min(MOST_ORIGINS, limit // n_rows)))
+def calibrate(view: View, first: np.ndarray, h: int, method: str, whole: bool = False) -> Conformal:
+    """Make intervals out of the errors of forecasts of a part held out.
+
+    Parameters
+    ----------
+    view : View
+    first : ndarray of int of shape (n_series,)
+        First origin of each series.
+    h : int
+    method : {"adaptive", "split"}
+    whole : bool, default=False
+        Errors of one forecast stay side by side, and only whole windows count. So it is in any case where
+        covariates of the future would be missing otherwise.
+
+    Returns
+    -------
+    Conformal
+    """
+    n_rows, whole = view.data.n_rows, whole or view.model.covariates.future is not None
+    most = max(1, min(MOST_ORIGINS, min(MOST_WINDOWS, MOST_RESIDUALS // h) // n_rows))
+    latest = np.maximum(first, view.data.lengths - (h if whole else 1) + 1 - most)
+    rows, residuals = window_residuals(view, latest, h, partial=not whole)
     order = np.argsort(rows, kind="stable")
     rows, residuals = rows[order], residuals[order]
     counts = np.bincount(rows, minlength=n_rows)
     place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    most = int(counts.max())
-    found = np.full((n_rows, most, h), np.nan)
-    found[rows, most - counts[rows] + place] = residuals
-    return found
+    n = int(counts.max())
+    found = np.full((n_rows, n, h), np.nan)  # rows with fewer have NaN in front
+    found[rows, n - counts[rows] + place] = residuals
+    if whole:
+        return Conformal(found, view.standardizer.scale, method, delays=np.full(h, h - 1))
+    for step in range(1, h):  # from the time of the forecast to that of its truth
+        found[:, step:, step] = found[:, :-step, step]
+        found[:, :step, step] = np.nan
+    return Conformal(found, view.standardizer.scale, method)
