@@ -3,9 +3,11 @@
 epoch    an epoch of our default model beside the same model in PyTorch, in turns
 global   one model of 500 series beside one model per series, and beside the seasonal naive forecast
 memory   peak memory of fitting a million windows of one series
+peers    the same job done by neuralforecast's GRU and LSTM: time, memory, size of the installation, error
 
 Run it on an idle machine. Every part prints a table and replaces its figures in
-``benchmarks/results/forecasters.json``.
+``benchmarks/results/forecasters.json``; but those of `peers` are kept there one by one, so that the same
+command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -366,10 +369,243 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
+# ---- the same job done by others
+
+STRIDE = 7  # steps between two origins: every hour of the day comes equally often
+TEST_HOURS = 120 * 24
+# of a handful of settings, those with the lowest error on the months before the test within some minutes
+CHOSEN_ETTH1 = {"max_steps": 200, "input_size": 96, "encoder_n_layers": 1, "encoder_hidden_size": 128,
+                "windows_batch_size": 256, "scaler_type": "standard", "loss": "MSE"}  # fmt: skip
+CHOSEN_ELECTRICITY = {"max_steps": 400, "input_size": 168, "encoder_n_layers": 1, "encoder_hidden_size": 128,
+                      "scaler_type": "standard"}  # fmt: skip
+# name -> (class, arguments that are not defaults); None is RNNForecaster
+CONTENDERS: dict[str, dict[str, tuple[str | None, dict[str, Any]]]] = {
+    "ETTh1": {
+        "numbarnn": (None, {}),
+        "GRU, defaults but max_steps": ("GRU", {"max_steps": 200}),
+        "LSTM, defaults but max_steps": ("LSTM", {"max_steps": 200}),
+        "GRU, chosen": ("GRU", CHOSEN_ETTH1),
+        "LSTM, chosen": ("LSTM", CHOSEN_ETTH1),
+    },
+    "electricity": {
+        "numbarnn": (None, {}),
+        "GRU, defaults": ("GRU", {}),
+        "LSTM, defaults": ("LSTM", {}),
+        "GRU, chosen": ("GRU", CHOSEN_ELECTRICITY),
+        "LSTM, chosen": ("LSTM", CHOSEN_ELECTRICITY),
+    },
+}
+
+
+def long_frame(values: np.ndarray, names: list[str], end: int) -> Any:
+    """Put (n_timesteps, n_series), which end before hour `end`, into a long data frame."""
+    import pandas as pd
+
+    hours = np.datetime64("2016-07-01", "h") + np.arange(end - len(values), end)
+    ds = np.tile(hours.astype("datetime64[ns]"), len(names))
+    return pd.DataFrame({"unique_id": np.repeat(names, len(values)), "ds": ds, "y": values.T.ravel()})
+
+
+class Ours:
+    """`RNNForecaster`."""
+
+    package = "numbarnn"
+
+    def __init__(self, name: None, horizon: int, threads: int, settings: dict[str, Any]) -> None:
+        from numbarnn import RNNForecaster
+
+        self.forecaster = RNNForecaster(horizon, random_state=0, n_jobs=threads, **settings)
+
+    def fit(self, values: np.ndarray) -> None:
+        """Fit a long frame."""
+        self.names = [f"series {i}" for i in range(values.shape[1])]
+        self.forecaster.fit(long_frame(values, self.names, len(values)))
+
+    def forecast(self, values: np.ndarray, origins: np.ndarray) -> np.ndarray:
+        """Forecast from every origin: (n_origins, horizon, n_series)."""
+        context, found = self.forecaster.context_length_, []
+        for origin in origins:
+            history = long_frame(values[origin - context : origin], self.names, origin)
+            answer = self.forecaster.predict(context=history)
+            found.append(answer["RNNForecaster"].to_numpy().reshape(len(self.names), -1).T)
+        return np.stack(found)
+
+
+class NeuralForecasts:
+    """A model of neuralforecast, by the name of its class."""
+
+    package = "neuralforecast"
+
+    def __init__(self, name: str, horizon: int, threads: int, settings: dict[str, Any]) -> None:
+        import logging
+
+        import torch
+        from neuralforecast import NeuralForecast, losses, models
+
+        torch.set_num_threads(threads)
+        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+        quiet = {"enable_progress_bar": False, "logger": False, "enable_checkpointing": False}
+        settings = dict(settings)
+        if "loss" in settings:
+            settings["loss"] = getattr(losses.pytorch, settings["loss"])()
+        model = getattr(models, name)(
+            h=horizon, enable_model_summary=False, accelerator="cpu", **quiet, **settings
+        )
+        self.name, self.context, self.forecaster = name, model.input_size, NeuralForecast([model], freq="h")
+
+    def fit(self, values: np.ndarray) -> None:
+        """Fit a long frame."""
+        names = [f"series {i}" for i in range(values.shape[1])]
+        self.forecaster.fit(long_frame(values, names, len(values)))
+
+    def forecast(self, values: np.ndarray, origins: np.ndarray) -> np.ndarray:
+        """Forecast from every origin: (n_origins, horizon, n_series)."""
+        # the model knows no series by its name, so that each window can be one of its own, all in one batch
+        windows = np.concatenate([values[origin - self.context : origin] for origin in origins], axis=1)
+        names = [f"{i:08d}" for i in range(windows.shape[1])]
+        answer = self.forecaster.predict(df=long_frame(windows, names, self.context))
+        found = answer[self.name].to_numpy().reshape(len(origins), values.shape[1], -1)
+        return found.swapaxes(1, 2)
+
+
+def fit_contender(
+    path: str, name: str | None, settings: dict[str, Any], threads: int, steps: list[int] | None
+) -> dict[str, Any]:
+    """Fit, and forecast what was held out; or only tell the seconds of so many steps of training."""
+    import importlib.metadata
+    import sysconfig
+
+    saved = np.load(path)
+    values, n_fit, horizon = saved["values"], int(saved["n_fit"]), int(saved["horizon"])
+    side = Ours if name is None else NeuralForecasts
+    import pandas  # noqa: F401, both need it: loaded before the clock starts
+
+    seconds = []
+    for max_steps in steps or [None]:
+        changes = {} if max_steps is None else {"max_steps": max_steps}
+        contender = side(name, horizon, threads, {**settings, **changes})
+        start = time.perf_counter()
+        contender.fit(values[:n_fit])
+        seconds.append(time.perf_counter() - start)
+    peak = peak_memory()
+    if steps:
+        return {"seconds": seconds, "peak_memory": peak}
+    origins = np.arange(n_fit, len(values) - horizon + 1, STRIDE)
+    truth = np.stack([values[origin : origin + horizon] for origin in origins])
+    error = contender.forecast(values, origins) - truth
+    size = sum(
+        os.stat(os.path.join(folder, file), follow_symlinks=False).st_size
+        for folder, _, files in os.walk(sysconfig.get_paths()["purelib"])
+        for file in files
+    )
+    return {
+        "seconds": seconds[0], "peak_memory": peak, "installation": size,
+        "mse": float(np.square(error).mean()), "mae": float(np.abs(error).mean()),
+        "version": f"{side.package} {importlib.metadata.version(side.package)}",
+    }  # fmt: skip
+
+
+def peer_data(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the series, scaled by what is fitted: the last 120 days are held out."""
+    from numbarnn.datasets import load_electricity
+
+    demand = load_electricity().data
+    known = demand[:-TEST_HOURS]
+    return {
+        "ETTh1": {"values": etth1(options.data), "horizon": 96},
+        "electricity": {"values": (demand - known.mean()) / known.std(), "horizon": 24},
+    }
+
+
+def seasonal_naive(values: np.ndarray, horizon: int) -> dict[str, float]:
+    """Return the errors of repeating the last week."""
+    ahead = np.arange(horizon)
+    origins = np.arange(len(values) - TEST_HOURS, len(values) - horizon + 1, STRIDE)[:, np.newaxis]
+    error = values[origins + ahead % WEEK - WEEK] - values[origins + ahead]
+    return {"mse": float(np.square(error).mean()), "mae": float(np.abs(error).mean())}
+
+
+def measure_peers(options: argparse.Namespace) -> dict[str, Any]:
+    """Let everyone do the same job, each in a process of its own."""
+    found = read_results(options).get("peers", {})
+    found["settings"] = {
+        "threads": options.threads, "data": "scaled by mean and deviation of what is trained on; long frame; "
+        "the last 120 days are held out", "stride of the origins": STRIDE,
+        "horizons": {"ETTh1": 96, "electricity": 24},
+    }  # fmt: skip
+    rows = found.setdefault("rows", {})
+    for data, job in peer_data(options).items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "job.npz")
+            np.savez(path, n_fit=len(job["values"]) - TEST_HOURS, **job)
+            kept = rows.setdefault(data, {})
+            kept["seasonal naive, last week"] = seasonal_naive(job["values"], job["horizon"])
+            for title, (name, settings) in CONTENDERS[data].items():
+                python = options.our_python if name is None else options.peer_python
+                row = kept.get(title, {})
+                if row.get("arguments") != settings or (options.extrapolate and name is None):
+                    row = fit_alone(python, path, name, settings, options.threads)
+                if options.extrapolate and name is not None:
+                    row |= extrapolate(python, path, name, settings, options)
+                kept[title] = row
+                write_results(options, "peers", found)
+        print(peer_table(f"{data}, horizon {job['horizon']}", kept), flush=True)
+    return found
+
+
+def fit_alone(
+    python: str, path: str, name: str | None, settings: dict[str, Any], threads: int
+) -> dict[str, Any]:
+    """Return the row of a contender."""
+    answer = alone(
+        "fit_contender", python, path=path, name=name, settings=settings, threads=threads, steps=None
+    )
+    return {"arguments": settings, **answer}
+
+
+def extrapolate(
+    python: str, path: str, name: str, settings: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Time a few steps of training, and reckon what all of them take."""
+    steps = [max(options.extrapolate // 4, 1), options.extrapolate]
+    job = {"path": path, "name": name, "settings": settings, "threads": options.threads, "steps": steps}
+    answer = alone("fit_contender", python, **job)
+    first, last = answer["seconds"]
+    step = (last - first) / (steps[1] - steps[0])
+    all_steps = settings.get("max_steps", 1000)  # the default of neuralforecast
+    return {
+        "seconds": last + (all_steps - steps[1]) * step, "seconds_per_step": step,
+        "extrapolated_from_steps": steps[1], "peak_memory": answer["peak_memory"],
+    }  # fmt: skip
+
+
+def peer_table(title: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Lay out the rows of a data set."""
+    cells = []
+    for name, row in rows.items():
+        line = [name, ""] + [""] * 3
+        if "seconds" in row:
+            words = ", ".join(f"{key} {value}" for key, value in row["arguments"].items())
+            mark = "~" if "extrapolated_from_steps" in row else ""
+            sizes = [f"{row[key] / 1e6:.0f}" for key in ("peak_memory", "installation")]
+            line = [name, words or "defaults", f"{mark}{row['seconds']:.0f}", *sizes]
+        cells.append([*line, f"{row['mse']:.3f}", f"{row['mae']:.3f}"])
+    note = (
+        "\n\n~ reckoned from the time of a few steps of training" if any("~" in c[2] for c in cells) else ""
+    )
+    header = [title, "arguments", "seconds to fit", "peak memory, MB", "installation, MB", "MSE", "MAE"]
+    return table(header, cells) + note + "\n"
+
+
 # ---- parts, options, results
 
-TASKS = {"fit_windows": fit_windows}
-PARTS = {"epoch": measure_epoch, "global": measure_global, "memory": measure_memory}
+TASKS = {"fit_windows": fit_windows, "fit_contender": fit_contender}
+PARTS = {
+    "epoch": measure_epoch,
+    "global": measure_global,
+    "memory": measure_memory,
+    "peers": measure_peers,
+}
 
 
 def parse() -> argparse.Namespace:
@@ -386,8 +622,31 @@ def parse() -> argparse.Namespace:
     add("--series", type=int, default=N_SERIES, help="global: how many (%(default)s)")
     add("--sample", type=int, default=10, help="global: how many are fitted one by one (%(default)s)")
     add("--windows", type=int, default=N_WINDOWS, help="memory: how many (%(default)s)")
+    add("--our-python", default=sys.executable, help="peers: an interpreter that has numbarnn and pandas")
+    add("--peer-python", default=sys.executable, help="peers: an interpreter that has neuralforecast")
+    add(
+        "--extrapolate", type=int, metavar="STEPS",
+        help="peers: time so many steps of theirs in place of all, and keep the errors found before",
+    )  # fmt: skip
     add("--output", default=str(Path(__file__).parent / "results" / "forecasters.json"))
     return parser.parse_args()
+
+
+def read_results(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what was measured before."""
+    path = Path(options.output)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def write_results(options: argparse.Namespace, part: str, found: dict[str, Any]) -> None:
+    """Replace the figures of a part."""
+    from numbarnn.bench.report import describe_machine
+
+    path = Path(options.output)
+    results = read_results(options) | {part: {**found, "machine": describe_machine()}}
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
 
 
 def main() -> None:
@@ -397,16 +656,8 @@ def main() -> None:
         print(json.dumps(TASKS[settings.pop("task")](**settings)))
         return
     options = parse()
-    from numbarnn.bench.report import describe_machine
-
-    path = Path(options.output)
     for part in options.parts:
-        found = PARTS[part](options)
-        results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        results[part] = {"machine": describe_machine(), **found}
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        write_results(options, part, PARTS[part](options))
 
 
 if __name__ == "__main__":
