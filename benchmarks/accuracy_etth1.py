@@ -123,7 +123,8 @@ class Runs:
     def write(self) -> None:
         """Replace the file at once, so that an interruption never leaves half of one."""
         machine = {**describe_machine(), "numbarnn": __version__}
-        self.document = {**self.document, "machine": machine, "protocol": __doc__.split("\n\n")[1]}
+        protocol = __doc__.split("\n\n")[1]
+        self.document |= {"machine": machine, "protocol": protocol, "published": PUBLISHED}
         self.document["runs"] = list(self.runs.values())
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")

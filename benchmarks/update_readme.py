@@ -94,6 +94,18 @@ def startup_table(startup: dict[str, Any]) -> str:
     return markdown(["", "time"], body)
 
 
+def accuracy_table(accuracy: dict[str, Any]) -> str:
+    """Write errors on ETTh1: a line for each model, a column for each horizon."""
+    horizons = sorted({int(horizon) for row in accuracy["summary"].values() for horizon in row})
+    rows = {name: {int(h): mse for h, mse in row.items()} for name, row in accuracy["published"].items()}
+    for name, row in accuracy["summary"].items():
+        contexts = {cell["settings"]["context_length"] for cell in row.values()}
+        label = name if name.startswith("context") else f"{name}, {' or '.join(map(str, sorted(contexts)))}"
+        rows[f"numbarnn, {label}"] = {int(h): cell["mse"] for h, cell in row.items()}
+    body = [[name, *(f"{row[h]:.3f}" if h in row else "" for h in horizons)] for name, row in rows.items()]
+    return markdown(["ETTh1, MSE at horizon", *map(str, horizons)], body)
+
+
 def make_tables(results: Path) -> dict[str, str]:
     """Make every table whose figures are there."""
     tables = {}
@@ -108,6 +120,10 @@ def make_tables(results: Path) -> dict[str, str]:
         tables |= {kind: seconds_table(kinds[kind]) for kind in ("step", "fit") if kinds[kind]}
     if (results / "startup.json").exists():
         tables["startup"] = startup_table(json.loads((results / "startup.json").read_text(encoding="utf-8")))
+    if (results / "accuracy_etth1.json").exists():
+        accuracy = json.loads((results / "accuracy_etth1.json").read_text(encoding="utf-8"))
+        if "summary" in accuracy:
+            tables["accuracy"] = accuracy_table(accuracy)
     return tables
 
 

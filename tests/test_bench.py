@@ -158,10 +158,17 @@ def test_readme_tables_are_filled_from_results():
     assert update.fill(filled, {"fit": fit}) == filled
 
 
+def test_errors_stand_beside_the_published_ones():
+    update = load_script("update_readme")
+    ours = {"96": {"mse": 0.3456, "settings": {"context_length": 720}}}
+    table = update.accuracy_table({"published": {"linear": {"96": 0.386}}, "summary": {"best context": ours}})
+    assert table.splitlines()[2:] == ["| linear | 0.386 |", "| numbarnn, best context, 720 | 0.346 |"]
+
+
 def test_readme_has_the_marks_of_every_table():
     update = load_script("update_readme")
     readme = (update.ROOT / "README.md").read_text(encoding="utf-8")
-    for name in ("machine", "fit", "train", "forward", "step", "startup"):
+    for name in ("machine", "fit", "train", "forward", "step", "startup", "accuracy"):
         assert readme.count(f"<!-- table:{name} -->") == readme.count(f"<!-- end:{name} -->") == 1
 
 
