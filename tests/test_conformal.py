@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import ndtr, ndtri
 
 from numbarnn.forecasting import metrics
@@ -168,15 +169,15 @@ class TestBounds:
         residuals[100] *= 5
         late = delays or [0, 1, 2]
         options = {"gamma": gamma, "memory": memory, "delays": delays}
-        conformal = Conformal(residuals[None], np.ones(1), **options)
-        bit_by_bit = Conformal(residuals[None, :90], np.ones(1), **options)
+        conformal, bit_by_bit = (Conformal(residuals[None, :90], np.ones(1), **options) for _ in range(2))
+        conformal.update([0] * (n - 90), residuals[90:])
         for t in range(90, n):
             bit_by_bit._threshold(0, alpha)
             bit_by_bit.update([0], residuals[t][None])
         np.testing.assert_array_equal(bit_by_bit._threshold(0, alpha), conformal._threshold(0, alpha))
         nominal = ndtri(1 - alpha / 2)
         for step, delay in enumerate(late):
-            thresholds, issued = [nominal], []
+            thresholds, issued = [start_of(residuals[:90, step], delay, alpha)], []
             for t in range(n):
                 before = residuals[max(0, t - memory) : t, step]
                 issued.append(bounds_of(np.sort(before[np.isfinite(before)]), thresholds[t], alpha))
@@ -217,6 +218,16 @@ class TestBounds:
                 conformal.bounds(0, levels, h)
         with pytest.raises(ValueError, match="residuals had shape"):
             conformal.update([0], np.zeros((2, 3)))
+
+
+def start_of(residuals, delay, alpha):
+    """Quantile of Student's t with as many degrees of freedom as there are independent residuals."""
+    known = np.nan_to_num(residuals)
+    alike = 1.0
+    for k in range(1, delay + 1):
+        alike += 2 * (1 - k / (delay + 1)) * (known[k:] * known[:-k]).sum() / np.square(known).sum()
+    freedom = np.isfinite(residuals).sum() / max(alike, 1)
+    return min(stats.t.ppf(1 - alpha / 2, freedom), ndtri(1 - alpha / 2) + 1)
 
 
 def bounds_of(values, threshold, alpha):

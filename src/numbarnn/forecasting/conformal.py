@@ -15,6 +15,8 @@ References
    Neural Information Processing Systems 36 (2023), section 2.1: quantile tracking.
 .. [4] Joulani, Gyorgy and Szepesvari, "Online learning under delayed feedback", International Conference on
    Machine Learning (2013).
+.. [5] Thiebaux and Zwiers, "The interpretation and estimation of effective sample size", Journal of Climate
+   and Applied Meteorology 23 (1984), 800-811.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
 __all__ = ["Conformal"]
 
@@ -51,7 +53,9 @@ class Conformal:
     can go where there are no residuals: beyond the largest one bounds grow as z does. A truth is judged by
     the interval that was given out, from what was known when its forecast was made, several steps before:
     errors of neighbouring forecasts are alike, and an interval that knew the latest of them would be right
-    more often. The later a truth comes, the smaller is the step, gamma / sqrt(1 + delay) [4]_.
+    more often. The later a truth comes, the smaller is the step, gamma / sqrt(1 + delay) [4]_. And as many
+    residuals that are alike are worth as few that are independent, z starts as far out as Student's t with as
+    many degrees of freedom as there are independent ones [5]_.
 
     Parameters
     ----------
@@ -114,7 +118,7 @@ class Conformal:
         if self.delays.shape != (self.horizon,) or not (self.delays >= 0).all():
             raise ValueError(f"delays was {delays!r}; expected {self.horizon} integers >= 0, one a step")
         self._scales = np.where(scales > 0, scales, 1.0)
-        self._history = list(residuals.copy())
+        self._history, self._n_first = list(residuals.copy()), residuals.shape[1]
         self._scores: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._thresholds: dict[tuple[int, float], tuple[int, np.ndarray]] = {}
         self._shared: dict = {}
@@ -257,8 +261,13 @@ class Conformal:
             return nominal
         # a ring: what they were before time t is at t % length
         length = self.delays.max() + 1
-        start = 0, np.full((length, self.horizon), nominal)
-        done, ring = self._thresholds.get((row, alpha), start)
+        if (row, alpha) in self._thresholds:
+            done, ring = self._thresholds[row, alpha]
+        else:
+            first = history[: self._n_first]
+            start = np.minimum(stdtrit(self._n_independent(first), 1 - alpha / 2), nominal + MOST_BEYOND)
+            few = np.isfinite(first).sum(axis=0) + 1 < 2 / alpha - ROUNDING
+            done, ring = 0, np.tile(np.where(few, nominal, start), (length, 1))
         scores, known = self._scores_until_now(row)
         # what came after too few others was not judged, and what is missing has the score NaN
         judged = (known[done:] + 1 >= 2 / alpha - ROUNDING) & ~np.isnan(scores[done:])
@@ -270,6 +279,19 @@ class Conformal:
             ring[(t + 1) % length] = np.minimum(np.maximum(moved, 0.0), nominal + MOST_BEYOND)
         self._thresholds[row, alpha] = len(history), ring
         return ring[len(history) % length]
+
+    def _n_independent(self, residuals):
+        """Return how many independent residuals those of each step are worth, (H,), at least 1."""
+        n = len(residuals)
+        values = np.where(np.isfinite(residuals), residuals, 0.0)
+        spectrum = np.fft.rfft(values, 2 * n, axis=0)
+        products = np.fft.irfft(np.abs(spectrum) ** 2, 2 * n, axis=0)[:n]  # of residuals k apart, summed
+        # errors of forecasts that do not overlap are taken to be independent
+        lags = np.arange(n)[:, np.newaxis]
+        weights = np.maximum(1 - lags / (1 + self.delays), 0)
+        squares = np.where(products[0] > 0, products[0], 1.0)
+        alike = 2 * (weights * products).sum(axis=0) / squares - 1
+        return np.maximum(np.isfinite(residuals).sum(axis=0) / np.maximum(alike, 1.0), 1.0)
 
     def _scores_until_now(self, row):
         """Return the least thresholds that hold each truth, and of how many residuals they were made.
