@@ -6,9 +6,10 @@ the seeds. Settings are chosen on the validation months only: all of them are pr
 them, before the first error of a test month is computed.
 
 The options that take several values span a grid; each point of it is trained once with the first seed, and
-the best point of every horizon once more with each other seed. Every finished run is kept in the file of
---out and in the folder of --work, so the same command goes on where it was interrupted, and further values
-may be added to the grid later. After a change of the forecaster itself, name other ones.
+the best run of every horizon once more with each other seed. Every finished run is kept in the file of --out
+and in the folder of --work, and the best is chosen of all that are there: the same command goes on where it
+was interrupted, and further grids may be searched later. After a change of the forecaster itself, name other
+ones.
 """
 
 from __future__ import annotations
@@ -169,20 +170,24 @@ def search(runs: Runs, options: argparse.Namespace, series: np.ndarray) -> dict[
     """Train the grid; return which -> horizon -> settings with the least error on the validation months."""
     chosen: dict[str, dict[int, dict]] = {name: {} for name in GOALS}
     for horizon in options.horizons:
-        results = []
         for settings in grid(options, horizon):
             run = runs.fit(settings, options.seeds[0], series)
-            results.append((run["validation_mse"], settings))
             print(
                 f"horizon {horizon}: validation MSE {run['validation_mse']:.4f}, {run['epochs']} epochs, "
                 f"{run['seconds']:.0f} s: {_words(settings)}",
                 flush=True,
             )
-        results.sort(key=lambda result: result[0])
-        chosen["best context"][horizon] = results[0][1]
-        of_96 = [settings for _, settings in results if settings["context_length"] == 96]
-        if of_96:
-            chosen["context 96"][horizon] = of_96[0]
+        tried = [
+            run
+            for run in sorted(runs.runs.values(), key=lambda run: run["validation_mse"])
+            if run["seed"] == options.seeds[0] and run["settings"]["horizon"] == horizon
+        ]
+        for name, some in (
+            ("context 96", [run for run in tried if run["settings"]["context_length"] == 96]),
+            ("best context", tried),
+        ):
+            if some:
+                chosen[name][horizon] = some[0]["settings"]
     for name, settings in chosen.items():
         for horizon, setting in settings.items():
             print(f"chosen, {name}, horizon {horizon}: {_words(setting)}", flush=True)
