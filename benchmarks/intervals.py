@@ -7,9 +7,10 @@ of ETTh1 the last 4 of 12, 4 and 4 months of 30 days, with a fit on the first 12
 those. Origins are so far apart that all hours of a day are among them.
 
 Beside it stands conformal seasonal naive: the value of a season before, with intervals out of all errors of
-this forecast in the training part and since, at the same origins. Two forms of it are tried, order statistics
-of all errors so far (split) and the adaptive intervals that the forecaster has; the better one on the very
-stretch that is scored is reported, which is more than a forecaster could know.
+this forecast in the training part and since, at the same origins. Forms of it are tried: a day and a week as
+season where there are both; order statistics of all errors so far (split) and the adaptive intervals that the
+forecaster has. The best one on the very stretch that is scored is reported, which is more than a forecaster
+could know.
 
 The pinball loss is the mean of the quantiles 0.025, 0.1, 0.5, 0.9 and 0.975: the bounds and the forecast.
 The figures of a series are written as soon as it is done; --series runs some of them and keeps the others.
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,7 +52,8 @@ class Task(NamedTuple):
         Of the channels.
     together : str or None
         Name of all channels as one, if they have one scale.
-    horizon, season, step_size : int
+    horizon, step_size : int
+    seasons : tuple of int
     n_train : int
         Steps that the forecaster is fitted on.
     n_scored : int
@@ -61,8 +64,8 @@ class Task(NamedTuple):
     names: list[str]
     together: str | None
     horizon: int
-    season: int
     step_size: int
+    seasons: tuple[int, ...]
     n_train: int
     n_scored: int
 
@@ -71,12 +74,12 @@ def make_task(name: str, path: str | None) -> Task:
     """Read a data set."""
     if name == "ETTh1":
         values, names = z_score(read(path)), [f"ETTh1, {channel}" for channel in CHANNELS]
-        return Task(values, names, "ETTh1, all", 96, 24, STEPS[name], N_TRAIN, N_TEST)
+        return Task(values, names, "ETTh1, all", 96, STEPS[name], (24, 168), N_TRAIN, N_TEST)
     data, setting = LOADERS[name](), SETTINGS[name]
     n_train = len(data.data) - setting.n_test
     return Task(
-        data.data, data.feature_names, None, setting.horizon, data.season_length, STEPS[name], n_train,
-        setting.n_test,
+        data.data, data.feature_names, None, setting.horizon, STEPS[name], tuple(setting.seasons.values()),
+        n_train, setting.n_test,
     )  # fmt: skip
 
 
@@ -92,9 +95,9 @@ def ours(task: Task, n_jobs: int | None) -> tuple[np.ndarray, np.ndarray]:
     return folds.cutoff[scored], np.stack(quantiles, axis=-1)
 
 
-def seasonal_naive(task: Task, cutoffs: np.ndarray, method: str) -> np.ndarray:
+def seasonal_naive(task: Task, cutoffs: np.ndarray, season: int, method: str) -> np.ndarray:
     """Quantiles (n, h, C, 5) of the value of a season before, with conformal intervals."""
-    values, horizon, season = task.values, task.horizon, task.season
+    values, horizon = task.values, task.horizon
     steps = np.arange(horizon)
     # the last season that is known at the time of the forecast: one before, or several
     lag = season * (1 + steps // season)
@@ -129,17 +132,19 @@ def run(task: Task, n_jobs: int | None) -> list[dict[str, Any]]:
     """Score every channel of a data set, and all of them together if they have one scale."""
     cutoffs, quantiles = ours(task, n_jobs)
     truth = task.values[cutoffs[:, np.newaxis] + np.arange(task.horizon)]
-    naive = {method: seasonal_naive(task, cutoffs, method) for method in ("split", "adaptive")}
+    naive = {
+        form: seasonal_naive(task, cutoffs, *form) for form in product(task.seasons, ("split", "adaptive"))
+    }
     parts: dict[str, Any] = {name: [c] for c, name in enumerate(task.names)}
     if task.together:
         parts[task.together] = slice(None)
     rows = []
     for name, part in parts.items():
-        row = {"series": name, "horizon": task.horizon, "season": task.season, "origins": len(cutoffs)}
+        row = {"series": name, "horizon": task.horizon, "origins": len(cutoffs)}
         row["ours"] = figures(truth[:, :, part], quantiles[:, :, part])
-        forms = {method: figures(truth[:, :, part], each[:, :, part]) for method, each in naive.items()}
-        best = min(forms, key=lambda method: forms[method]["pinball"])
-        row["seasonal_naive"] = {"method": best, **forms[best]}
+        forms = {form: figures(truth[:, :, part], each[:, :, part]) for form, each in naive.items()}
+        best = min(forms, key=lambda form: forms[form]["pinball"])
+        row["seasonal_naive"] = {"season": best[0], "method": best[1], **forms[best]}
         rows.append(row)
     return rows
 

@@ -7,6 +7,8 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from numbarnn import RNNForecaster
+from numbarnn.datasets import LOADERS
+from numbarnn.demo import SETTINGS
 from numbarnn.forecasting import CrossValidation
 
 
@@ -187,3 +189,32 @@ class TestImportance:
     def test_without_covariates(self):
         with pytest.raises(ValueError, match="feature_importance needs covariates"):
             quick().fit(waves()).feature_importance(waves())
+
+
+class TestCoverage:
+    """What intervals promise, they hold: on a series of known noise, and on real ones."""
+
+    def test_known_noise(self):
+        t = np.arange(1200)
+        y = np.sin(2 * np.pi * t / 12) + 0.3 * np.random.default_rng(0).standard_normal(1200)
+        forecaster = quick(6, 24, max_iter=20, learning_rate_init=0.01, normalize="standard")
+        folds = forecaster.cross_validation(y, n_windows=395, step_size=1, level=[80, 95])
+        truth = folds.y[..., np.newaxis]
+        inside = ((truth >= folds.lower) & (truth <= folds.upper)).mean(axis=(0, 1, 2))
+        np.testing.assert_allclose(inside, [0.8, 0.95], atol=0.03)
+        # as wide as the quantiles of the noise are apart, a little more for what the forecast misses
+        width = (folds.upper - folds.lower).mean(axis=(0, 1, 2)) / 0.3
+        assert (width > [2.4, 3.7]).all() and (width < [3.2, 4.9]).all()
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(("name", "step_size"), [("electricity", 5), ("co2", 1), ("weather", 1)])
+    def test_bundled_series(self, name, step_size):
+        """By the defaults, within 3 points on each channel; as in benchmarks/intervals.py."""
+        y, setting = LOADERS[name]().data, SETTINGS[name]
+        n_windows = (setting.n_test - setting.horizon) // step_size + 1
+        folds = RNNForecaster(setting.horizon, random_state=0).cross_validation(
+            y, n_windows=n_windows, step_size=step_size, level=[80, 95]
+        )
+        truth = folds.y[..., np.newaxis]
+        inside = ((truth >= folds.lower) & (truth <= folds.upper)).mean(axis=(0, 1))
+        np.testing.assert_allclose(inside, np.tile([0.8, 0.95], (y.shape[1], 1)), atol=0.03)

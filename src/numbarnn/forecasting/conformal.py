@@ -149,13 +149,14 @@ class Conformal:
         if not ((levels > 0) & (levels < 100)).all():
             raise ValueError(f"level was {levels.tolist()!r}; expected numbers between 0 and 100")
         low, high = np.empty((2, h, len(levels)))
+        ordered: dict = {}  # what several levels share
         for k, level in enumerate(levels):
             # 1 - 0.95 has digits of rounding that would ask for one residual more
             alpha = round(1 - level / 100, 12)
             thresholds = np.broadcast_to(self._threshold(row, alpha), self.horizon)
             tails = ndtr(-thresholds)
             for step in range(h):
-                values, scale = self._sample(row, step, alpha, level)
+                values, scale = self._sample(row, step, alpha, level, ordered)
                 n = len(values)
                 beyond = tails[step] * (n + 1) < 1 - ROUNDING
                 rank = 1 if beyond else math.floor(tails[step] * (n + 1) + ROUNDING)
@@ -241,16 +242,16 @@ class Conformal:
             self._shared["all"] = np.concatenate(parts)
         return self._shared["all"]
 
-    def _sample(self, row, step, alpha, level):
+    def _sample(self, row, step, alpha, level, ordered):
         """Sorted residuals that stand for a step of a row, and their unit."""
         if row >= 0:
             own = self._recent(row)
             few = np.isfinite(own[:, step]).sum() < 2 / alpha - ROUNDING
             if not (few and len(self._history) > 1):
-                return _around(own, step, alpha, level), 1.0
+                return _around(own, step, alpha, level, ordered), 1.0
         key = step, alpha
         if key not in self._shared:
-            self._shared[key] = _around(self._all_rows(), step, alpha, level)
+            self._shared[key] = _around(self._all_rows(), step, alpha, level, {})
         return self._shared[key], self._scales[row] if row >= 0 else 1.0
 
     def _threshold(self, row, alpha):
@@ -329,12 +330,14 @@ class Conformal:
         return self._scores[row]
 
 
-def _around(residuals, step, alpha, level):
-    """Sorted residuals of a step, and of those beside it until there are 4 / alpha."""
+def _around(residuals, step, alpha, level, ordered):
+    """Sorted residuals of a step, and of those beside it until there are 4 / alpha; `ordered` keeps them."""
     reach, horizon = 0, residuals.shape[1]
     while True:
-        values = residuals[:, max(0, step - reach) : step + reach + 1]
-        values = values[np.isfinite(values)]
+        if (step, reach) not in ordered:
+            values = residuals[:, max(0, step - reach) : step + reach + 1]
+            ordered[step, reach] = np.sort(values[np.isfinite(values)])
+        values = ordered[step, reach]
         if len(values) >= 4 / alpha - ROUNDING or reach >= horizon - 1:
             break
         reach += 1
@@ -344,7 +347,7 @@ def _around(residuals, step, alpha, level):
             f"level={level:g} needs at least {needed} held-out forecasts of a step, there are {len(values)}: "
             "give more validation data or a lower level"
         )
-    return np.sort(values)
+    return values
 
 
 def _outermost(n):
