@@ -373,26 +373,16 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
 
 STRIDE = 7  # steps between two origins: every hour of the day comes equally often
 TEST_HOURS = 120 * 24
-# of a handful of settings, those with the lowest error on the months before the test within some minutes
-CHOSEN_ETTH1 = {"max_steps": 200, "input_size": 96, "encoder_n_layers": 1, "encoder_hidden_size": 128,
-                "windows_batch_size": 256, "scaler_type": "standard", "loss": "MSE"}  # fmt: skip
-CHOSEN_ELECTRICITY = {"max_steps": 400, "input_size": 168, "encoder_n_layers": 1, "encoder_hidden_size": 128,
-                      "scaler_type": "standard"}  # fmt: skip
 # name -> (class, arguments that are not defaults); None is RNNForecaster
 CONTENDERS: dict[str, dict[str, tuple[str | None, dict[str, Any]]]] = {
     "ETTh1": {
         "numbarnn": (None, {}),
         "GRU, defaults but max_steps": ("GRU", {"max_steps": 200}),
         "LSTM, defaults but max_steps": ("LSTM", {"max_steps": 200}),
-        "GRU, chosen": ("GRU", CHOSEN_ETTH1),
-        "LSTM, chosen": ("LSTM", CHOSEN_ETTH1),
     },
     "electricity": {
         "numbarnn": (None, {}),
         "GRU, defaults": ("GRU", {}),
-        "LSTM, defaults": ("LSTM", {}),
-        "GRU, chosen": ("GRU", CHOSEN_ELECTRICITY),
-        "LSTM, chosen": ("LSTM", CHOSEN_ELECTRICITY),
     },
 }
 
