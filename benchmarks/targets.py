@@ -31,56 +31,51 @@ WITH_DX = 512  # the last size of the table has the input gradient on both sides
 IMPORT_SECONDS, COMPILE_SECONDS, WARM_SECONDS = 0.3, 6.0, 0.5
 
 
-def layer_checks(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, float, bool]]:
-    """Yield (name, found, wanted, reached) of training steps and forward passes."""
+Check = tuple[str, float, float, dict[str, Any] | None, bool]
+
+
+def layer_checks(rows: list[dict[str, Any]]) -> Iterator[Check]:
+    """Yield (name, found, wanted, row, reached) of training steps and forward passes."""
     for row in rows:
         if row["peer"] != "torch" or row["threads"] > 2:
             continue
         name = f"{row['kind']} {row['cell']} {row['hidden']}, {row['threads']} threads"
         ratio = row["ratio"]["median"]
         if row["kind"] == "forward":
-            yield name, ratio, 1.0, ratio >= 1.0
+            yield name, ratio, 1.0, row, ratio >= 1.0
         elif row["kind"] == "train" and row["input_gradient"] == (row["hidden"] == WITH_DX):
             wanted = TRAIN[row["cell"]][row["hidden"]][row["threads"] - 1]
-            yield name, ratio, wanted, ratio >= wanted
+            yield name, ratio, wanted, row, ratio >= wanted
 
 
-def fit_checks(rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, float, bool]]:
+def fit_checks(rows: list[dict[str, Any]]) -> Iterator[Check]:
     """Yield the checks of whole fits against the fastest peer."""
     for cell, sizes in FIT.items():
         for hidden, wanted in sizes.items():
             case = ("fit", cell, hidden, 2)
-            ratios = [
-                row["ratio"]["median"]
-                for row in rows
-                if (row["kind"], row["cell"], row["hidden"], row["threads"]) == case
+            found = [
+                row for row in rows if (row["kind"], row["cell"], row["hidden"], row["threads"]) == case
             ]
-            if ratios:
-                yield f"fit {cell} {hidden}, 2 threads", min(ratios), wanted, min(ratios) >= wanted
+            if found:
+                row = min(found, key=lambda row: row["ratio"]["median"])
+                ratio = row["ratio"]["median"]
+                yield f"fit {cell} {hidden}, 2 threads", ratio, wanted, row, ratio >= wanted
 
 
-def startup_checks(startup: dict[str, Any]) -> Iterator[tuple[str, float, float, bool]]:
+def startup_checks(startup: dict[str, Any]) -> Iterator[Check]:
     """Yield the checks of imports and first fits, in seconds."""
     extra = startup["imports"]["import numbarnn"] - startup["imports"]["import sklearn.base"]
-    yield "import numbarnn above import sklearn.base, s", extra, IMPORT_SECONDS, extra <= IMPORT_SECONDS
+    yield "import numbarnn above import sklearn.base, s", extra, IMPORT_SECONDS, None, extra <= IMPORT_SECONDS
     for cell, row in startup["first_fit"].items():
         compiling = row["empty cache"] - row["warm"]
-        yield f"compiling {cell}, s", compiling, COMPILE_SECONDS, compiling <= COMPILE_SECONDS
-        yield f"warm first fit {cell}, s", row["warm"], WARM_SECONDS, row["warm"] <= WARM_SECONDS
+        yield f"compiling {cell}, s", compiling, COMPILE_SECONDS, None, compiling <= COMPILE_SECONDS
+        yield f"warm first fit {cell}, s", row["warm"], WARM_SECONDS, None, row["warm"] <= WARM_SECONDS
 
 
-def bound(rows: list[dict[str, Any]], name: str, wanted: float) -> str:
+def bound(row: dict[str, Any] | None, wanted: float) -> str:
     """Say how fast the products of a case would have to be, and how fast NumPy's are."""
-    found = [
-        row
-        for row in rows
-        if name == f"{row['kind']} {row['cell']} {row['hidden']}, {row['threads']} threads"
-        and (row["kind"] != "train" or row["input_gradient"] == (row["hidden"] == WITH_DX))
-        and "gflop" in row
-    ]
-    if not found:
+    if row is None or "gflop" not in row:
         return ""
-    row = min(found, key=lambda row: row["ratio"]["median"])  # the fastest peer
     needed = row["gflop"] / (row["peer_seconds"]["median"] / wanted)
     return f"; asks for {needed:.0f} GFLOP/s, NumPy's products reach {row['numpy_gflop_per_second']:.0f}"
 
@@ -91,8 +86,8 @@ def main() -> int:
     checks = [*layer_checks(rows), *fit_checks(rows)]
     if (RESULTS / "startup.json").exists():
         checks += startup_checks(json.loads((RESULTS / "startup.json").read_text(encoding="utf-8")))
-    for name, found, wanted, reached in checks:
-        note = "" if reached else bound(rows, name, wanted)
+    for name, found, wanted, row, reached in checks:
+        note = "" if reached else bound(row, wanted)
         print(f"{'' if reached else 'MISSED':<7} {name:<46} {found:6.2f} (wanted {wanted:g}){note}")
     missed = sum(not reached for *_, reached in checks)
     print(f"{len(checks) - missed} of {len(checks)} reached")
