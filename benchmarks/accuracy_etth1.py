@@ -18,7 +18,6 @@ import argparse
 import csv
 import hashlib
 import json
-import os
 import pickle
 import time
 from itertools import product
@@ -28,8 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from numbarnn import RNNForecaster, __version__
-from numbarnn.bench.report import describe_machine
+from numbarnn import RNNForecaster
+from numbarnn.bench.report import describe_machine, markdown, write_document
 from numbarnn.schedules import ExponentialSchedule
 
 MONTH = 30 * 24
@@ -122,14 +121,11 @@ class Runs:
         return hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()[:16]
 
     def write(self) -> None:
-        """Replace the file at once, so that an interruption never leaves half of one."""
-        machine = {**describe_machine(), "numbarnn": __version__}
+        """Write all that is known."""
         protocol = __doc__.split("\n\n")[1]
-        self.document |= {"machine": machine, "protocol": protocol, "published": PUBLISHED}
+        self.document |= {"machine": describe_machine(), "protocol": protocol, "published": PUBLISHED}
         self.document["runs"] = list(self.runs.values())
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.document, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, self.path)
+        write_document(self.path, self.document)
 
     def fit(self, settings: dict[str, Any], seed: int, series: np.ndarray) -> dict[str, Any]:
         """Train, or find that it was done; the run has the error on the validation months."""
@@ -232,16 +228,14 @@ def defaults(options: argparse.Namespace, series: np.ndarray) -> dict[str, Any]:
 
 def report(summary: dict[str, Any], horizons: list[int]) -> str:
     """Lay out our errors under the published ones, as Markdown."""
-    lines = ["| ETTh1, MSE | " + " | ".join(map(str, horizons)) + " |", "| --- |" + " --- |" * len(horizons)]
-    for name, row in PUBLISHED.items():
-        lines.append(f"| {name} | " + " | ".join(f"{row.get(h, np.nan):.3f}" for h in horizons) + " |")
+    rows = [[name, *(f"{row.get(h, np.nan):.3f}" for h in horizons)] for name, row in PUBLISHED.items()]
     for name, row in summary.items():
         cells = []
         for horizon in horizons:
             cell = row.get(str(horizon))
             cells.append("" if cell is None else f"{cell['mse']:.3f} (goal {cell['goal'] or np.nan:.3f})")
-        lines.append(f"| numbarnn, {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append([f"numbarnn, {name}", *cells])
+    return markdown(["ETTh1, MSE", *map(str, horizons)], rows)
 
 
 def _words(settings: dict[str, Any]) -> str:

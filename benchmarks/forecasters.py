@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -25,24 +24,21 @@ from typing import Any
 
 import numpy as np
 
-MONTH = 30 * 24
-N_TRAIN, N_VALIDATION, N_TEST = 12 * MONTH, 4 * MONTH, 4 * MONTH  # of ETTh1
+import contenders
+from accuracy_etth1 import N_TRAIN, N_VALIDATION, read, z_score
+from contenders import DAY, STRIDE
+from numbarnn import RNNForecaster
+from numbarnn.bench.report import describe_machine, markdown, write_document
+from numbarnn.datasets import load_electricity
+
 PAUSE = 0.05  # seconds: waiting threads stop spinning before the other side is timed
 
 
 def etth1(path: str | None) -> np.ndarray:
-    """Read the 7 channels of ETTh1.csv, each scaled with mean and deviation of its training months."""
+    """Read ETTh1, each channel scaled with mean and deviation of its training months."""
     if path is None:
         raise SystemExit("--data was not given; expected a copy of ETTh1.csv")
-    names = range(1, 8)
-    values = np.loadtxt(path, delimiter=",", skiprows=1, usecols=names)[: N_TRAIN + N_VALIDATION + N_TEST]
-    return (values - values[:N_TRAIN].mean(axis=0)) / values[:N_TRAIN].std(axis=0)
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Lay out cells as Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return z_score(read(path))
 
 
 # ---- an epoch of the same model in PyTorch
@@ -128,8 +124,6 @@ def epochs_in_turns(
     series: np.ndarray, threads: int, seed: int, n_epochs: int, warm: int
 ) -> dict[str, list[float]]:
     """Fit both from one seed, epoch by epoch in turns; return seconds and validation errors of both."""
-    from numbarnn import RNNForecaster
-
     peer = TorchSide(series, threads, seed)
     ours, theirs, their_mse = [], [], []
     clock = {"start": time.perf_counter()}
@@ -185,7 +179,7 @@ def measure_epoch(options: argparse.Namespace) -> dict[str, Any]:
         found[f"{side}_validation_mse"] = {"lowest": least, "last": last}
         ratio = f"{found['ratio']['median']:.2f}" if side == "peer" else "1"
         rows.append([name, f"{found[f'{side}_seconds']:.2f}", ratio, _spread(last), _spread(least)])
-    print(table(
+    print(markdown(
         ["model, ETTh1 at horizon 96", "seconds an epoch", "ratio (median of pairs)",
          f"validation MSE, epoch {options.epochs}", "lowest of all epochs"], rows,
     ))  # fmt: skip
@@ -198,7 +192,7 @@ def _spread(values: list[float]) -> str:
 
 # ---- one model of many series
 
-N_SERIES, N_STEPS, AHEAD, DAY, WEEK, N_ORIGINS = 500, 1000, 24, 24, 168, 4
+N_SERIES, N_STEPS, AHEAD, WEEK, N_ORIGINS = 500, 1000, 24, 168, 4
 
 
 def hourly_series(n_series: int, n_steps: int, seed: int = 0) -> np.ndarray:
@@ -236,8 +230,6 @@ def absolute_scaled_errors(truth: np.ndarray, forecast: np.ndarray, known: np.nd
 
 def fit_and_follow(series: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
     """Fit by defaults; return the seconds, and the forecasts of the days that follow, one after the other."""
-    from numbarnn import RNNForecaster
-
     start = time.perf_counter()
     forecaster = RNNForecaster(AHEAD, random_state=0, n_jobs=threads).fit(list(series[:, :N_STEPS]))
     seconds = time.perf_counter() - start
@@ -272,7 +264,7 @@ def measure_global(options: argparse.Namespace) -> dict[str, Any]:
     for name, error in errors.items():
         every = f"{error.mean():.3f}" if len(error) == options.series else ""
         rows.append([name, times.get(name, ""), every, f"{error[sample].mean():.3f}"])
-    print(table(
+    print(markdown(
         [f"{options.series} hourly series of {N_STEPS}, the next {AHEAD}, {N_ORIGINS} origins",
          "seconds to fit", "MASE, all series", f"MASE, the first {options.sample}"], rows,
     ))  # fmt: skip
@@ -291,55 +283,14 @@ def measure_global(options: argparse.Namespace) -> dict[str, Any]:
 # ---- in a process of its own
 
 
-def peak_memory() -> int:
-    """Return the largest resident size of this process so far, in bytes."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        # of this program alone; what getrusage tells counts the one that started it too
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
-    except OSError:
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def alone(task: str, python: str = sys.executable, **settings: Any) -> dict[str, Any]:
-    """Do one of `TASKS` in a fresh process; it prints its answer on the last line."""
-    command = [python, "-W", "ignore", __file__, "--task", json.dumps({"task": task, **settings})]
+    """Do one of `contenders.TASKS` in a fresh process."""
+    command = [python, "-W", "ignore", contenders.__file__, json.dumps({"task": task, **settings})]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(answer.stdout.splitlines()[-1])
 
 
-N_WINDOWS, WINDOW = 1_000_000, 336
-
-
-def fit_windows(n_windows: int, traced: bool, threads: int) -> dict[str, Any]:
-    """Fit an epoch by defaults on one series with so many windows in its training part; tell the memory."""
-    import tracemalloc
-
-    from numbarnn import RNNForecaster
-
-    horizon = WINDOW // 4  # the context is three times as long
-    forecaster = RNNForecaster(horizon, max_iter=1, random_state=0, n_jobs=threads)
-    # compiled code, and whatever is loaded at the first fit, is there before it is counted
-    forecaster.fit(np.random.default_rng(0).standard_normal(5000))
-    n_steps = int((n_windows + WINDOW - 1) / (1 - forecaster.validation_fraction)) + 1
-    hours = np.arange(n_steps)
-    y = np.sin(2 * np.pi * hours / DAY)
-    y += 0.1 * np.random.default_rng(0).standard_normal(n_steps)
-    del hours
-    if traced:
-        tracemalloc.start()
-    before = peak_memory()
-    start = time.perf_counter()
-    forecaster.fit(y)
-    found = {
-        "series": y.nbytes, "before": before, "peak": peak_memory(),
-        "seconds": time.perf_counter() - start, "window": forecaster.context_length_ + horizon,
-    }  # fmt: skip
-    if traced:
-        found["allocated"] = tracemalloc.get_traced_memory()[1]
-    return found
+N_WINDOWS = 1_000_000
 
 
 def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
@@ -350,7 +301,7 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     size, limit = resident["series"] / mb, (1.5 * resident["series"] + 200e6) / mb
     grown = (resident["peak"] - resident["before"] + resident["series"]) / mb
     allocated = (traced["allocated"] + traced["series"]) / mb
-    print(table(
+    print(markdown(
         [f"peak memory, {options.windows:,} windows of {resident['window']} steps", "MB"],
         [["the series", f"{size:.1f}"], ["limit: 1.5 times the series and 200 MB", f"{limit:.1f}"],
          ["series and what fit allocates (tracemalloc)", f"{allocated:.1f}"],
@@ -371,7 +322,6 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
 
 # ---- the same job done by others
 
-STRIDE = 7  # steps between two origins: every hour of the day comes equally often
 TEST_HOURS = 120 * 24
 # name -> (class, arguments that are not defaults); None is RNNForecaster
 CONTENDERS: dict[str, dict[str, tuple[str | None, dict[str, Any]]]] = {
@@ -387,118 +337,8 @@ CONTENDERS: dict[str, dict[str, tuple[str | None, dict[str, Any]]]] = {
 }
 
 
-def long_frame(values: np.ndarray, names: list[str], end: int) -> Any:
-    """Put (n_timesteps, n_series), which end before hour `end`, into a long data frame."""
-    import pandas as pd
-
-    hours = np.datetime64("2016-07-01", "h") + np.arange(end - len(values), end)
-    ds = np.tile(hours.astype("datetime64[ns]"), len(names))
-    return pd.DataFrame({"unique_id": np.repeat(names, len(values)), "ds": ds, "y": values.T.ravel()})
-
-
-class Ours:
-    """`RNNForecaster`."""
-
-    package = "numbarnn"
-
-    def __init__(self, name: None, horizon: int, threads: int, settings: dict[str, Any]) -> None:
-        from numbarnn import RNNForecaster
-
-        self.forecaster = RNNForecaster(horizon, random_state=0, n_jobs=threads, **settings)
-
-    def fit(self, values: np.ndarray) -> None:
-        """Fit a long frame."""
-        self.names = [f"series {i}" for i in range(values.shape[1])]
-        self.forecaster.fit(long_frame(values, self.names, len(values)))
-
-    def forecast(self, values: np.ndarray, origins: np.ndarray) -> np.ndarray:
-        """Forecast from every origin: (n_origins, horizon, n_series)."""
-        context, found = self.forecaster.context_length_, []
-        for origin in origins:
-            history = long_frame(values[origin - context : origin], self.names, origin)
-            answer = self.forecaster.predict(context=history)
-            found.append(answer["RNNForecaster"].to_numpy().reshape(len(self.names), -1).T)
-        return np.stack(found)
-
-
-class NeuralForecasts:
-    """A model of neuralforecast, by the name of its class."""
-
-    package = "neuralforecast"
-
-    def __init__(self, name: str, horizon: int, threads: int, settings: dict[str, Any]) -> None:
-        import logging
-
-        import torch
-        from neuralforecast import NeuralForecast, losses, models
-
-        torch.set_num_threads(threads)
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-        quiet = {"enable_progress_bar": False, "logger": False, "enable_checkpointing": False}
-        settings = dict(settings)
-        if "loss" in settings:
-            settings["loss"] = getattr(losses.pytorch, settings["loss"])()
-        model = getattr(models, name)(
-            h=horizon, enable_model_summary=False, accelerator="cpu", **quiet, **settings
-        )
-        self.name, self.context, self.forecaster = name, model.input_size, NeuralForecast([model], freq="h")
-
-    def fit(self, values: np.ndarray) -> None:
-        """Fit a long frame."""
-        names = [f"series {i}" for i in range(values.shape[1])]
-        self.forecaster.fit(long_frame(values, names, len(values)))
-
-    def forecast(self, values: np.ndarray, origins: np.ndarray) -> np.ndarray:
-        """Forecast from every origin: (n_origins, horizon, n_series)."""
-        # the model knows no series by its name, so that each window can be one of its own, all in one batch
-        windows = np.concatenate([values[origin - self.context : origin] for origin in origins], axis=1)
-        names = [f"{i:08d}" for i in range(windows.shape[1])]
-        answer = self.forecaster.predict(df=long_frame(windows, names, self.context))
-        found = answer[self.name].to_numpy().reshape(len(origins), values.shape[1], -1)
-        return found.swapaxes(1, 2)
-
-
-def fit_contender(
-    path: str, name: str | None, settings: dict[str, Any], threads: int, steps: list[int] | None
-) -> dict[str, Any]:
-    """Fit, and forecast what was held out; or only tell the seconds of so many steps of training."""
-    import importlib.metadata
-    import sysconfig
-
-    saved = np.load(path)
-    values, n_fit, horizon = saved["values"], int(saved["n_fit"]), int(saved["horizon"])
-    side = Ours if name is None else NeuralForecasts
-    import pandas  # noqa: F401, both need it: loaded before the clock starts
-
-    seconds = []
-    for max_steps in steps or [None]:
-        changes = {} if max_steps is None else {"max_steps": max_steps}
-        contender = side(name, horizon, threads, {**settings, **changes})
-        start = time.perf_counter()
-        contender.fit(values[:n_fit])
-        seconds.append(time.perf_counter() - start)
-    peak = peak_memory()
-    if steps:
-        return {"seconds": seconds, "peak_memory": peak}
-    origins = np.arange(n_fit, len(values) - horizon + 1, STRIDE)
-    truth = np.stack([values[origin : origin + horizon] for origin in origins])
-    error = contender.forecast(values, origins) - truth
-    size = sum(
-        os.stat(os.path.join(folder, file), follow_symlinks=False).st_size
-        for folder, _, files in os.walk(sysconfig.get_paths()["purelib"])
-        for file in files
-    )
-    return {
-        "seconds": seconds[0], "peak_memory": peak, "installation": size,
-        "mse": float(np.square(error).mean()), "mae": float(np.abs(error).mean()),
-        "version": f"{side.package} {importlib.metadata.version(side.package)}",
-    }  # fmt: skip
-
-
 def peer_data(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """Return the series, scaled by what is fitted: the last 120 days are held out."""
-    from numbarnn.datasets import load_electricity
-
     demand = load_electricity().data
     known = demand[:-TEST_HOURS]
     return {
@@ -584,12 +424,11 @@ def peer_table(title: str, rows: dict[str, dict[str, Any]]) -> str:
         "\n\n~ reckoned from the time of a few steps of training" if any("~" in c[2] for c in cells) else ""
     )
     header = [title, "arguments", "seconds to fit", "peak memory, MB", "installation, MB", "MSE", "MAE"]
-    return table(header, cells) + note + "\n"
+    return markdown(header, cells) + note + "\n"
 
 
 # ---- parts, options, results
 
-TASKS = {"fit_windows": fit_windows, "fit_contender": fit_contender}
 PARTS = {
     "epoch": measure_epoch,
     "global": measure_global,
@@ -630,21 +469,12 @@ def read_results(options: argparse.Namespace) -> dict[str, Any]:
 
 def write_results(options: argparse.Namespace, part: str, found: dict[str, Any]) -> None:
     """Replace the figures of a part."""
-    from numbarnn.bench.report import describe_machine
-
-    path = Path(options.output)
     results = read_results(options) | {part: {**found, "machine": describe_machine()}}
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_document(Path(options.output), results)
 
 
 def main() -> None:
     """Measure, print and write."""
-    if sys.argv[1:2] == ["--task"]:
-        settings = json.loads(sys.argv[2])
-        print(json.dumps(TASKS[settings.pop("task")](**settings)))
-        return
     options = parse()
     for part in options.parts:
         write_results(options, part, PARTS[part](options))

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accuracy_etth1 import N_TEST, N_TRAIN, read, z_score
-from numbarnn import RNNForecaster, __version__
-from numbarnn.bench.report import describe_machine
+from numbarnn import RNNForecaster
+from numbarnn.bench.report import describe_machine, markdown, write_document
 from numbarnn.datasets import LOADERS
 from numbarnn.demo import SETTINGS
 from numbarnn.forecasting import metrics
@@ -156,21 +155,18 @@ def within(row: dict[str, Any]) -> bool:
 
 def report(results: dict[str, list[dict[str, Any]]]) -> str:
     """Lay out the figures as Markdown."""
-    lines = [
-        "| series | horizon | coverage 80 | coverage 95 | within 3 points | pinball "
-        "| seasonal naive: 80 | 95 | pinball | ours / its |",
-        "| --- " * 10 + "|",
-    ]
+    lines = []
     for rows in results.values():
         for row in rows:
             we, they = row["ours"], row["seasonal_naive"]
-            lines.append(
-                f"| {row['series']} | {row['horizon']} | {we['coverage_80']:.3f} | {we['coverage_95']:.3f} "
-                f"| {'yes' if within(row) else '**no**'} | {we['pinball']:.4f} "
-                f"| {they['coverage_80']:.3f} | {they['coverage_95']:.3f} | {they['pinball']:.4f} "
-                f"| {we['pinball'] / they['pinball']:.2f} |"
-            )
-    return "\n".join(lines)
+            covered = [f"{side[f'coverage_{level}']:.3f}" for side in (we, they) for level in LEVELS]
+            lines.append([
+                row["series"], str(row["horizon"]), *covered[:2], "yes" if within(row) else "**no**",
+                f"{we['pinball']:.4f}", *covered[2:], f"{they['pinball']:.4f}",
+                f"{we['pinball'] / they['pinball']:.2f}",
+            ])  # fmt: skip
+    header = ["series", "horizon", "coverage 80", "coverage 95", "within 3 points", "pinball"]
+    return markdown([*header, "seasonal naive: 80", "95", "pinball", "ours / its"], lines)
 
 
 def main() -> None:
@@ -192,11 +188,8 @@ def main() -> None:
         done[name] = run(make_task(name, options.data), options.jobs)
         print(report({name: done[name]}), flush=True)
         results = {each: done[each] for each in STEPS if each in done}
-        machine = {**describe_machine(), "numbarnn": __version__}
-        document = {"machine": machine, "protocol": __doc__.split("\n\n", 1)[1], "results": results}
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        protocol = __doc__.split("\n\n", 1)[1]
+        write_document(path, {"machine": describe_machine(), "protocol": protocol, "results": results})
     print("\n" + report(results))
 
 

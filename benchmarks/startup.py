@@ -6,7 +6,6 @@ Run it on an idle machine: ``python benchmarks/startup.py``. Writes ``benchmarks
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -14,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from numbarnn.bench.report import describe_machine
+from numbarnn.bench.report import describe_machine, write_document
 
 TIMED_IMPORT = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
 TIMED_FIT = """
@@ -70,7 +69,7 @@ def main() -> None:
     for cell, row in fits.items():
         print(f"first fit, {cell:<8} empty cache {row['empty cache']:6.2f} s, warm {row['warm']:6.3f} s")
     found = {"machine": describe_machine(), "imports": imports, "first_fit": fits}
-    Path(arguments.output).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_document(Path(arguments.output), found)
 
 
 if __name__ == "__main__":

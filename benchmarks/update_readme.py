@@ -7,22 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from numbarnn.bench.peers import PEERS
-from numbarnn.bench.report import format_seconds
+from numbarnn.bench.report import format_seconds, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 CELL_ORDER = ("lstm", "gru", "rnn", "rnn_relu")
-
-
-def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Write a Markdown table."""
-    header = list(header)
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def machine_table(bench: dict[str, Any]) -> str:

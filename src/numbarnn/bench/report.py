@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,30 @@ def format_row(row: dict[str, Any]) -> str:
 def write_json(rows: Sequence[dict[str, Any]], method: dict[str, Any], folder: Path) -> Path:
     """Write machine, method and all figures to ``bench.json``."""
     path = folder / "bench.json"
-    content = {"machine": describe_machine(), "method": method, "results": list(rows)}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_document(path, {"machine": describe_machine(), "method": method, "results": list(rows)})
     return path
+
+
+def write_document(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON; a file that is there is replaced at once, so that an interruption leaves no half of one."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Lay out a Markdown table.
+
+    Examples
+    --------
+    >>> print(markdown(["cell", "time"], [["gru", "1 ms"]]))
+    | cell | time |
+    | --- | --- |
+    | gru | 1 ms |
+    """
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write_picture(rows: Sequence[dict[str, Any]], folder: Path) -> Path:
