@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from numbarnn.blocks import Dense, Dropout, Embedding, as_state, states_of
 from numbarnn.checks import number, positive_int
-from numbarnn.forecasting.blocks import Dense, Dropout, Embedding, Parameters, dense_shapes
 from numbarnn.forecasting.windows import Batch, Layout
+from numbarnn.parameters import Parameters, dense_shapes
 from numbarnn.recurrent import Recurrent, State
 
-__all__ = ["ForecastNetwork", "Widths", "as_state", "embedding_size", "states_of", "top_gradient"]
+__all__ = ["ForecastNetwork", "Widths", "embedding_size", "top_gradient"]
 
 FEW_SERIES = 32  # up to here every series has half of a decoder's input for itself
 
@@ -322,34 +323,6 @@ def embedding_size(series_embedding: int | str | None, n_ids: int, hidden_size: 
         expected = f'"auto", None or an integer from 0 to {hidden_size - 1}, one less than hidden_size'
         raise ValueError(f"series_embedding was {series_embedding!r}; expected {expected}")
     return int(series_embedding)
-
-
-def states_of(state: State) -> tuple[NDArray, ...]:
-    """Return the parts of a state, h first.
-
-    Parameters
-    ----------
-    state : ndarray or tuple of ndarray
-
-    Returns
-    -------
-    states : tuple of ndarray
-    """
-    return state if isinstance(state, tuple) else (state,)
-
-
-def as_state(states: list[NDArray]) -> State:
-    """Return parts as `Recurrent` takes and gives them, the inverse of `states_of`.
-
-    Parameters
-    ----------
-    states : list of ndarray
-
-    Returns
-    -------
-    state : ndarray or tuple of ndarray
-    """
-    return states[0] if len(states) == 1 else tuple(states)
 
 
 def top_gradient(dh: NDArray, state: State) -> State:

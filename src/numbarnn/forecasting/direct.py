@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.forecasting.base import SegmentReader, states_of, top_gradient
-from numbarnn.forecasting.blocks import dense_shapes
+from numbarnn.blocks import states_of
+from numbarnn.forecasting.base import SegmentReader, top_gradient
 from numbarnn.forecasting.windows import Batch
+from numbarnn.parameters import dense_shapes
 
 __all__ = ["DirectNetwork"]
 

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from numbarnn.blocks import Dense, as_state, states_of
 from numbarnn.cells import Cell
-from numbarnn.forecasting.base import as_state, states_of
-from numbarnn.forecasting.blocks import Dense
 from numbarnn.kernels.fan import BLOCK, fan_backward, fan_forward
 from numbarnn.kernels.threads import Program, Slot, ranges, worthwhile_threads
 from numbarnn.recurrent import State

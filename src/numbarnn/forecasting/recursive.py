@@ -13,9 +13,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.forecasting.base import ForecastNetwork, as_state, states_of
-from numbarnn.forecasting.blocks import dense_shapes
+from numbarnn.blocks import as_state, states_of
+from numbarnn.forecasting.base import ForecastNetwork
 from numbarnn.forecasting.windows import Batch
+from numbarnn.parameters import dense_shapes
 from numbarnn.recurrent import State
 
 __all__ = ["RecursiveNetwork"]

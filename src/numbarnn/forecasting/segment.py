@@ -11,10 +11,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.forecasting.base import SegmentReader, as_state, states_of
-from numbarnn.forecasting.blocks import dense_shapes
+from numbarnn.blocks import as_state, states_of
+from numbarnn.forecasting.base import SegmentReader
 from numbarnn.forecasting.fan import FanOut
 from numbarnn.forecasting.windows import Batch
+from numbarnn.parameters import dense_shapes
 
 __all__ = ["SegmentNetwork"]
 

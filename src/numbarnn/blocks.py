@@ -1,111 +1,20 @@
-"""What forecasting networks are put together from, besides `Recurrent`: dense layers, dropout, embeddings.
+"""What networks are put together from, besides `Recurrent`: dense layers, dropout, embeddings.
 
-All parameters of a network lie in one vector and their gradients in another, as optimizers want them;
-`Parameters` has the views. A block keeps what its `backward` needs of the last ``forward(training=True)``.
-Products are those of `numbarnn.kernels.dense`, in which a row has the same bits whatever rows there are
-beside it and however many threads there are.
+A block works on views of the network's `numbarnn.parameters.Parameters`, and keeps what its `backward` needs
+of the last ``forward(training=True)``. Products are those of `numbarnn.kernels.dense`, in which a row has the
+same bits whatever rows there are beside it and however many threads there are.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from numbarnn.kernels.dense import Products
+from numbarnn.parameters import Parameters
+from numbarnn.recurrent import State
 
-__all__ = ["Dense", "Dropout", "Embedding", "Parameters", "dense_shapes"]
-
-
-class Parameters:
-    """Named arrays in one flat vector, and their gradients in another.
-
-    Parameters
-    ----------
-    shapes : mapping of str to tuple of int
-        Names in the order in which the arrays lie.
-    dtype : {"float32", "float64"}
-
-    Attributes
-    ----------
-    values, gradients : ndarray of shape (n_parameters,)
-    penalized : ndarray of bool of shape (n_parameters,)
-        True where the name has "weight" in it.
-
-    Examples
-    --------
-    >>> from numbarnn.forecasting.blocks import Parameters
-    >>> parameters = Parameters({"head.weight": (2, 3), "head.bias": (2,)}, "float32")
-    >>> value, gradient = parameters["head.weight"]
-    >>> value.shape, int(parameters.penalized.sum()), parameters.values.size
-    ((2, 3), 6, 8)
-    """
-
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike) -> None:
-        self._shapes = dict(shapes)
-        sizes = [math.prod(shape) for shape in self._shapes.values()]
-        ends = np.cumsum([0, *sizes]).tolist()
-        self._spans = dict(zip(self._shapes, zip(ends[:-1], ends[1:], strict=True), strict=True))
-        self.values, self.gradients = np.zeros(ends[-1], dtype), np.zeros(ends[-1], dtype)
-        self.penalized = np.repeat(["weight" in name for name in self._shapes], sizes)
-
-    def __contains__(self, name: str) -> bool:
-        """Whether there is an array of this name."""
-        return name in self._shapes
-
-    def __iter__(self):
-        """Go through the names."""
-        return iter(self._shapes)
-
-    def __getitem__(self, name: str) -> tuple[NDArray, NDArray]:
-        """Return views of an array and of its gradient."""
-        start, end = self._spans[name]
-        shape = self._shapes[name]
-        return self.values[start:end].reshape(shape), self.gradients[start:end].reshape(shape)
-
-    def flat(self, prefix: str) -> tuple[NDArray, NDArray]:
-        """Return all that begins with `prefix`, and its gradients, as flat views; it must lie together."""
-        spans = [span for name, span in self._spans.items() if name.startswith(prefix)]
-        part = slice(spans[0][0], spans[-1][1])
-        return self.values[part], self.gradients[part]
-
-    def initialize(self, rng: np.random.Generator) -> None:
-        """Draw initial values: of dense layers as `torch.nn.Linear` does, of all else from N(0, 1).
-
-        Parameters
-        ----------
-        rng : numpy.random.Generator
-        """
-        for name, shape in self._shapes.items():
-            layer, _, kind = name.rpartition(".")
-            if kind in ("weight", "bias"):
-                bound = self._shapes[f"{layer}.weight"][1] ** -0.5
-                self[name][0][...] = rng.uniform(-bound, bound, shape)
-            else:
-                self[name][0][...] = rng.standard_normal(shape)
-
-
-def dense_shapes(name: str, n_inputs: int, n_outputs: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that `Parameters` wants for a `Dense` of this name.
-
-    Parameters
-    ----------
-    name : str
-    n_inputs, n_outputs : int
-
-    Returns
-    -------
-    shapes : dict of str to tuple of int
-
-    Examples
-    --------
-    >>> from numbarnn.forecasting.blocks import dense_shapes
-    >>> dense_shapes("head", 3, 2)
-    {'head.weight': (2, 3), 'head.bias': (2,)}
-    """
-    return {f"{name}.weight": (n_outputs, n_inputs), f"{name}.bias": (n_outputs,)}
+__all__ = ["Dense", "DenseStack", "Dropout", "Embedding", "as_state", "states_of"]
 
 
 class Dense:
@@ -124,7 +33,8 @@ class Dense:
     Examples
     --------
     >>> import numpy as np
-    >>> from numbarnn.forecasting.blocks import Dense, Parameters, dense_shapes
+    >>> from numbarnn.blocks import Dense
+    >>> from numbarnn.parameters import Parameters, dense_shapes
     >>> parameters = Parameters(dense_shapes("head", 3, 2), "float64")
     >>> parameters.values[:] = 1
     >>> Dense(parameters, "head").forward(np.ones((1, 3)))
@@ -215,7 +125,7 @@ class Dropout:
     Examples
     --------
     >>> import numpy as np
-    >>> from numbarnn.forecasting.blocks import Dropout
+    >>> from numbarnn.blocks import Dropout
     >>> y = Dropout(0.5, np.random.default_rng(0)).forward(np.ones(1000), training=True)
     >>> sorted({float(value) for value in y}), bool(400 < (y > 0).sum() < 600)
     ([0.0, 2.0], True)
@@ -272,7 +182,8 @@ class Embedding:
     Examples
     --------
     >>> import numpy as np
-    >>> from numbarnn.forecasting.blocks import Embedding, Parameters
+    >>> from numbarnn.blocks import Embedding
+    >>> from numbarnn.parameters import Parameters
     >>> parameters = Parameters({"series": (3, 2)}, "float64")
     >>> embedding = Embedding(parameters, "series")
     >>> embedding.forward(np.array([2, 0, 2]), training=True).shape
@@ -322,3 +233,104 @@ class Embedding:
         starts = np.flatnonzero(np.diff(numbers, prepend=-1))
         self._gradient.fill(0)
         self._gradient[numbers[starts]] = np.add.reduceat(dy[order], starts, axis=0)
+
+
+class DenseStack:
+    """Dense layers with rectifiers, each with dropout behind it.
+
+    Parameters
+    ----------
+    parameters : Parameters
+        It has ``{name}.0.weight``, ``{name}.0.bias``, ``{name}.1.weight``, ...
+    name : str
+    n_layers : int
+        From 0, which changes nothing.
+    dropout : float
+    rng : numpy.random.Generator
+        Dropout is drawn from it.
+    n_jobs : int or None, default=None
+        Number of threads.
+
+    Attributes
+    ----------
+    layers : list of Dense
+    dropouts : list of Dropout
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.blocks import DenseStack
+    >>> from numbarnn.parameters import Parameters, dense_stack_shapes
+    >>> parameters = Parameters(dense_stack_shapes("head", 3, [4, 2]), "float64")
+    >>> stack = DenseStack(parameters, "head", 2, 0.0, np.random.default_rng(0))
+    >>> stack.forward(np.ones((5, 3)), training=True).shape, stack.backward(np.ones((5, 2))).shape
+    ((5, 2), (5, 3))
+    """
+
+    def __init__(
+        self, parameters: Parameters, name: str, n_layers: int, dropout: float, rng: np.random.Generator,
+        n_jobs: int | None = None,
+    ) -> None:  # fmt: skip
+        self.layers = [Dense(parameters, f"{name}.{k}", n_jobs, relu=True) for k in range(n_layers)]
+        self.dropouts = [Dropout(dropout, rng) for _ in self.layers]
+
+    def forward(self, x: NDArray, training: bool = False) -> NDArray:
+        """Apply the layers.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n, n_inputs)
+        training : bool, default=False
+            Apply dropout, and keep what `backward` needs.
+
+        Returns
+        -------
+        y : ndarray of shape (n, n_outputs)
+        """
+        for layer, dropout in zip(self.layers, self.dropouts, strict=True):
+            x = dropout.forward(layer.forward(x, training), training)
+        return x
+
+    def backward(self, dy: NDArray, input_gradient: bool = True) -> NDArray | None:
+        """Fill the gradients of all layers, once for each ``forward(training=True)``.
+
+        Parameters
+        ----------
+        dy : ndarray of shape (n, n_outputs)
+        input_gradient : bool, default=True
+
+        Returns
+        -------
+        dx : ndarray of shape (n, n_inputs) or None
+        """
+        for k, (layer, dropout) in reversed([*enumerate(zip(self.layers, self.dropouts, strict=True))]):
+            dy = layer.backward(dropout.backward(dy), input_gradient or k > 0)
+        return dy
+
+
+def states_of(state: State) -> tuple[NDArray, ...]:
+    """Return the parts of a state, h first.
+
+    Parameters
+    ----------
+    state : ndarray or tuple of ndarray
+
+    Returns
+    -------
+    states : tuple of ndarray
+    """
+    return state if isinstance(state, tuple) else (state,)
+
+
+def as_state(states: list[NDArray]) -> State:
+    """Return parts as `Recurrent` takes and gives them, the inverse of `states_of`.
+
+    Parameters
+    ----------
+    states : list of ndarray
+
+    Returns
+    -------
+    state : ndarray or tuple of ndarray
+    """
+    return states[0] if len(states) == 1 else tuple(states)
