@@ -38,18 +38,23 @@ def torch_cases():
             here = {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
             hidden, inputs = here["state"].shape[3], here["x"].shape[2]
             shapes = oracle.shapes(cell, inputs, hidden, layers, bool(bias), directions == 2)
-            for k, (with_lengths, with_state) in enumerate(product((False, True), (False, True))):
+            for size, (k, (with_lengths, with_state)) in product(
+                (3, 1), enumerate(product((False, True), (False, True)))
+            ):
+                answers = {name: here[f"n{size}_{name}"][k]
+                           for name in ("output", "final", "dx", "gradients", "dstate_0")}
                 cases.append(SimpleNamespace(
-                    name=f"{prefix}lengths{with_lengths:d}_state{with_state:d}",
+                    name=f"{prefix}n{size}_lengths{with_lengths:d}_state{with_state:d}",
                     options={"input_size": inputs, "hidden_size": hidden, "num_layers": layers,
                              "bias": bool(bias), "bidirectional": directions == 2},
                     parameters=_unflatten(here["parameters"], shapes),
-                    gradients=_unflatten(here["gradients"][k], shapes),
-                    x=here["x"], doutput=here["doutput"], dstate=as_state(here["dstate"]),
-                    state=as_state(here["state"]) if with_state else None,
-                    lengths=here["lengths"] if with_lengths else None,
-                    output=here["output"][k], final=as_state(here["final"][k]), dx=here["dx"][k],
-                    dstate_0=as_state(here["dstate_0"][k])))
+                    gradients=_unflatten(answers["gradients"], shapes),
+                    x=here["x"][:size], doutput=here["doutput"][:size],
+                    dstate=as_state(here["dstate"][:, :, :size]),
+                    state=as_state(here["state"][:, :, :size]) if with_state else None,
+                    lengths=here["lengths"][:size] if with_lengths else None,
+                    output=answers["output"], final=as_state(answers["final"]), dx=answers["dx"],
+                    dstate_0=as_state(answers["dstate_0"])))
         return cases
 
     return load

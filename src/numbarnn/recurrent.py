@@ -18,6 +18,7 @@ from numbarnn.kernels.gemm import ALONE
 from numbarnn.kernels.sizes import EMPTY, batch_sizes
 from numbarnn.kernels.threads import Program, thread_count, worthwhile_threads
 from numbarnn.layer import Buffers, Direction, Pass
+from numbarnn.torch_weights import check_torch_cell, read_torch
 
 State = NDArray | tuple[NDArray, ...]
 INITIALIZATIONS = ("uniform", "orthogonal")
@@ -295,6 +296,72 @@ class Recurrent:
         self.dropout = state["options"]["dropout"]  # whatever there was to say about it has been said
         self._flat[:] = state["parameters"]
         self._random = state["random"]
+
+    @classmethod
+    def from_torch(
+        cls, source: Any, *, cell: str | None = None, prefix: str | None = None, **options: Any
+    ) -> Recurrent:
+        """Make a layer of a PyTorch module or its weights; the numbers that it gives are the module's.
+
+        Parameters
+        ----------
+        source : torch.nn.RNN, torch.nn.LSTM, torch.nn.GRU or mapping of str to tensor or array-like
+            A module, or a state dict, also that of a larger model with one such layer in it.
+        cell : str or None, default=None
+            The cell. Needed for a state dict of an RNN with relu: weights do not tell it from one with tanh.
+        prefix : str or None, default=None
+            Which layer of a state dict with several: what its names begin with, as in ``"encoder.rnn"``.
+        **options
+            Further arguments of `Recurrent`, in place of what `source` tells: ``dropout``, which a state dict
+            does not tell, ``dtype``, ``random_state``, ``n_jobs``.
+
+        Returns
+        -------
+        Recurrent
+            float64 where the weights are, otherwise float32 (for float16 and bfloat16 as well). It takes
+            batch-major arrays, whether the module has ``batch_first`` or not.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If there is no such layer or more than one, or it is incomplete.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numbarnn import Recurrent
+        >>> trained = {"rnn.weight_ih_l0": np.ones((16, 3)), "rnn.weight_hh_l0": np.ones((16, 4)),
+        ...            "head.weight": np.ones((1, 4))}
+        >>> layer = Recurrent.from_torch(trained)
+        >>> layer.cell.name, layer.input_size, layer.hidden_size, layer.bias
+        ('lstm', 3, 4, False)
+        """
+        found, parameters = read_torch(source, cell, prefix)
+        layer = cls(**(found | options))
+        layer.load_parameters(parameters)
+        return layer
+
+    def to_torch_state_dict(self) -> dict[str, NDArray]:
+        """Return the parameters as the PyTorch layer of the same options names and orders them.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Copies, for ``module.load_state_dict({k: torch.from_numpy(v) for k, v in these.items()})``.
+
+        Raises
+        ------
+        ValueError
+            If PyTorch has no such cell.
+
+        Examples
+        --------
+        >>> from numbarnn import Recurrent
+        >>> list(Recurrent("gru", 3, 4, bias=False).to_torch_state_dict())
+        ['weight_ih_l0', 'weight_hh_l0']
+        """
+        check_torch_cell(self.cell.name)
+        return {name: value.copy() for name, value in self._parameters.items()}
 
     # ---- forward
 
