@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from numbarnn.checks import number
 from numbarnn.kernels.dense import Products
 from numbarnn.parameters import Parameters
 from numbarnn.recurrent import State
@@ -122,6 +123,11 @@ class Dropout:
         Probability that an element is set to zero, from 0 up to, not including, 1; taken to 16 bits.
     rng : numpy.random.Generator
 
+    Raises
+    ------
+    ValueError, TypeError
+        If `rate` is no such number.
+
     Examples
     --------
     >>> import numpy as np
@@ -132,6 +138,9 @@ class Dropout:
     """
 
     def __init__(self, rate: float, rng: np.random.Generator) -> None:
+        if not 0 <= number("dropout", rate) < 1:
+            expected = "a probability from 0 up to, not including, 1"
+            raise ValueError(f"dropout was {rate!r}; expected {expected}")
         self.rate, self._random = rate, rng
         self._mask: NDArray | None = None
 

@@ -5,10 +5,13 @@ What is wrong is a TypeError or a ValueError whose message begins with the argum
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+MOST_CATEGORIES = 2**24  # whole numbers up to here are exact in float32
 
 
 def number(name: str, value: Any) -> float:
@@ -34,6 +37,28 @@ def positive_int(name: str, value: Any) -> int:
     if value < 1:
         raise ValueError(f"{name} was {value}; expected a positive integer")
     return int(value)
+
+
+def sizes_of(name: str, sizes: Sequence[int]) -> list[int]:
+    """Take the units of each of some dense layers: positive integers."""
+    return [positive_int(f"{name}[{k}]", size) for k, size in enumerate(sizes)]
+
+
+def categories(name: str, entries: Sequence[Sequence[int]] | None, input_size: int) -> list[list[int]]:
+    """Take (feature, n_categories, size) for some of the features 0 to input_size - 1, or None for none."""
+    found: dict[int, list[int]] = {}
+    for entry in entries or ():
+        three = isinstance(entry, list | tuple) and len(entry) == 3
+        whole = three and all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in entry)
+        if not whole or min(entry[1:]) < 1 or entry[1] > MOST_CATEGORIES or not 0 <= entry[0] < input_size:
+            raise ValueError(
+                f"{name} had {entry!r} in it; expected (feature, n_categories, size), integers: feature "
+                f"from 0 to {input_size - 1}, n_categories from 1 to {MOST_CATEGORIES}, size from 1"
+            )
+        if entry[0] in found:
+            raise ValueError(f"{name} had feature {entry[0]} twice; expected each feature at most once")
+        found[int(entry[0])] = [int(n) for n in entry]
+    return list(found.values())
 
 
 def as_float(name: str, value: ArrayLike, dtype: np.dtype) -> NDArray:

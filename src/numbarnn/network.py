@@ -1,25 +1,40 @@
-"""Network: a stack of recurrent layers and a dense head, with all parameters in one vector.
+"""Network: a stack of recurrent layers between dense ones, with all parameters in one vector.
 
 An optimizer sees two flat vectors, `parameters` and `gradients`; the layers work on views of them.
 
-Letters in comments: n samples, T steps, F inputs, H hidden units, D directions, K raw outputs.
+Letters in comments: n samples, T steps, F inputs, H hidden units, D directions, L layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
-from numbarnn.kernels.dense import Products
+from numbarnn.blocks import Dense, DenseStack, Embedding, states_of
+from numbarnn.checks import boolean, categories, sizes_of
+from numbarnn.parameters import Parameters, dense_shapes, dense_stack_shapes
 from numbarnn.recurrent import Recurrent
 
 __all__ = ["Network"]
 
+INITIAL_STATES = ("zeros", "random", "learned")
+# Standard deviation of random initial states: a tenth of what h can be, enough for the layers to learn not to
+# depend on it, and too little to drown what the first steps bring.
+RANDOM_STATE_SCALE = 0.1
+# how the ends of both directions become one vector, and how its gradient is handed back to them
+_MERGES = {
+    "concat": (lambda a, b: np.concatenate([a, b], axis=1), lambda a, b, d: np.split(d, 2, axis=1)),
+    "sum": (lambda a, b: a + b, lambda a, b, d: (d, d)),
+    "mean": (lambda a, b: (a + b) / 2, lambda a, b, d: (d / 2, d / 2)),
+    "product": (lambda a, b: a * b, lambda a, b, d: (d * b, d * a)),
+}
+
 
 class Network:
-    """Recurrent layers with a dense head on the last valid step, or on every step.
+    """Recurrent layers between dense ones, with an output for the last valid step or for every step.
 
     Parameters
     ----------
@@ -28,25 +43,40 @@ class Network:
     input_size, hidden_size, n_outputs : int
     num_layers : int, default=1
     bidirectional : bool, default=False
-        The head then sees the last state of the forward direction beside that of the reverse direction, which
-        has come to the first step.
+        The head then sees the last state of the forward direction and that of the reverse direction, which
+        has come to the first step, put together as `merge` says.
     dropout : float, default=0.0
-        Between the layers, in training only.
+        Between the recurrent layers and behind every hidden dense layer, in training only.
     return_sequences : bool, default=False
         An output for every step, not only for the last.
     dtype : {"float32", "float64"}, default="float32"
     random_state : int or None, default=None
-    init, forget_bias, n_jobs
-        See `numbarnn.Recurrent`.
+    embedding : sequence of (feature, n_categories, size) or None, default=None
+        Features of x that hold whole numbers from 0 to n_categories - 1. Each is replaced by a learned vector
+        of this size; the vectors stand behind the other features, in this order.
+    stem_sizes, head_sizes : sequence of int, default=()
+        Units of the hidden dense layers (relu) before the recurrent layers, applied to every step, and after
+        them.
+    initial_state : {"zeros", "random", "learned"}, default="zeros"
+        "random": drawn anew for every batch in training, from a normal distribution with a standard deviation
+        of 0.1, and zeros otherwise. "learned": a vector for each layer, direction and part of the state,
+        which all samples share; zeros before training.
+    stateful : bool, default=False
+        Let sample i begin in the state that sample i of the last call ended in, until `reset_states`.
+        Gradients do not go back beyond the call.
+    residual, merge, recurrent_dropout, zoneout, init, forget_bias, n_jobs
+        See `numbarnn.Recurrent`. With `residual` the head sees what the top layer puts out at the steps where
+        its directions end, which is not only their state.
 
     Attributes
     ----------
     parameters, gradients : ndarray of shape (n_parameters,)
-        All parameters: the layers' first, then the head's weight and bias. They are changed in place.
+        All parameters, changed in place: those of the recurrent layers first, then embeddings, dense layers,
+        initial states.
     penalized : ndarray of bool of shape (n_parameters,)
-        True for weights, False for biases.
+        True for weights, False for biases, embeddings and initial states.
     config : dict
-        The arguments that make a network of this shape.
+        The arguments that make a network of this shape: JSON can hold it.
 
     Examples
     --------
@@ -70,6 +100,15 @@ class Network:
         dtype: DTypeLike = "float32",
         random_state: int | None = None,
         *,
+        embedding: Sequence[Sequence[int]] | None = None,
+        stem_sizes: Sequence[int] = (),
+        head_sizes: Sequence[int] = (),
+        initial_state: str = "zeros",
+        stateful: bool = False,
+        residual: bool = False,
+        merge: str = "concat",
+        recurrent_dropout: float = 0.0,
+        zoneout: float = 0.0,
         init: str = "uniform",
         forget_bias: float | None = None,
         n_jobs: int | None = None,
@@ -78,135 +117,258 @@ class Network:
             "cell": cell, "input_size": input_size, "hidden_size": hidden_size, "n_outputs": n_outputs,
             "num_layers": num_layers, "bidirectional": bidirectional, "dropout": dropout,
             "return_sequences": return_sequences, "dtype": np.dtype(dtype).name,
+            "embedding": categories("embedding", embedding, input_size),
+            "stem_sizes": sizes_of("stem_sizes", stem_sizes),
+            "head_sizes": sizes_of("head_sizes", head_sizes),
+            "initial_state": initial_state, "stateful": boolean("stateful", stateful), "residual": residual,
+            "merge": merge, "recurrent_dropout": recurrent_dropout, "zoneout": zoneout,
         }  # fmt: skip
-        self.return_sequences = return_sequences
-        self.dtype = np.dtype(dtype)
+        if initial_state not in INITIAL_STATES:
+            expected = ", ".join(INITIAL_STATES)
+            raise ValueError(f"initial_state was {initial_state!r}; expected one of {expected}")
+        if stateful and bidirectional:
+            raise ValueError(
+                "bidirectional was True; stateful=True expects False: the reverse direction would go on from "
+                "what comes later"
+            )
+        self.return_sequences, self.dtype = return_sequences, np.dtype(dtype)
         self._directions = 2 if bidirectional else 1
+        # features of a step when vectors have taken the place of categories
+        self._step_size = input_size + sum(size - 1 for _, _, size in self.config["embedding"])
         rng = np.random.default_rng(random_state)
-        self.recurrent = Recurrent(
-            cell, input_size, hidden_size, num_layers=num_layers, bidirectional=bidirectional,
-            dropout=dropout, dtype=dtype, random_state=int(rng.integers(2**31)), init=init,
-            forget_bias=forget_bias, n_jobs=n_jobs,
-        )  # fmt: skip
-        n_features = hidden_size * self._directions
-        n_recurrent = self.recurrent.n_parameters
-        n_parameters = n_recurrent + n_outputs * (n_features + 1)
-        self._parameters = np.zeros(n_parameters, dtype)
-        self.gradients = np.zeros(n_parameters, dtype)
-        self.recurrent.bind(self._parameters[:n_recurrent], self.gradients[:n_recurrent])
-        self._head = _head_views(self._parameters[n_recurrent:], n_outputs, n_features)
-        self._dhead = _head_views(self.gradients[n_recurrent:], n_outputs, n_features)
-        # as PyTorch's Linear: uniform within one over the root of the number of inputs
-        bound = n_features**-0.5
-        self._parameters[n_recurrent:] = rng.uniform(-bound, bound, n_parameters - n_recurrent)
-        self.penalized = np.concatenate(
-            [np.full(values.size, "bias" not in name) for name, values in self.named_parameters.items()]
-        )
+        # what the recurrent layers, dropout and random initial states are drawn from
+        self._random = np.random.default_rng(int(rng.integers(2**31)))
+        self.recurrent = self._make_recurrent(init, forget_bias, n_jobs)
+        self._lay_out(rng)
+        self._build(n_jobs)
+        self._carried: tuple[NDArray, ...] | None = None  # final states of the last call, if stateful
         self._tape: tuple | None = None
-        self._products = Products(dtype, most=32)
+
+    def _make_recurrent(self, init, forget_bias, n_jobs):
+        config = self.config
+        below = [self._step_size, *config["stem_sizes"]]
+        # a single layer has nothing to drop; it says so, unless dense layers have
+        alone = config["num_layers"] == 1 and (config["stem_sizes"] or config["head_sizes"])
+        usual = {"residual": False, "merge": "concat", "recurrent_dropout": 0.0, "zoneout": 0.0}
+        return Recurrent(
+            config["cell"], below[-1], config["hidden_size"], num_layers=config["num_layers"],
+            bidirectional=config["bidirectional"], dropout=0.0 if alone else config["dropout"],
+            dtype=self.dtype, random_state=self._random, init=init, forget_bias=forget_bias, n_jobs=n_jobs,
+            **{name: config[name] for name, value in usual.items() if config[name] != value},
+        )  # fmt: skip
+
+    def _lay_out(self, rng):
+        """Make the vectors of parameters and gradients, and fill in first values."""
+        config, recurrent = self.config, self.recurrent
+        wide = self._directions if config["merge"] == "concat" else 1
+        above = [config["hidden_size"] * wide, *config["head_sizes"]]
+        shapes = {f"embedding.{feature}": (n, size) for feature, n, size in config["embedding"]}
+        shapes |= dense_stack_shapes("stem", self._step_size, config["stem_sizes"])
+        shapes |= dense_stack_shapes("head", above[0], config["head_sizes"])
+        shapes |= dense_shapes("head", above[-1], config["n_outputs"])
+        states = {}
+        if config["initial_state"] == "learned":
+            shape = config["num_layers"] * self._directions, config["hidden_size"]
+            states = {f"initial_state.{name}": shape for name in recurrent.cell.states}
+        drawn = Parameters(shapes, self.dtype)
+        drawn.initialize(rng)
+        layers = {f"recurrent.{name}": values.shape for name, values in recurrent.parameters.items()}
+        self._store = Parameters(layers | shapes | states, self.dtype)
+        self._store.values[recurrent.n_parameters :][: drawn.values.size] = drawn.values
+        self.gradients, self.penalized = self._store.gradients, self._store.penalized
+        recurrent.bind(*self._store.flat("recurrent."))
+
+    def _build(self, n_jobs):
+        """Make the blocks that work on the parameters."""
+        config, store = self.config, self._store
+        rest = [config["dropout"], self._random, n_jobs]
+        self.embeddings = [Embedding(store, f"embedding.{feature}") for feature, _, _ in config["embedding"]]
+        self.stem = DenseStack(store, "stem", len(config["stem_sizes"]), *rest)
+        self.hidden = DenseStack(store, "head", len(config["head_sizes"]), *rest)
+        self.head = Dense(store, "head", n_jobs)
+        categorical = {feature for feature, _, _ in config["embedding"]}
+        self._numeric = [k for k in range(config["input_size"]) if k not in categorical]
+        names = self.recurrent.cell.states if config["initial_state"] == "learned" else ()
+        self._learned = [store[f"initial_state.{name}"] for name in names]
+        # whether the head sees what the recurrent layers put out, or only the final state
+        self._by_output = self.return_sequences or config["residual"]
+        self._join, self._part = _MERGES[config["merge"]]
 
     @property
-    def parameters(self) -> np.ndarray:
+    def n_jobs(self) -> int | None:
+        """Number of threads of every part."""
+        return self.recurrent.n_jobs
+
+    @n_jobs.setter
+    def n_jobs(self, value: int | None) -> None:
+        for part in (self.recurrent, self.head, *self.stem.layers, *self.hidden.layers):
+            part.n_jobs = value
+
+    @property
+    def parameters(self) -> NDArray:
         """All parameters in one vector, which may be changed in place."""
         self.recurrent._stepper = None  # its packed weights may be about to be out of date
-        return self._parameters
+        return self._store.values
 
     @property
-    def named_parameters(self) -> dict[str, np.ndarray]:
-        """Views of the parameters under PyTorch's names, "recurrent." and "head." in front."""
-        names = {f"recurrent.{name}": values for name, values in self.recurrent.parameters.items()}
-        return names | {"head.weight": self._head[0], "head.bias": self._head[1]}
+    def named_parameters(self) -> dict[str, NDArray]:
+        """Views of the parameters by name.
 
-    def forward(
-        self, x: np.ndarray, lengths: np.ndarray | None = None, training: bool = False
-    ) -> np.ndarray:
+        ``recurrent.`` and PyTorch's name; ``embedding.{feature}``; ``stem.0.weight``, ``stem.0.bias``, ...;
+        likewise ``head.0.weight``, ...; ``head.weight`` and ``head.bias`` of the output layer;
+        ``initial_state.h``, ...
+        """
+        self.recurrent._stepper = None
+        return {name: self._store[name][0] for name in self._store}
+
+    def forward(self, x: NDArray, lengths: NDArray | None = None, training: bool = False) -> NDArray:
         """Raw output of the head.
 
         Parameters
         ----------
         x : ndarray of shape (n_samples, n_timesteps, input_size)
-            In the network's dtype.
+            In the network's dtype. Categories are whole numbers within their range.
         lengths : ndarray of int of shape (n_samples,), default=None
             Valid steps of each sample; None for all.
         training : bool, default=False
-            Keep what `backward` needs, and apply dropout.
+            Keep what `backward` needs, apply dropout and draw random initial states.
 
         Returns
         -------
         raw_output : ndarray of shape (n_samples, n_outputs) or (n_samples, n_timesteps, n_outputs)
+
+        Raises
+        ------
+        ValueError
+            If a stateful network is given another number of samples than in the last call.
         """
-        output, state = self.recurrent.forward(
-            x, lengths=lengths, training=training, return_output=self.return_sequences
+        state = self._initial_state(len(x), training)
+        output, final = self.recurrent.forward(
+            self._read(x, training), state, lengths, training, return_output=self._by_output
         )
+        final = states_of(final)
+        seen = output if self._by_output else final[0]
+        where, ends = (), []
         if self.return_sequences:
-            features = output.reshape(-1, output.shape[2])  # [n * T, D * H]
+            features = seen.reshape(-1, seen.shape[2])  # [n * T, D * H]
         else:
-            features = self._last(state)  # [n, D * H]
-        weight, bias = self._head
-        raw = self._product(features, weight.T) + bias
+            where = self._ends(x.shape[1], lengths)
+            ends = [seen[index] for index in where]  # [n, H] each
+            features = self._join(*ends) if len(ends) == 2 else ends[0]
+        raw = self.head.forward(self.hidden.forward(features, training), training)
         if training:
-            self._tape = features, state
+            self._tape = seen.shape, where, ends, self._carried is None
+        if self.config["stateful"]:
+            self._carried = final
         return raw.reshape(*x.shape[:2], -1) if self.return_sequences else raw
 
-    def backward(self, draw: np.ndarray) -> None:
+    def backward(self, draw: NDArray) -> None:
         """Fill `gradients` for the last `forward` that was called with training=True.
 
         Parameters
         ----------
         draw : ndarray of the shape of the raw output
             Gradient of the loss with respect to it.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no ``forward(training=True)`` before it.
         """
         if self._tape is None:
             raise RuntimeError("backward was called without forward(training=True) before it")
-        (features, state), self._tape = self._tape, None
-        (weight, _), (dweight, dbias) = self._head, self._dhead
-        doutputs = draw.reshape(-1, draw.shape[-1])
-        dweight[...] = self._product(doutputs.T, features, transposed=True)
-        np.sum(doutputs, axis=0, out=dbias)
-        dfeatures = self._product(doutputs, weight)
+        (shape, where, ends, begun), self._tape = self._tape, None
+        dfeatures = self.hidden.backward(self.head.backward(draw.reshape(-1, draw.shape[-1])))
         if self.return_sequences:
-            doutput = dfeatures.reshape(*draw.shape[:2], -1)
-            self.recurrent.backward(doutput, input_gradient=False)
+            dseen = dfeatures.reshape(shape)
         else:
-            self.recurrent.backward(None, self._dstate(dfeatures, state), input_gradient=False)
+            dseen = np.zeros(shape, self.dtype)
+            dends = self._part(*ends, dfeatures) if len(ends) == 2 else [dfeatures]
+            for index, dend in zip(where, dends, strict=True):
+                dseen[index] += dend
+        doutput, dstate = dseen, None
+        if not self._by_output:
+            further = self.recurrent.cell.n_states - 1
+            doutput, dstate = None, (dseen, *[np.zeros_like(dseen) for _ in range(further)])
+        below = bool(self.embeddings or self.stem.layers)
+        dx, dinitial = self.recurrent.backward(doutput, dstate, input_gradient=below)
+        if below:
+            self._read_backward(dx)
+        for (_, gradient), part in zip(self._learned, states_of(dinitial), strict=False):
+            gradient[...] = part.sum(axis=1) if begun else 0
 
-    def _product(self, a, b, transposed=False):
-        return self._products(a, b, self.recurrent.n_jobs, transposed)
+    def _read(self, x, training):
+        """Embed the categories and apply the dense layers of every step: [n, T, F] to what is read."""
+        n, n_timesteps, _ = x.shape
+        if self.embeddings:
+            columns = [entry[0] for entry in self.config["embedding"]]
+            indices = x[:, :, columns].reshape(-1, len(columns)).astype(np.intp)  # [n * T, columns]
+            pairs = zip(self.embeddings, indices.T, strict=True)
+            vectors = [table.forward(column, training) for table, column in pairs]
+            numeric = x[:, :, self._numeric].reshape(len(indices), -1)
+            x = np.concatenate([numeric, *vectors], axis=1).reshape(n, n_timesteps, -1)
+        if self.stem.layers:
+            x = self.stem.forward(x.reshape(n * n_timesteps, -1), training).reshape(n, n_timesteps, -1)
+        return x
 
-    def _last(self, state):
-        """Return the final h of the top layer, direction beside direction: [D, n, H] -> [n, D * H]."""
-        h = state[0] if isinstance(state, tuple) else state
-        top = h[-self._directions :]
-        return top[0] if self._directions == 1 else np.concatenate(list(top), axis=1)
+    def _read_backward(self, dx):
+        """Fill the gradients of the dense layers before the recurrent ones and of the embeddings."""
+        rows = self.stem.backward(dx.reshape(-1, dx.shape[2]), input_gradient=bool(self.embeddings))
+        at = len(self._numeric)
+        for table, (_, _, size) in zip(self.embeddings, self.config["embedding"], strict=True):
+            table.backward(rows[:, at : at + size])
+            at += size
 
-    def _dstate(self, dfeatures, state):
-        """Gradient of the final states: zero but for h of the top layer."""
-        states = state if isinstance(state, tuple) else (state,)
-        dstates = tuple(np.zeros_like(s) for s in states)
-        hidden = dstates[0].shape[2]
-        for direction in range(self._directions):
-            part = dfeatures[:, direction * hidden : (direction + 1) * hidden]
-            dstates[0][direction - self._directions] = part
-        return dstates if isinstance(state, tuple) else dstates[0]
+    def _ends(self, n_timesteps, lengths):
+        """Return, for each direction, the index of its end: in h of all layers, or in the output."""
+        if not self._by_output:
+            return range(-self._directions, 0)  # the top layer's
+        rows = slice(None) if lengths is None else np.arange(len(lengths))
+        last = n_timesteps - 1 if lengths is None else lengths - 1
+        hidden, parts = self.config["hidden_size"], [slice(None)] * 2
+        if self._directions == 2 and self.config["merge"] == "concat":
+            parts = slice(0, hidden), slice(hidden, None)
+        return [(rows, last, parts[0]), (slice(None), 0, parts[1])][: self._directions]
 
-    def snapshot(self) -> tuple[np.ndarray, dict]:
-        """Return a copy of the parameters and of the state of dropout's generator, for `restore`."""
-        return self._parameters.copy(), self.recurrent._random.bit_generator.state
+    # ---- states
 
-    def restore(self, snapshot: tuple[np.ndarray, dict]) -> None:
+    def reset_states(self) -> None:
+        """Let the next call of a stateful network begin anew."""
+        self._carried = None
+
+    def _initial_state(self, n, training):
+        """Return the state that `n` samples begin in: parts [L * D, n, H], or None for zeros."""
+        if self._carried is not None:
+            kept = self._carried[0].shape[1]
+            if n != kept:
+                raise ValueError(
+                    f"x had {n} samples; expected {kept}, as in the batch before, whose states are gone on "
+                    "from: to begin anew call reset_states"
+                )
+            return self._carried
+        if self._learned:
+            return tuple(np.repeat(values[:, np.newaxis], n, axis=1) for values, _ in self._learned)
+        if training and self.config["initial_state"] == "random":
+            shape = self.config["num_layers"] * self._directions, n, self.config["hidden_size"]
+            draw = self._random.standard_normal
+            return tuple(RANDOM_STATE_SCALE * draw(shape, self.dtype) for _ in self.recurrent.cell.states)
+        return None
+
+    # ---- copies
+
+    def snapshot(self) -> tuple:
+        """Return the parameters, the generator's state and the states carried, for `restore`."""
+        return self._store.values.copy(), self._random.bit_generator.state, self._carried
+
+    def restore(self, snapshot: tuple) -> None:
         """Go back to a state that `snapshot` returned."""
         self.parameters[...] = snapshot[0]
-        self.recurrent._random.bit_generator.state = snapshot[1]
+        self._random.bit_generator.state = snapshot[1]
+        self._carried = snapshot[2]
 
     def __getstate__(self) -> dict:
-        """Only what the network is: buffers and compiled code are made anew."""
-        recurrent = self.recurrent
-        return {
-            "config": self.config,
-            "n_jobs": recurrent.n_jobs,
-            "parameters": self._parameters,
-            "random": recurrent._random,  # what dropout is drawn from
-        }
+        """Keep what the network is: buffers and compiled code are made anew."""
+        return {"config": self.config, "n_jobs": self.n_jobs, "snapshot": self.snapshot()}
 
     def __setstate__(self, state: dict) -> None:
         """Build the network again."""
@@ -214,11 +376,6 @@ class Network:
         self.__init__(**{**state["config"], "dropout": 0.0}, n_jobs=state["n_jobs"], random_state=0)
         self.config = state["config"]
         self.recurrent.dropout = self.config["dropout"]
-        self._parameters[...] = state["parameters"]
-        self.recurrent._random = state["random"]
-
-
-def _head_views(vector, n_outputs, n_features):
-    """Cut the head's part of a flat vector into weight [K, D * H] and bias [K]."""
-    split = n_outputs * n_features
-    return vector[:split].reshape(n_outputs, n_features), vector[split:]
+        for dropout in (*self.stem.dropouts, *self.hidden.dropouts):
+            dropout.rate = self.config["dropout"]
+        self.restore(state["snapshot"])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from numbarnn.blocks import Dense, Dropout, Embedding, as_state, states_of
-from numbarnn.checks import number, positive_int
+from numbarnn.checks import positive_int
 from numbarnn.forecasting.windows import Batch, Layout
 from numbarnn.parameters import Parameters, dense_shapes
 from numbarnn.recurrent import Recurrent, State
@@ -111,9 +111,6 @@ class ForecastNetwork:
             "cell": cell, "hidden_size": hidden_size, "num_layers": num_layers, "dropout": dropout,
             "series_embedding": series_embedding, "dtype": np.dtype(dtype).name,
         }  # fmt: skip
-        if not 0 <= number("dropout", dropout) < 1:
-            expected = "a probability from 0 up to, not including, 1"
-            raise ValueError(f"dropout was {dropout!r}; expected {expected}")
         self.layout, self.widths, self.dtype = layout, widths, np.dtype(dtype)
         self.n_channels, self.n_raw = positive_int("n_channels", n_channels), positive_int("n_raw", n_raw)
         self.hidden_size, self.n_ids = positive_int("hidden_size", hidden_size), positive_int("n_ids", n_ids)
