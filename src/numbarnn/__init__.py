@@ -19,17 +19,19 @@ if TYPE_CHECKING:
     from . import cells, datasets
     from .estimators import RNNClassifier, RNNRegressor
     from .forecasting import RNNForecaster
+    from .interop.onnx import to_onnx
     from .recurrent import Recurrent
 
 __version__ = "0.1.0"
 
-__all__ = ["RNNClassifier", "RNNForecaster", "RNNRegressor", "Recurrent", "cells", "datasets"]
+__all__ = ["RNNClassifier", "RNNForecaster", "RNNRegressor", "Recurrent", "cells", "datasets", "to_onnx"]
 
 _HOME = {
     "RNNClassifier": "estimators",
     "RNNForecaster": "forecasting",
     "RNNRegressor": "estimators",
     "Recurrent": "recurrent",
+    "to_onnx": "interop.onnx",
 }
 
 

@@ -1,0 +1,371 @@
+"""`to_onnx`: a fitted estimator, or recurrent layers, as one ONNX model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import numbarnn
+from numbarnn.interop.onnx.cells import OPERATORS, weights_to_onnx
+from numbarnn.losses import LOSSES
+from numbarnn.network import Network
+from numbarnn.recurrent import Recurrent
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+__all__ = ["to_onnx"]
+
+INT64 = 7  # onnx.TensorProto.INT64
+OPSET, IR_VERSION = 17, 8  # of June 2022; ONNX Runtime reads them from its version 1.12
+# The options that are written, or that say nothing about a fitted network; any other must have its default.
+NETWORK_OPTIONS = {
+    "cell", "input_size", "hidden_size", "n_outputs", "num_layers", "bidirectional", "dropout",
+    "return_sequences", "dtype",
+}  # fmt: skip
+LAYER_OPTIONS = {
+    "cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype", "init",
+    "forget_bias", "n_jobs",
+}  # fmt: skip
+
+
+def to_onnx(estimator: Any, path: str | PathLike | None = None, *, lengths: bool = False) -> ModelProto:
+    """Write a fitted estimator as one ONNX model.
+
+    Parameters
+    ----------
+    estimator : RNNRegressor, RNNClassifier, Recurrent or sklearn.pipeline.Pipeline
+        Fitted. A pipeline may have StandardScaler and MinMaxScaler before one of the first two.
+    path : str or path-like, default=None
+        File to write the model to.
+    lengths : bool, default=False
+        Whether the model has a second input "lengths", int32 of shape (n_samples,): the number of valid steps
+        of each sample.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+        Its input is "X", float32, of shape (n_samples, n_timesteps, n_features), or (n_samples,
+        n_timesteps * n_channels) if that is what the estimator was fitted on; the numbers of samples and of
+        steps may differ from call to call. Its outputs are what `predict` and `predict_proba` return, under
+        the names that skl2onnx gives them: "variable" of a regressor; "label" and "probabilities" of a
+        classifier; "output" and the final states, "h" and "c", of a `Recurrent`.
+
+    Raises
+    ------
+    ImportError
+        If ``onnx`` is not installed.
+    TypeError
+        If the estimator is of another class.
+    ValueError
+        If ONNX has no operator for its cell or for an option; the message names it.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+
+    Notes
+    -----
+    The model has opset 17 and IR version 8, which ONNX Runtime reads from its version 1.12.
+
+    All numbers in the model are float32, those of an estimator with ``dtype="float64"`` as well: ONNX Runtime
+    has RNN, LSTM and GRU for float32 alone.
+
+    Past the end of a sequence outputs are as those of `predict`: zero, and the first class as label.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn import Recurrent, to_onnx
+    >>> model = to_onnx(Recurrent("gru", input_size=3, hidden_size=8, num_layers=2), lengths=True)
+    >>> [node.op_type for node in model.graph.node if node.op_type == "GRU"]
+    ['GRU', 'GRU']
+    >>> [i.name for i in model.graph.input], [o.name for o in model.graph.output]
+    (['X', 'lengths'], ['output', 'h'])
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError('to_onnx needs onnx: pip install "numbarnn[onnx]"') from error
+    graph = Graph(lengths)
+    if isinstance(estimator, Recurrent):
+        _write_recurrent(graph, estimator)
+    else:
+        _write_estimator(graph, *_unpack(estimator))
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(graph.nodes, "numbarnn", graph.inputs, graph.outputs, graph.constants),
+        producer_name="numbarnn", producer_version=numbarnn.__version__, ir_version=IR_VERSION,
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+    )  # fmt: skip
+    onnx.checker.check_model(model, full_check=True)
+    if path is not None:
+        onnx.save(model, path)
+    return model
+
+
+class Graph:
+    """Nodes, constants, inputs and outputs, as they are written.
+
+    Parameters
+    ----------
+    lengths : bool
+        Whether there is an input of that name.
+    """
+
+    def __init__(self, lengths: bool) -> None:
+        self.lengths = "lengths" if lengths else ""
+        self.nodes: list = []
+        self.constants: list = []
+        self.inputs: list = []
+        self.outputs: list = []
+
+    def input(self, shape: Sequence[int | str]) -> str:
+        """Declare X, and the lengths if there are any."""
+        from onnx import TensorProto, helper
+
+        self.inputs.append(helper.make_tensor_value_info("X", TensorProto.FLOAT, shape))
+        if self.lengths:
+            info = helper.make_tensor_value_info(self.lengths, TensorProto.INT32, ["n_samples"])
+            self.inputs.append(info)
+        return "X"
+
+    def output(self, name: str, dtype: Any, shape: Sequence[int | str]) -> None:
+        """Declare an output."""
+        from onnx import helper
+
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
+
+    def constant(self, value: Any, name: str | None = None) -> str:
+        """Add an array, and return its name."""
+        from onnx import numpy_helper
+
+        name = name or f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def add(
+        self, op_type: str, *inputs: str | NDArray, out: str | Sequence[str] = "", **attributes: Any
+    ) -> str:
+        """Add a node and return the name of its first output; arrays among its inputs become constants."""
+        from onnx import helper
+
+        name = f"{op_type}_{len(self.nodes)}"
+        outputs = [out or name] if isinstance(out, str) else list(out)
+        inputs = [each if isinstance(each, str) else self.constant(each) for each in inputs]
+        self.nodes.append(helper.make_node(op_type, inputs, outputs, name=name, **attributes))
+        return outputs[0]
+
+
+def _unpack(estimator: Any) -> tuple[list, Any]:
+    """Return the scalers of a pipeline and its last step, fitted."""
+    from sklearn.pipeline import Pipeline
+    from sklearn.utils.validation import check_is_fitted
+
+    scalers = []
+    if isinstance(estimator, Pipeline):
+        *before, (_, estimator) = estimator.steps
+        scalers = [step for _, step in before if step not in (None, "passthrough")]
+    if not isinstance(estimator, numbarnn.RNNRegressor | numbarnn.RNNClassifier):
+        expected = "RNNRegressor, RNNClassifier, Recurrent, or a Pipeline that ends in one of the first two"
+        raise TypeError(f"estimator was {type(estimator).__name__}; expected {expected}")
+    for step in [*scalers, estimator]:
+        check_is_fitted(step)
+    return scalers, estimator
+
+
+# ---- recurrent layers
+
+
+def _check_options(options: Mapping[str, Any], written: set[str], owner: Callable, what: str) -> None:
+    """Refuse an option that is not written, unless it has its default."""
+    parameters = inspect.signature(owner).parameters
+    for name, value in options.items():
+        default = parameters[name].default if name in parameters else inspect.Parameter.empty
+        if name not in written and not (value is default or value == default):
+            raise ValueError(f"{name} of the {what} was {value!r}, which cannot be written as ONNX yet")
+
+
+def _check_layers(layers: Recurrent) -> None:
+    """Refuse what ONNX's operators cannot say."""
+    name = layers.cell.name
+    if name not in OPERATORS:
+        expected = ", ".join(sorted(OPERATORS))
+        raise ValueError(f"cell was {name!r}, for which ONNX has no operator; expected one of {expected}")
+    _check_options(layers.__getstate__()["options"], LAYER_OPTIONS, Recurrent, "recurrent layers")
+
+
+def _write_layers(graph: Graph, layers: Recurrent, x: str) -> tuple[str, list[list[str]]]:
+    """Write the stack.
+
+    Parameters
+    ----------
+    graph : Graph
+    layers : Recurrent
+    x : str
+        Name of the input, of shape (n_samples, n_timesteps, n_features).
+
+    Returns
+    -------
+    output : str
+        Name of the last layer's Y, of shape (n_timesteps, directions, n_samples, hidden_size).
+    states : list of list of str
+        Names of Y_h (and Y_c) of each layer, each of shape (directions, n_samples, hidden_size).
+    """
+    operator, directions = OPERATORS[layers.cell.name], 1 + layers.bidirectional
+    attributes = dict(operator.attributes)
+    if "activations" in attributes:
+        attributes["activations"] = attributes["activations"] * directions
+    below, states = graph.add("Transpose", x, perm=[1, 0, 2]), []
+    for k in range(layers.num_layers):
+        suffixes = [f"l{k}", f"l{k}_reverse"][:directions]
+        arrays = weights_to_onnx(layers.cell.name, layers.parameters, suffixes)
+        names = {
+            name: "" if array is None else graph.constant(array, f"{name}_l{k}")
+            for name, array in arrays.items()
+        }
+        inputs = [below, names["W"], names["R"], names["B"], graph.lengths]
+        inputs += ["", "", names["P"]] if names["P"] else []
+        states.append([f"{state}_l{k}" for state in layers.cell.states])
+        output = graph.add(
+            operator.op_type, *inputs, out=[f"output_l{k}", *states[-1]], hidden_size=layers.hidden_size,
+            direction="bidirectional" if layers.bidirectional else "forward", **attributes,
+        )  # fmt: skip
+        if k + 1 < layers.num_layers:
+            below = _join_directions(graph, output, layers, [0, 2, 1, 3])
+    return output, states
+
+
+def _join_directions(graph: Graph, array: str, layers: Recurrent, perm: list[int], out: str = "") -> str:
+    """Put the directions side by side as features: `perm` puts them in front of the hidden units."""
+    width = layers.hidden_size * (1 + layers.bidirectional)
+    moved = graph.add("Transpose", array, perm=perm)
+    return graph.add("Reshape", moved, np.array([0] * (len(perm) - 2) + [width]), out=out)
+
+
+def _write_recurrent(graph: Graph, layers: Recurrent) -> None:
+    """Write a `Recurrent`: output and final states."""
+    _check_layers(layers)
+    x = graph.input(["n_samples", "n_timesteps", layers.input_size])
+    output, states = _write_layers(graph, layers, x)
+    directions = 1 + layers.bidirectional
+    _join_directions(graph, output, layers, [2, 0, 1, 3], out="output")
+    graph.output("output", np.float32, ["n_samples", "n_timesteps", directions * layers.hidden_size])
+    for k, name in enumerate(layers.cell.states):
+        graph.add("Concat", *(layer[k] for layer in states), axis=0, out=name)
+        graph.output(name, np.float32, [layers.num_layers * directions, "n_samples", layers.hidden_size])
+
+
+# ---- estimators
+
+
+def _write_estimator(graph: Graph, scalers: list, estimator: Any) -> None:
+    """Write scalers, layers, head and what the loss makes of its output."""
+    network, loss = estimator.network_, estimator._trained_loss
+    _check_options(network.config, NETWORK_OPTIONS, Network, "network")
+    _check_layers(network.recurrent)
+    kind = {cls: name for name, cls in LOSSES.items()}.get(type(loss))
+    if kind is None:
+        raise ValueError(f"loss was {type(loss).__name__}; expected one of {', '.join(LOSSES)}")
+    n_features = network.config["input_size"]
+    if estimator._input_ndim == 2:
+        x = graph.input(["n_samples", estimator.n_features_in_])
+        x = _write_scalers(graph, scalers, x)
+        x = graph.add("Reshape", x, np.array([0, -1, n_features]))
+    else:
+        x = graph.input(["n_samples", "n_timesteps", n_features])
+    output, states = _write_layers(graph, network.recurrent, x)
+    if network.return_sequences:
+        features = _join_directions(graph, output, network.recurrent, [2, 0, 1, 3])
+    else:  # of the last valid step; of the other direction, of the first
+        features = _join_directions(graph, states[-1][0], network.recurrent, [1, 0, 2])
+    name = "probabilities" if kind == "log_loss" else "result"
+    if graph.lengths and network.return_sequences:
+        _write_mask(graph, x, _write_head(graph, network, kind, features), name)
+    else:
+        _write_head(graph, network, kind, features, name)
+    leading = ["n_samples", _steps(estimator)] if network.return_sequences else ["n_samples"]
+    if kind == "log_loss":
+        _write_classes(graph, estimator.classes_, leading)
+    else:
+        _write_targets(graph, estimator, leading)
+
+
+def _steps(estimator: Any) -> int | str:
+    """Return the number of steps if it is always the same."""
+    if estimator._input_ndim == 2:
+        return estimator.n_features_in_ // estimator.network_.config["input_size"]
+    return "n_timesteps"
+
+
+def _write_scalers(graph: Graph, scalers: list, x: str) -> str:
+    """Write scalers of columns, each as (x - center) * factor + shift."""
+    for scaler in scalers:
+        for op_type, values in zip(("Sub", "Mul", "Add"), _scaling(scaler), strict=True):
+            x = graph.add(op_type, x, np.asarray(values, np.float32))
+    return x
+
+
+def _scaling(scaler: Any) -> tuple[Any, Any, Any]:
+    """Return center, factor and shift of a fitted scaler."""
+    from sklearn.preprocessing import MinMaxScaler, StandardScaler
+
+    if type(scaler) is StandardScaler:
+        center = 0.0 if scaler.mean_ is None or not scaler.with_mean else scaler.mean_
+        return center, 1.0 if scaler.scale_ is None else 1 / scaler.scale_, 0.0
+    if type(scaler) is MinMaxScaler and not scaler.clip:
+        return scaler.data_min_, scaler.scale_, scaler.feature_range[0]
+    raise ValueError(
+        f"a step of the pipeline was {scaler}; expected StandardScaler, or MinMaxScaler without clip"
+    )
+
+
+def _write_head(graph: Graph, network: Network, kind: str, features: str, out: str = "") -> str:
+    """Write the dense head and the inverse link function; of a classifier, probabilities."""
+    parameters = network.named_parameters
+    weight, bias = (parameters[name].astype(np.float32) for name in ("head.weight", "head.bias"))
+    if kind == "log_loss" and len(bias) == 1:  # the logistic function is softmax over zero and the raw output
+        weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
+    link = {"log_loss": "Softmax", "poisson": "Exp"}.get(kind)
+    raw = graph.add("MatMul", features, graph.constant(weight.T, "head.weight"))
+    raw = graph.add("Add", raw, graph.constant(bias, "head.bias"), out="" if link else out)
+    return graph.add(link, raw, out=out) if link else raw
+
+
+def _write_mask(graph: Graph, x: str, result: str, out: str) -> None:
+    """Write what sets results past the end of a sequence to zero."""
+    n_timesteps = graph.add("Gather", graph.add("Shape", x), np.array(1))
+    steps = graph.add("Range", np.array(0), n_timesteps, np.array(1))
+    ends = graph.add("Unsqueeze", graph.add("Cast", graph.lengths, to=INT64), np.array([1]))
+    valid = graph.add("Unsqueeze", graph.add("Less", steps, ends), np.array([2]))
+    graph.add("Where", valid, result, np.float32(0), out=out)
+
+
+def _write_classes(graph: Graph, classes: NDArray, leading: list) -> None:
+    """Write what becomes of "probabilities": labels."""
+    if classes.dtype.kind in "UO":
+        if not all(isinstance(label, str) for label in classes):
+            raise ValueError(f"classes_ were {classes}; expected all of them strings, or numbers")
+        classes = classes.astype(object)
+    elif classes.dtype.kind in "iu":
+        classes = classes.astype(np.int64)
+    graph.output("label", classes.dtype, leading)
+    graph.output("probabilities", np.float32, [*leading, len(classes)])
+    best = graph.add("ArgMax", "probabilities", axis=-1, keepdims=0)
+    graph.add("Gather", graph.constant(classes, "classes"), best, out="label")
+
+
+def _write_targets(graph: Graph, estimator: Any, leading: list) -> None:
+    """Write what becomes of "result": "variable" in the shape of `predict`, several quantiles sorted."""
+    levels = np.asarray(getattr(estimator._trained_loss, "level", 0.0))
+    shape = [] if estimator._flat else [estimator.n_outputs_]
+    shape += levels.shape
+    graph.output("variable", np.float32, [*leading, *shape])
+    many, sizes = levels.ndim == 1, np.array([0] * len(leading) + shape)  # 0: as it is
+    result = graph.add("Reshape", "result", sizes, out="" if many else "variable")
+    if many:
+        found = graph.add("TopK", result, np.array([levels.size]), out=["quantiles", "order"], largest=0)
+        graph.add("Gather", found, np.argsort(np.argsort(levels)), out="variable", axis=-1)
