@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from numbarnn.checks import categories, sizes_of
 from numbarnn.estimators import validation
 from numbarnn.estimators.sources import ArraySource, Subset
 from numbarnn.losses import Loss
@@ -22,115 +23,15 @@ from numbarnn.optimizers import OPTIMIZERS
 from numbarnn.schedules import SCHEDULES, Schedule
 from numbarnn.training import make_trainer
 
-__all__ = ["BaseRNN", "can_partial_fit", "document"]
+__all__ = ["BaseRNN", "can_partial_fit"]
 
 _PREDICT_BATCH = 256
-
-_PARAMETERS = """cell : str, default="gru"
-        "rnn" (tanh), "rnn_relu", "lstm", "gru", or another name in `numbarnn.cells.CELLS`.
-    hidden_size : int, default=64
-        Units of each layer and direction.
-    num_layers : int, default=1
-    bidirectional : bool, default=False
-        Also read the sequences backwards.
-    dropout : float, default=0.0
-        Part of the units dropped between two layers in training.
-    loss : str, default="{loss}"
-        {losses}
-    solver : {{"adam", "adamw", "rmsprop", "sgd", "lbfgs"}}, default="adam"
-        "lbfgs" works on all samples at once, without schedule, clipping, early stopping or dropout, and best
-        with ``dtype="float64"``.
-    learning_rate_init : float, default=1e-3
-    learning_rate : str or Schedule, default="constant"
-        How the rate changes from epoch to epoch. "constant", "step", "exponential", "cosine" and "adaptive"
-        (lowers it on a plateau) stand for the defaults of their classes in `numbarnn.schedules`.
-    alpha : float, default=0.0
-        Strength of the L2 penalty on weights, not biases; as in MLPRegressor it is divided by the number of
-        samples in the batch (weighted samples count by their weights).
-    batch_size : int or "auto", default="auto"
-        "auto" is about a hundredth of the samples, a power of two from 32 to 256.
-    max_iter : int, default=100
-        Most epochs; with "lbfgs", iterations.
-    tol : float, default=1e-4
-        Training ends when the loss (with early stopping that of the validation part) has not become lower by
-        `tol` in `n_iter_no_change` epochs in a row. With "lbfgs", bounds the largest element of the gradient.
-    n_iter_no_change : int or inf, default=10
-        With inf training goes on to `max_iter`, and there is no warning that it was reached.
-    early_stopping : bool, default=False
-        Set a part of the samples aside, stop when its loss no longer becomes lower, and keep the weights of
-        its lowest loss.
-    validation_fraction : float, default=0.1
-        Size of that part: drawn at random (stratified by class), or the last samples if not `shuffle`.
-    max_grad_norm : float or None, default=1.0
-        A gradient with a larger Euclidean norm is scaled down to it; None leaves gradients as they are.
-    initial_state : {{"zeros"}}, default="zeros"
-    return_sequences : bool, default=False
-        A target for every time step instead of one for each sequence.
-    n_channels : int, default=1
-        Channels in two-dimensional X, whose columns are then step by step, channel by channel in a step.
-    shuffle : bool, default=True
-        Draw the samples in another order in every epoch.
-    warm_start : bool, default=False
-        Let `fit` start from the weights of the last call. What the network is made of (`cell`, `hidden_size`,
-        `dtype`, ...) must then be as it was.
-    dtype : {{"float32", "float64"}}, default="float32"
-        What is computed in.
-    device : {{"cpu", "cuda"}}, default="cpu"
-        Only "cpu" so far.
-    n_jobs : int or None, default=None
-        Threads; None and -1 for all cores. The result does not depend on it.
-    random_state : int, RandomState instance or None, default=None
-        Draws the first weights, the order of samples, the validation part and dropout.
-    verbose : int, default=0
-        If not 0, show progress: a bar on a terminal, a line for each epoch elsewhere.
-    momentum : float, default=0.0
-        Of "sgd", which without it subtracts exactly rate times gradient.
-    nesterovs_momentum : bool, default=True
-        Nesterov's kind, where there is momentum.
-    beta_1, beta_2 : float, default=0.9 and 0.999
-        Part of the running means that "adam" and "adamw" keep in a step; "rmsprop" uses `beta_2`.
-    epsilon : float, default=1e-8
-        Added to the denominator in "adam", "adamw" and "rmsprop".
-    weight_decay : float, default=0.01
-        Decoupled weight decay of "adamw".
-    init : {{"uniform", "orthogonal"}}, default="uniform"
-        First weights as PyTorch's, or as Keras's.
-    forget_bias : float or None, default=None
-        First bias of the forget gate of "lstm".
-    callbacks : callable, list of callable or None, default=None
-        Called after every batch and every epoch, of `partial_fit` after every batch; see
-        `numbarnn.training.Trainer`."""
-
-_ATTRIBUTES = """loss_curve_ : list of float
-        Mean training loss of each epoch.
-    loss_, best_loss_ : float
-        The last and the lowest of them.
-    validation_scores_ : list of float or None
-        With early stopping, minus the loss of the validation part after each epoch.
-    best_validation_score_ : float or None
-    n_iter_ : int
-        Epochs done.
-    t_ : int
-        Samples trained on, times epochs; an epoch that was cut short counts as one.
-    n_outputs_ : int
-        Targets; of a classifier, raw outputs.
-    n_features_in_ : int
-        Columns of two-dimensional X, features of a step in three-dimensional X.
-    feature_names_in_ : ndarray of str
-        Only where X was a table with names.
-    network_ : Network"""
-
-
-def document(**words: str):
-    """Fill in the parts of the docstring that both estimators share."""
-
-    def fill(cls):
-        parameters = _PARAMETERS.format(**words)
-        cls.__doc__ = cls.__doc__.replace("<parameters>", parameters).replace("<attributes>", _ATTRIBUTES)
-        return cls
-
-    return fill
-
+# parameters that say what the network is made of
+_SHAPE = (
+    "cell", "hidden_size", "num_layers", "bidirectional", "dropout", "return_sequences", "dtype", "embedding",
+    "stem_sizes", "head_sizes", "initial_state", "stateful", "residual", "merge", "recurrent_dropout",
+    "zoneout",
+)  # fmt: skip
 
 def can_partial_fit(estimator: BaseRNN) -> bool:
     """Whether there is a `partial_fit`; an AttributeError says why not."""
@@ -159,7 +60,7 @@ class BaseRNN(BaseEstimator):
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "initial_state": [StrOptions({"zeros"})],
+        "initial_state": [StrOptions({"zeros", "random", "learned"})],
         "return_sequences": ["boolean"],
         "n_channels": [Interval(Integral, 1, None, closed="left")],
         "shuffle": ["boolean"],
@@ -178,6 +79,14 @@ class BaseRNN(BaseEstimator):
         "init": [StrOptions({"uniform", "orthogonal"})],
         "forget_bias": [Interval(Real, None, None, closed="neither"), None],
         "callbacks": [callable, list, tuple, None],
+        "embedding": [list, tuple, None],
+        "stem_sizes": ["array-like"],
+        "head_sizes": ["array-like"],
+        "residual": ["boolean"],
+        "merge": [StrOptions({"concat", "sum", "mean", "product"})],
+        "recurrent_dropout": [Interval(Real, 0, 1, closed="left")],
+        "zoneout": [Interval(Real, 0, 1, closed="left")],
+        "stateful": ["boolean"],
     }
 
     def _loss(self) -> Loss:
@@ -230,7 +139,10 @@ class BaseRNN(BaseEstimator):
         lengths = validation.check_lengths(lengths, *x.shape[:2])
         if reset:
             self._input_ndim = ndim
-        return validation.check_values(x, lengths, "X", dtype), lengths
+        x = validation.check_values(x, lengths, "X", dtype)
+        embedding = self.embedding if reset else self.network_.config["embedding"]
+        validation.check_categories(x, categories("embedding", embedding, x.shape[2]))
+        return x, lengths
 
     def _check_data(self, X, y, sample_weight, lengths, reset):
         """Return x, y, weight, lengths as arrays, without those of weight zero, and the number of targets."""
@@ -241,7 +153,7 @@ class BaseRNN(BaseEstimator):
         x, lengths = self._check_X(X, lengths, reset)
         weight = validation.check_weights(sample_weight, x)
         y, weight, n_targets = self._encode(y, x, weight, lengths, reset)
-        if weight is not None:
+        if weight is not None and not self.stateful:  # where states go on, a sample without weight is read
             keep = weight.any(axis=1) if weight.ndim == 2 else weight > 0
             if not keep.all():
                 x, y, weight = x[keep], y[keep], weight[keep]
@@ -264,7 +176,7 @@ class BaseRNN(BaseEstimator):
         ]
         if changes:
             raise ValueError(f"{', '.join(changes)}, as in the call before, whose network is trained further")
-        network.recurrent.n_jobs = self.n_jobs
+        network.n_jobs = self.n_jobs
         return network
 
     def _make_optimizer(self, network: Network):
@@ -282,20 +194,50 @@ class BaseRNN(BaseEstimator):
         x, loss = data[0], self._loss()
         seeds = check_random_state(self.random_state).randint(np.iinfo(np.int32).max, size=2)
         trainer = make_trainer(self, len(x), loss, np.random.default_rng(seeds[1]))
-        names = ("cell", "hidden_size", "num_layers", "bidirectional", "dropout", "return_sequences", "dtype")
-        config = {name: getattr(self, name) for name in names}
+        if self.stateful:
+            trainer.shuffle, trainer.batch_size = False, self._n_series(len(x))
+            trainer.callbacks = (*trainer.callbacks, _begin_anew)
+        if self.solver == "lbfgs":
+            self._check_repeatable()
+        config = {name: getattr(self, name) for name in _SHAPE}
         config["input_size"] = self.n_channels if self._input_ndim == 2 else x.shape[2]
         config["n_outputs"] = loss.n_raw(n_targets)
+        config["embedding"] = categories("embedding", self.embedding, config["input_size"])
+        for name in ("stem_sizes", "head_sizes"):
+            config[name] = sizes_of(name, config[name])
         if network is None:
             return trainer, self._make_network(config, int(seeds[0]))
         return trainer, self._go_on(network, config)
+
+    def _n_series(self, n_samples):
+        """Return the number of series whose windows follow one another in the samples."""
+        n = 1 if self.batch_size == "auto" else self.batch_size
+        if n_samples % n:
+            raise ValueError(
+                f"batch_size was {n}; stateful=True expects one that divides the {n_samples} samples of X"
+            )
+        return n
+
+    def _check_repeatable(self):
+        """Refuse what makes the loss another function in every evaluation, or has no exact gradient."""
+        # dropout is refused by the trainer
+        usual = {"recurrent_dropout": 0, "zoneout": 0, "stateful": False}
+        if self.initial_state == "random":
+            usual["initial_state"] = "zeros"
+        for name, value in usual.items():
+            if getattr(self, name) != value:
+                raise ValueError(
+                    f"{name} was {getattr(self, name)!r}; solver='lbfgs' expects {value!r}, since it "
+                    "minimises a function that is the same in every evaluation"
+                )
 
     def _fit(self, X, y, sample_weight, lengths):
         again = self.warm_start and hasattr(self, "network_")
         data, n_targets = self._check_data(X, y, sample_weight, lengths, reset=not again)
         trainer, network = self._start(data, n_targets, copy.deepcopy(self.network_) if again else None)
+        network.reset_states()
         early_stopping, n_train = self.early_stopping and self.solver != "lbfgs", len(data[0])
-        if len(data[0]) <= trainer.batch_size and not early_stopping:
+        if len(data[0]) <= trainer.batch_size and not early_stopping and not self.stateful:
             data = validation.merge_equal(*data)
         source = self._make_source(data, trainer)
         self._optimizer = None
@@ -305,10 +247,11 @@ class BaseRNN(BaseEstimator):
         else:
             held_out = None
             if early_stopping:
-                train, test = self._split(data[1], trainer.rng)
+                train, test = self._split(data[1], trainer)
                 source, held_out, n_train = Subset(source, train), Subset(source, test), len(train)
             self._optimizer = self._make_optimizer(network)
             history = trainer.fit(network, self._optimizer, source, held_out)
+        network.reset_states()
         self.network_, self._rng, self._trained_loss = network, trainer.rng, trainer.loss
         self.loss_curve_ = history.loss_curve
         self.validation_scores_ = [-loss for loss in history.validation_curve] if early_stopping else None
@@ -329,16 +272,18 @@ class BaseRNN(BaseEstimator):
             trainer.alpha /= mean
         return ArraySource(x, y, weight, lengths, self.dtype)
 
-    def _split(self, y, rng):
+    def _split(self, y, trainer):
         """Return indices of the samples for training and of those held out."""
-        n = len(y)
+        n, rng = len(y), trainer.rng
         n_test = math.ceil(self.validation_fraction * n)
+        if self.stateful:
+            n_test += -n_test % trainer.batch_size  # the same number of windows of every series
         if n - n_test < 1 or n_test < 2:
             raise ValueError(
                 f"validation_fraction was {self.validation_fraction}, which leaves {n - n_test} samples to "
                 f"train on and {n_test} to validate with; expected at least 1 and 2"
             )
-        if not self.shuffle:
+        if not trainer.shuffle:
             return np.arange(n - n_test), np.arange(n - n_test, n)
         if is_classifier(self) and not self.return_sequences:
             from sklearn.model_selection import train_test_split
@@ -387,10 +332,11 @@ class BaseRNN(BaseEstimator):
         x, lengths = self._check_X(X, lengths, reset=False)
         # what was fitted counts, not what parameters have been set to since
         network, loss = self.network_, self._trained_loss
-        network.recurrent.n_jobs = self.n_jobs
+        network.n_jobs = self.n_jobs
+        n_batch = self._n_series(len(x)) if network.config["stateful"] else _PREDICT_BATCH
         result = None
-        for start in range(0, len(x), _PREDICT_BATCH):
-            batch = slice(start, start + _PREDICT_BATCH)
+        for start in range(0, len(x), n_batch):
+            batch = slice(start, start + n_batch)
             here = None if lengths is None else lengths[batch]
             steps = x.shape[1] if here is None else int(here.max())
             raw = network.forward(np.ascontiguousarray(x[batch, :steps], network.dtype), here)
@@ -412,3 +358,20 @@ class BaseRNN(BaseEstimator):
             return result
         steps = np.full(len(result), result.shape[1]) if lengths is None else lengths
         return [row[:n] for row, n in zip(result, steps, strict=True)]
+
+    def reset_states(self) -> BaseRNN:
+        """Let the next prediction, or the next `partial_fit`, of a stateful network begin anew.
+
+        Returns
+        -------
+        self : RNNRegressor or RNNClassifier
+        """
+        check_is_fitted(self)
+        self.network_.reset_states()
+        return self
+
+
+def _begin_anew(info):
+    """Let each epoch begin without the states that the one before has left; a callback."""
+    if info["event"] == "epoch":
+        info["network"].reset_states()

@@ -13,7 +13,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from numbarnn.estimators import validation
-from numbarnn.estimators.base import BaseRNN, can_partial_fit, document
+from numbarnn.estimators.base import BaseRNN, can_partial_fit
+from numbarnn.estimators.document import document
 from numbarnn.losses import LOSSES
 
 __all__ = ["RNNClassifier"]
@@ -68,8 +69,9 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         validation_fraction=0.1, max_grad_norm=1.0, initial_state="zeros", return_sequences=False,
         n_channels=1, shuffle=True, warm_start=False, dtype="float32", device="cpu", n_jobs=None,
         random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
-        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None,
-        class_weight=None,
+        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None, embedding=None,
+        stem_sizes=(), head_sizes=(), residual=False, merge="concat", recurrent_dropout=0.0, zoneout=0.0,
+        stateful=False, class_weight=None,
     ) -> None:  # fmt: skip
         vars(self).update({name: value for name, value in locals().items() if name != "self"})
 

@@ -11,7 +11,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
 from numbarnn.estimators import validation
-from numbarnn.estimators.base import BaseRNN, can_partial_fit, document
+from numbarnn.estimators.base import BaseRNN, can_partial_fit
+from numbarnn.estimators.document import document
 from numbarnn.losses import LOSSES
 
 __all__ = ["RNNRegressor"]
@@ -55,6 +56,18 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
     ...     model = model.fit(X, y)
     >>> model.score(X, y) > 0.9
     True
+
+    One long series, cut into consecutive windows, with the state carried on from each to the next:
+
+    >>> series = np.sin(np.arange(1201) / 10)
+    >>> X, y = series[:-1].reshape(60, 20, 1), series[1:].reshape(60, 20)
+    >>> model = RNNRegressor(hidden_size=16, return_sequences=True, stateful=True, learning_rate_init=0.01,
+    ...                      max_iter=10, n_iter_no_change=np.inf, random_state=0).fit(X[:50], y[:50])
+    >>> past = model.predict(X[:50])                              # the next call goes on from here
+    >>> model.score(X[50:], y[50:]) > 0.99
+    True
+    >>> model.reset_states().predict(X[:50]).tolist() == past.tolist()
+    True
     """
 
     _parameter_constraints: dict[str, list] = {
@@ -71,8 +84,9 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         validation_fraction=0.1, max_grad_norm=1.0, initial_state="zeros", return_sequences=False,
         n_channels=1, shuffle=True, warm_start=False, dtype="float32", device="cpu", n_jobs=None,
         random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
-        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None, delta=1.0,
-        quantile=0.5,
+        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None, embedding=None,
+        stem_sizes=(), head_sizes=(), residual=False, merge="concat", recurrent_dropout=0.0, zoneout=0.0,
+        stateful=False, delta=1.0, quantile=0.5,
     ) -> None:  # fmt: skip
         vars(self).update({name: value for name, value in locals().items() if name != "self"})
 

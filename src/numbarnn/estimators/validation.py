@@ -93,6 +93,18 @@ def check_values(array: np.ndarray, lengths: np.ndarray | None, name: str, dtype
     return array
 
 
+def check_categories(x: np.ndarray, embedding: list[list[int]]) -> None:
+    """Raise a ValueError if a feature that `embedding` names holds anything but the numbers of categories."""
+    for feature, n_categories, _ in embedding:
+        values = x[:, :, feature]
+        wrong = (values < 0) | (values >= n_categories) | (values != np.floor(values))
+        if wrong.any():
+            raise ValueError(
+                f"X had the value {values[wrong][0]:.9g} in feature {feature}, which embedding names; "
+                f"expected whole numbers from 0 to {n_categories - 1}"
+            )
+
+
 def check_lengths(lengths: Any, n_samples: int, n_timesteps: int) -> np.ndarray | None:
     """Return `lengths` as an array of int, or None if all are `n_timesteps`."""
     if lengths is None:
