@@ -21,16 +21,29 @@ if TYPE_CHECKING:
     from .forecasting import RNNForecaster
     from .interop.onnx import to_onnx
     from .recurrent import Recurrent
+    from .serialization import load, save
 
 __version__ = "0.1.0"
 
-__all__ = ["RNNClassifier", "RNNForecaster", "RNNRegressor", "Recurrent", "cells", "datasets", "to_onnx"]
+__all__ = [
+    "RNNClassifier",
+    "RNNForecaster",
+    "RNNRegressor",
+    "Recurrent",
+    "cells",
+    "datasets",
+    "load",
+    "save",
+    "to_onnx",
+]
 
 _HOME = {
     "RNNClassifier": "estimators",
     "RNNForecaster": "forecasting",
     "RNNRegressor": "estimators",
     "Recurrent": "recurrent",
+    "load": "serialization",
+    "save": "serialization",
     "to_onnx": "interop.onnx",
 }
 

@@ -22,6 +22,7 @@ from numbarnn.kernels.sizes import (
     weight_gradient_blocks,
 )
 from numbarnn.kernels.threads import Program, Slot, ranges
+from numbarnn.limits import check_count
 from numbarnn.simd import VECTOR_BYTES
 
 PARALLEL_PARAMETERS = 100_000  # fewer are packed by one thread sooner than by two
@@ -85,6 +86,8 @@ class Direction:
     def __init__(
         self, cell: Cell, n_inputs: int, hidden_size: int, bias: bool, dtype: np.dtype, reverse: bool
     ) -> None:
+        # its weights at least, before there is any room for them
+        check_count(hidden_size * (len({*cell.x_gates}) * n_inputs + len({*cell.h_gates}) * hidden_size))
         self.cell, self.bias, self.dtype = cell, bias, dtype
         self.sizes = sizes = layer_sizes(cell, n_inputs, hidden_size, dtype.itemsize, reverse)
         self.padded = sizes.J * sizes.U

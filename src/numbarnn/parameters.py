@@ -9,6 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from numbarnn.limits import check_count
+
 __all__ = ["Parameters", "dense_shapes", "dense_stack_shapes"]
 
 
@@ -39,6 +41,7 @@ class Parameters:
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike) -> None:
         self._shapes = dict(shapes)
         sizes = [math.prod(shape) for shape in self._shapes.values()]
+        check_count(sum(sizes))
         ends = np.cumsum([0, *sizes]).tolist()
         self._spans = dict(zip(self._shapes, zip(ends[:-1], ends[1:], strict=True), strict=True))
         self.values, self.gradients = np.zeros(ends[-1], dtype), np.zeros(ends[-1], dtype)

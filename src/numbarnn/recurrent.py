@@ -18,6 +18,7 @@ from numbarnn.kernels.gemm import ALONE
 from numbarnn.kernels.sizes import EMPTY, batch_sizes
 from numbarnn.kernels.threads import Program, thread_count, worthwhile_threads
 from numbarnn.layer import Buffers, Direction, Pass
+from numbarnn.limits import check_count
 from numbarnn.torch_weights import check_torch_cell, read_torch
 
 State = NDArray | tuple[NDArray, ...]
@@ -137,6 +138,7 @@ class Recurrent:
         self._make_layers()
         self._shapes = self._parameter_shapes()
         self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
+        check_count(self.n_parameters)
         self.bind(np.zeros(self.n_parameters, self.dtype), np.zeros(self.n_parameters, self.dtype))
         self._initialize()
         if self.dropout > 0 and self.num_layers == 1:
@@ -147,6 +149,7 @@ class Recurrent:
 
     def _make_layers(self) -> None:
         """Make the layers and all their buffers."""
+        check_count(self.num_layers)
         directions, hidden = (False, True)[: 1 + self.bidirectional], self.hidden_size
         widths = [self.input_size] + [hidden * len(directions)] * (self.num_layers - 1)
         self._layers = [
