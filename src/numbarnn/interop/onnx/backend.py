@@ -131,12 +131,13 @@ class Backend(base.Backend):
         NotImplementedError
             If the model has other operators; all of them are listed.
         ValueError
-            If the device is another, or an attribute of a node has no meaning.
+            If the device is another, a node has no X, W or R, or an attribute of a node has no meaning.
         onnx.checker.ValidationError
             If it is no valid model.
         """
         _check_device(cls, device)
         _refuse_unknown(model.graph.node)
+        _check_weights(model.graph.node)
         super().prepare(model, device, **kwargs)
         return BackendRep(model)
 
@@ -169,6 +170,7 @@ class Backend(base.Backend):
         """
         _check_device(cls, device)
         _refuse_unknown([node])
+        _check_weights([node])
         super().run_node(node, inputs, device, outputs_info, **kwargs)
         step = _make_step(node, kwargs.get("opset_version", onnx.defs.onnx_opset_version()), {})
         names = [name for name in step.inputs if name]
@@ -212,6 +214,15 @@ def _refuse_unknown(nodes: Sequence[onnx.NodeProto]) -> None:
             f"the model has operators that cannot be run: {', '.join(unknown)} ({where}); expected "
             f"{', '.join(sorted(GATES))}, and around them {', '.join(sorted(OPERATORS))}"
         )
+
+
+def _check_weights(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Name what is missing, which ONNX's checker gives a number."""
+    for node in nodes:
+        given = [*node.input, "", "", ""]
+        missing = [name for name, found in zip(("X", "W", "R"), given, strict=False) if not found]
+        if node.op_type in GATES and missing:
+            raise ValueError(f"{_label(node)}: the inputs {', '.join(missing)} were missing")
 
 
 def _opset(model: onnx.ModelProto) -> int:

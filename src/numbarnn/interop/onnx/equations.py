@@ -54,7 +54,7 @@ def _softsign(x):
 
 
 def _softplus(x):
-    return np.logaddexp(0, x)
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))  # does not overflow
 
 
 # Their parameters alpha and beta, with the defaults of the operators of the same name; ScaledTanh has none.

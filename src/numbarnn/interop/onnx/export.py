@@ -19,6 +19,8 @@ from numbarnn.recurrent import Recurrent
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from numbarnn.interop.onnx.graph import Graph
+
 __all__ = ["to_onnx"]
 
 INT64 = 7  # onnx.TensorProto.INT64
@@ -26,11 +28,12 @@ OPSET, IR_VERSION = 17, 8  # of June 2022; ONNX Runtime reads them from its vers
 # The options that are written, or that say nothing about a fitted network; any other must have its default.
 NETWORK_OPTIONS = {
     "cell", "input_size", "hidden_size", "n_outputs", "num_layers", "bidirectional", "dropout",
-    "return_sequences", "dtype",
+    "return_sequences", "dtype", "embedding", "stem_sizes", "head_sizes", "initial_state",
+    "recurrent_dropout",
 }  # fmt: skip
 LAYER_OPTIONS = {
-    "cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout", "dtype", "init",
-    "forget_bias", "n_jobs",
+    "cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout",
+    "recurrent_dropout", "dtype", "init", "forget_bias", "n_jobs",
 }  # fmt: skip
 
 
@@ -90,6 +93,8 @@ def to_onnx(estimator: Any, path: str | PathLike | None = None, *, lengths: bool
         import onnx
     except ImportError as error:
         raise ImportError('to_onnx needs onnx: pip install "numbarnn[onnx]"') from error
+    from numbarnn.interop.onnx.graph import Graph
+
     graph = Graph(lengths)
     if isinstance(estimator, Recurrent):
         _write_recurrent(graph, estimator)
@@ -104,60 +109,6 @@ def to_onnx(estimator: Any, path: str | PathLike | None = None, *, lengths: bool
     if path is not None:
         onnx.save(model, path)
     return model
-
-
-class Graph:
-    """Nodes, constants, inputs and outputs, as they are written.
-
-    Parameters
-    ----------
-    lengths : bool
-        Whether there is an input of that name.
-    """
-
-    def __init__(self, lengths: bool) -> None:
-        self.lengths = "lengths" if lengths else ""
-        self.nodes: list = []
-        self.constants: list = []
-        self.inputs: list = []
-        self.outputs: list = []
-
-    def input(self, shape: Sequence[int | str]) -> str:
-        """Declare X, and the lengths if there are any."""
-        from onnx import TensorProto, helper
-
-        self.inputs.append(helper.make_tensor_value_info("X", TensorProto.FLOAT, shape))
-        if self.lengths:
-            info = helper.make_tensor_value_info(self.lengths, TensorProto.INT32, ["n_samples"])
-            self.inputs.append(info)
-        return "X"
-
-    def output(self, name: str, dtype: Any, shape: Sequence[int | str]) -> None:
-        """Declare an output."""
-        from onnx import helper
-
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        self.outputs.append(helper.make_tensor_value_info(name, kind, shape))
-
-    def constant(self, value: Any, name: str | None = None) -> str:
-        """Add an array, and return its name."""
-        from onnx import numpy_helper
-
-        name = name or f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def add(
-        self, op_type: str, *inputs: str | NDArray, out: str | Sequence[str] = "", **attributes: Any
-    ) -> str:
-        """Add a node and return the name of its first output; arrays among its inputs become constants."""
-        from onnx import helper
-
-        name = f"{op_type}_{len(self.nodes)}"
-        outputs = [out or name] if isinstance(out, str) else list(out)
-        inputs = [each if isinstance(each, str) else self.constant(each) for each in inputs]
-        self.nodes.append(helper.make_node(op_type, inputs, outputs, name=name, **attributes))
-        return outputs[0]
 
 
 def _unpack(estimator: Any) -> tuple[list, Any]:
@@ -185,7 +136,7 @@ def _check_options(options: Mapping[str, Any], written: set[str], owner: Callabl
     parameters = inspect.signature(owner).parameters
     for name, value in options.items():
         default = parameters[name].default if name in parameters else inspect.Parameter.empty
-        if name not in written and not (value is default or value == default):
+        if name not in written and value != default and (value or default):  # nothing is () and [] and None
             raise ValueError(f"{name} of the {what} was {value!r}, which cannot be written as ONNX yet")
 
 
@@ -198,7 +149,9 @@ def _check_layers(layers: Recurrent) -> None:
     _check_options(layers.__getstate__()["options"], LAYER_OPTIONS, Recurrent, "recurrent layers")
 
 
-def _write_layers(graph: Graph, layers: Recurrent, x: str) -> tuple[str, list[list[str]]]:
+def _write_layers(
+    graph: Graph, layers: Recurrent, x: str, initial: Sequence[NDArray] = ()
+) -> tuple[str, list[list[str]]]:
     """Write the stack.
 
     Parameters
@@ -207,6 +160,8 @@ def _write_layers(graph: Graph, layers: Recurrent, x: str) -> tuple[str, list[li
     layers : Recurrent
     x : str
         Name of the input, of shape (n_samples, n_timesteps, n_features).
+    initial : sequence of ndarray of shape (num_layers * directions, hidden_size), default=()
+        Initial states of all samples, h first; zeros if there are none.
 
     Returns
     -------
@@ -227,8 +182,9 @@ def _write_layers(graph: Graph, layers: Recurrent, x: str) -> tuple[str, list[li
             name: "" if array is None else graph.constant(array, f"{name}_l{k}")
             for name, array in arrays.items()
         }
-        inputs = [below, names["W"], names["R"], names["B"], graph.lengths]
-        inputs += ["", "", names["P"]] if names["P"] else []
+        begin = [_write_initial(graph, x, state[k * directions :][:directions]) for state in initial]
+        inputs = [below, names["W"], names["R"], names["B"], graph.lengths, *begin]
+        inputs += [""] * (7 - len(inputs)) + [names["P"]] if names["P"] else []
         states.append([f"{state}_l{k}" for state in layers.cell.states])
         output = graph.add(
             operator.op_type, *inputs, out=[f"output_l{k}", *states[-1]], hidden_size=layers.hidden_size,
@@ -237,6 +193,14 @@ def _write_layers(graph: Graph, layers: Recurrent, x: str) -> tuple[str, list[li
         if k + 1 < layers.num_layers:
             below = _join_directions(graph, output, layers, [0, 2, 1, 3])
     return output, states
+
+
+def _write_initial(graph: Graph, x: str, state: NDArray) -> str:
+    """Write one initial state of all samples, (directions, hidden_size), for as many as there are."""
+    directions, hidden = state.shape
+    n_samples = graph.add("Gather", graph.add("Shape", x), np.array([0]))
+    shape = graph.add("Concat", np.array([directions]), n_samples, np.array([hidden]), axis=0)
+    return graph.add("Expand", state[:, np.newaxis].astype(np.float32), shape)
 
 
 def _join_directions(graph: Graph, array: str, layers: Recurrent, perm: list[int], out: str = "") -> str:
@@ -277,7 +241,11 @@ def _write_estimator(graph: Graph, scalers: list, estimator: Any) -> None:
         x = graph.add("Reshape", x, np.array([0, -1, n_features]))
     else:
         x = graph.input(["n_samples", "n_timesteps", n_features])
-    output, states = _write_layers(graph, network.recurrent, x)
+    parameters = network.named_parameters
+    initial = [values for name, values in parameters.items() if name.startswith("initial_state.")]
+    below = _write_embedding(graph, network, x)
+    below = _write_stack(graph, parameters, "stem", len(network.config["stem_sizes"]), below)
+    output, states = _write_layers(graph, network.recurrent, below, initial)
     if network.return_sequences:
         features = _join_directions(graph, output, network.recurrent, [2, 0, 1, 3])
     else:  # of the last valid step; of the other direction, of the first
@@ -323,16 +291,52 @@ def _scaling(scaler: Any) -> tuple[Any, Any, Any]:
     )
 
 
+def _write_embedding(graph: Graph, network: Network, x: str) -> str:
+    """Write what puts learned vectors in the place of categories, behind the other features."""
+    config = network.config
+    if not config["embedding"]:
+        return x
+    categorical = [feature for feature, _, _ in config["embedding"]]
+    numeric = [k for k in range(config["input_size"]) if k not in categorical]
+    parts = [graph.add("Gather", x, np.array(numeric), axis=2)] if numeric else []
+    for feature in categorical:
+        numbers = graph.add("Cast", graph.add("Gather", x, np.array(feature), axis=2), to=INT64)
+        name = f"embedding.{feature}"
+        table = graph.constant(network.named_parameters[name].astype(np.float32), name)
+        parts.append(graph.add("Gather", table, numbers))
+    return graph.add("Concat", *parts, axis=2)
+
+
+def _write_dense(
+    graph: Graph, name: str, weight: NDArray, bias: NDArray, x: str, link: str | None, out: str = ""
+) -> str:
+    """Write a dense layer, and the operator behind it if there is one."""
+    product = graph.add("MatMul", x, graph.constant(weight.T.astype(np.float32), f"{name}.weight"))
+    bias = graph.constant(bias.astype(np.float32), f"{name}.bias")
+    raw = graph.add("Add", product, bias, out="" if link else out)
+    return graph.add(link, raw, out=out) if link else raw
+
+
+def _write_stack(
+    graph: Graph, parameters: Mapping[str, NDArray], name: str, n_layers: int, x: str
+) -> str:
+    """Write hidden dense layers with their rectifiers."""
+    for k in range(n_layers):
+        layer = f"{name}.{k}"
+        weight, bias = parameters[f"{layer}.weight"], parameters[f"{layer}.bias"]
+        x = _write_dense(graph, layer, weight, bias, x, "Relu")
+    return x
+
+
 def _write_head(graph: Graph, network: Network, kind: str, features: str, out: str = "") -> str:
-    """Write the dense head and the inverse link function; of a classifier, probabilities."""
+    """Write the dense layers of the head and the inverse link function; of a classifier, probabilities."""
     parameters = network.named_parameters
-    weight, bias = (parameters[name].astype(np.float32) for name in ("head.weight", "head.bias"))
+    x = _write_stack(graph, parameters, "head", len(network.config["head_sizes"]), features)
+    weight, bias = parameters["head.weight"], parameters["head.bias"]
     if kind == "log_loss" and len(bias) == 1:  # the logistic function is softmax over zero and the raw output
         weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
     link = {"log_loss": "Softmax", "poisson": "Exp"}.get(kind)
-    raw = graph.add("MatMul", features, graph.constant(weight.T, "head.weight"))
-    raw = graph.add("Add", raw, graph.constant(bias, "head.bias"), out="" if link else out)
-    return graph.add(link, raw, out=out) if link else raw
+    return _write_dense(graph, "head", weight, bias, x, link, out)
 
 
 def _write_mask(graph: Graph, x: str, result: str, out: str) -> None:
@@ -346,12 +350,11 @@ def _write_mask(graph: Graph, x: str, result: str, out: str) -> None:
 
 def _write_classes(graph: Graph, classes: NDArray, leading: list) -> None:
     """Write what becomes of "probabilities": labels."""
-    if classes.dtype.kind in "UO":
-        if not all(isinstance(label, str) for label in classes):
-            raise ValueError(f"classes_ were {classes}; expected all of them strings, or numbers")
-        classes = classes.astype(object)
-    elif classes.dtype.kind in "iu":
-        classes = classes.astype(np.int64)
+    kinds = {"U": object, "i": np.int64, "u": np.int64, "f": np.float64, "b": np.bool_}
+    found = np.asarray(classes.tolist())  # of an array of objects, what they are
+    if found.dtype.kind not in kinds:
+        raise ValueError(f"classes_ were {classes}; expected strings, numbers or booleans")
+    classes = found.astype(kinds[found.dtype.kind])
     graph.output("label", classes.dtype, leading)
     graph.output("probabilities", np.float32, [*leading, len(classes)])
     best = graph.add("ArgMax", "probabilities", axis=-1, keepdims=0)

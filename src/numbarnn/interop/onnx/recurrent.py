@@ -152,7 +152,7 @@ class RecurrentNode:
         Raises
         ------
         ValueError, TypeError
-            If an input is missing or has another shape or type than it must have.
+            If an input has another shape or type than it must have.
         """
         given = dict(zip(INPUTS, inputs, strict=False))
         dtype = self._check_inputs(given)
@@ -189,8 +189,6 @@ class RecurrentNode:
     def _check_inputs(self, given: dict[str, NDArray | None]) -> np.dtype:
         """Check types and shapes, and return the type to compute in."""
         for name in ("X", "W", "R"):
-            if given.get(name) is None:
-                raise ValueError(f"{self.label}: input {name} was missing")
             if np.ndim(given[name]) != 3:
                 raise ValueError(
                     f"{self.label}: input {name} had shape {np.shape(given[name])}; expected 3 dimensions"
