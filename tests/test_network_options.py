@@ -467,8 +467,8 @@ def series():
 def test_what_was_in_the_window_before_is_remembered():
     X = np.random.default_rng(0).normal(size=(300, 1, 1))
     y = np.concatenate([np.zeros(4), X[:-4, 0, 0]])
-    model = RNNRegressor("lstm", 32, batch_size=4, learning_rate_init=3e-3, learning_rate="cosine", max_iter=60,
-                         n_iter_no_change=np.inf, n_jobs=1, random_state=0)  # fmt: skip
+    model = RNNRegressor("lstm", 32, batch_size=4, learning_rate_init=3e-3, learning_rate="cosine", n_jobs=1,
+                         max_iter=60, n_iter_no_change=np.inf, random_state=0)  # fmt: skip
     assert model.fit(X, y).score(X, y) < 0.1
     assert model.set_params(stateful=True).fit(X, y).reset_states().score(X, y) > 0.8
 
