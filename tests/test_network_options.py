@@ -169,13 +169,16 @@ def test_residual_connections_reach_the_last_step():
 
 
 @needs("recurrent_dropout", "zoneout")
-@pytest.mark.parametrize("name", ["recurrent_dropout", "zoneout"])
-def test_what_recurrent_draws_is_passed_on(name):
-    network, x = make(**{name: 0.5}), sequences()
-    assert getattr(network.recurrent, name) == 0.5
+@pytest.mark.parametrize(
+    ("name", "value"), [("recurrent_dropout", 0.5), ("zoneout", 0.5), ("zoneout", (0.2, 0.5))], ids=str
+)
+def test_what_recurrent_draws_is_passed_on(name, value):
+    network, x = make(cell="lstm", **{name: value}), sequences()
+    assert np.allclose(getattr(network.recurrent, name), value)
     assert_gradient(network, x)
-    assert_array_equal(network.forward(x), make().forward(x))
-    assert getattr(pickle.loads(pickle.dumps(network)).recurrent, name) == 0.5
+    assert (network.forward(x, training=True) != network.forward(x)).any()
+    other = Network(**json.loads(json.dumps(network.config)))
+    assert getattr(other.recurrent, name) == getattr(network.recurrent, name)
 
 
 @pytest.mark.parametrize("return_sequences", [False, True])
@@ -399,7 +402,7 @@ def test_values_that_are_no_category_are_refused(table, value):
         ({"stateful": True, "bidirectional": True}, "bidirectional was True"),
         ({"stateful": True, "solver": "lbfgs"}, "stateful was True; solver='lbfgs' expects False"),
         ({"initial_state": "random", "solver": "lbfgs"}, "initial_state was 'random'; .* expects 'zeros'"),
-        ({"zoneout": 0.1, "solver": "lbfgs"}, "zoneout was 0.1; solver='lbfgs' expects 0"),
+        ({"zoneout": [0.1], "solver": "lbfgs"}, r"zoneout was \[0.1\]; solver='lbfgs' expects 0"),
         ({"recurrent_dropout": 0.1, "solver": "lbfgs"}, "recurrent_dropout was 0.1; solver='lbfgs'"),
     ],
     ids=str,

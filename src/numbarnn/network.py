@@ -108,7 +108,7 @@ class Network:
         residual: bool = False,
         merge: str = "concat",
         recurrent_dropout: float = 0.0,
-        zoneout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
         init: str = "uniform",
         forget_bias: float | None = None,
         n_jobs: int | None = None,
@@ -121,7 +121,8 @@ class Network:
             "stem_sizes": sizes_of("stem_sizes", stem_sizes),
             "head_sizes": sizes_of("head_sizes", head_sizes),
             "initial_state": initial_state, "stateful": boolean("stateful", stateful), "residual": residual,
-            "merge": merge, "recurrent_dropout": recurrent_dropout, "zoneout": zoneout,
+            "merge": merge, "recurrent_dropout": recurrent_dropout,
+            "zoneout": np.asarray(zoneout).tolist(),
         }  # fmt: skip
         if initial_state not in INITIAL_STATES:
             expected = ", ".join(INITIAL_STATES)

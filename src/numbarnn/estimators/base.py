@@ -85,7 +85,7 @@ class BaseRNN(BaseEstimator):
         "residual": ["boolean"],
         "merge": [StrOptions({"concat", "sum", "mean", "product"})],
         "recurrent_dropout": [Interval(Real, 0, 1, closed="left")],
-        "zoneout": [Interval(Real, 0, 1, closed="left")],
+        "zoneout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "stateful": ["boolean"],
     }
 
@@ -205,6 +205,7 @@ class BaseRNN(BaseEstimator):
         config["embedding"] = categories("embedding", self.embedding, config["input_size"])
         for name in ("stem_sizes", "head_sizes"):
             config[name] = sizes_of(name, config[name])
+        config["zoneout"] = np.asarray(self.zoneout).tolist()
         if network is None:
             return trainer, self._make_network(config, int(seeds[0]))
         return trainer, self._go_on(network, config)
@@ -220,12 +221,13 @@ class BaseRNN(BaseEstimator):
 
     def _check_repeatable(self):
         """Refuse what makes the loss another function in every evaluation, or has no exact gradient."""
-        # dropout is refused by the trainer
-        usual = {"recurrent_dropout": 0, "zoneout": 0, "stateful": False}
-        if self.initial_state == "random":
-            usual["initial_state"] = "zeros"
-        for name, value in usual.items():
-            if getattr(self, name) != value:
+        for name, refused, value in (  # dropout is refused by the trainer
+            ("recurrent_dropout", self.recurrent_dropout > 0, 0),
+            ("zoneout", np.any(self.zoneout), 0),
+            ("initial_state", self.initial_state == "random", "zeros"),
+            ("stateful", self.stateful, False),
+        ):
+            if refused:
                 raise ValueError(
                     f"{name} was {getattr(self, name)!r}; solver='lbfgs' expects {value!r}, since it "
                     "minimises a function that is the same in every evaluation"

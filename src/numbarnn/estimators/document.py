@@ -95,8 +95,9 @@ _PARAMETERS = """cell : str, default="gru"
         How the directions of a bidirectional layer become one output.
     recurrent_dropout : float, default=0.0
         Part of h dropped on its way to the next step, with one mask for each sequence, in training.
-    zoneout : float, default=0.0
-        Probability that a unit keeps its state of the step before, in training.
+    zoneout : float or sequence of float, default=0.0
+        Probability that a unit keeps its state of the step before, in training; one for each part of the
+        state, as (h, c) of "lstm", or one for all. In prediction states are mixed by it.
     stateful : bool, default=False
         Let sample i of a batch begin in the state that sample i of the batch before ended in. The samples are
         consecutive windows: of one long series with ``batch_size=1``, which "auto" stands for, or of m series
