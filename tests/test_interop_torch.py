@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -72,7 +73,7 @@ def assert_same(layer, other):
 
 @every_cell
 def test_state_dict_gives_what_pytorch_computed(cell, torch_cases):
-    """Final states and gradients, in both precisions: test_pytorch in test_recurrent.py, on the same cases."""
+    """Final states and gradients in both precisions: test_pytorch in test_recurrent.py, on the same cases."""
     for case in torch_cases(cell):
         layer = Recurrent.from_torch(case.parameters, cell=cell)
         assert options_of(layer) == {"cell": cell, "dropout": 0.0, "dtype": np.float64, **case.options}
@@ -282,5 +283,6 @@ assert (weight == module.weight_hh_l0.detach().numpy()).all()
 @pytest.mark.slow
 def test_with_pytorch_itself():
     """In a process of its own: PyTorch brings threads and settings of the processor along."""
-    pytest.importorskip("torch")
+    if find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed")
     subprocess.run([sys.executable, "-c", WITH_PYTORCH], check=True)
