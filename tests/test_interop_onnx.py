@@ -13,7 +13,7 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, StandardScaler
 
 import numbarnn
 from numbarnn import Recurrent, RNNClassifier, RNNForecaster, RNNRegressor, to_onnx
-from numbarnn.cells import CELLS
+from numbarnn.cells import CELLS, find_cell
 
 onnx = pytest.importorskip("onnx")
 
@@ -476,6 +476,23 @@ def test_layers_come_back_from_onnx(cell, bias, bidirectional, lengths):
         assert list(found) == list(expected)
         for name, array in expected.items():
             compare(found[name], array)
+
+
+@pytest.mark.parametrize("cell", [
+    "rnn[leaky_relu(0.3)]", "gru[hard_sigmoid,scaled_tanh(0.5,0.8);clip=0.7]",
+    "gru_reset_before[sigmoid,softsign]", "lstm[hard_sigmoid(0.3,0.4),tanh,elu]",
+    "lstm_coupled[sigmoid,relu,tanh;clip=1.5]", "lstm_peephole[sigmoid,tanh,thresholded_relu(0.1)]",
+    "lstm_peephole_coupled[sigmoid,tanh,softplus]",
+])  # fmt: skip
+def test_other_activations_and_clipping_come_back_from_onnx(cell):
+    try:
+        find_cell(cell)
+    except ValueError:
+        pytest.skip("there are no cells with other activations")
+    layers = Recurrent(cell, 3, 4, bidirectional=True, random_state=0)
+    output, _ = layers.forward(X)
+    for runner in (run_backend, run_runtime):
+        compare(runner(to_onnx(layers), {"X": X})["output"], output)
 
 
 def test_batches_and_steps_may_be_of_any_number():

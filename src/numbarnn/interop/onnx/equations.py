@@ -118,7 +118,11 @@ class Options(NamedTuple):
 
 
 def run_equations(
-    op_type: str, weights: Weights, options: Options, x: NDArray, lengths: NDArray,
+    op_type: str,
+    weights: Weights,
+    options: Options,
+    x: NDArray,
+    lengths: NDArray,
     states: tuple[NDArray, ...],
 ) -> tuple[NDArray, tuple[NDArray, ...]]:
     """Run one direction, forward in time.

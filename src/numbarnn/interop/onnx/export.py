@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import numbarnn
-from numbarnn.interop.onnx.cells import OPERATORS, weights_to_onnx
+from numbarnn.interop.onnx.cells import find_operator, weights_to_onnx
 from numbarnn.losses import LOSSES
 from numbarnn.network import Network
 from numbarnn.recurrent import Recurrent
@@ -136,16 +136,14 @@ def _check_options(options: Mapping[str, Any], written: set[str], owner: Callabl
     parameters = inspect.signature(owner).parameters
     for name, value in options.items():
         default = parameters[name].default if name in parameters else inspect.Parameter.empty
-        if name not in written and value != default and (value or default):  # nothing is () and [] and None
+        usual = value == default or not (np.any(value) or np.any(default))  # nothing is 0, (), None, (0, 0)
+        if name not in written and not usual:
             raise ValueError(f"{name} of the {what} was {value!r}, which cannot be written as ONNX yet")
 
 
 def _check_layers(layers: Recurrent) -> None:
     """Refuse what ONNX's operators cannot say."""
-    name = layers.cell.name
-    if name not in OPERATORS:
-        expected = ", ".join(sorted(OPERATORS))
-        raise ValueError(f"cell was {name!r}, for which ONNX has no operator; expected one of {expected}")
+    find_operator(layers.cell.name, 1)
     _check_options(layers.__getstate__()["options"], LAYER_OPTIONS, Recurrent, "recurrent layers")
 
 
@@ -170,10 +168,8 @@ def _write_layers(
     states : list of list of str
         Names of Y_h (and Y_c) of each layer, each of shape (directions, n_samples, hidden_size).
     """
-    operator, directions = OPERATORS[layers.cell.name], 1 + layers.bidirectional
-    attributes = dict(operator.attributes)
-    if "activations" in attributes:
-        attributes["activations"] = attributes["activations"] * directions
+    directions = 1 + layers.bidirectional
+    operator = find_operator(layers.cell.name, directions)
     below, states = graph.add("Transpose", x, perm=[1, 0, 2]), []
     for k in range(layers.num_layers):
         suffixes = [f"l{k}", f"l{k}_reverse"][:directions]
@@ -188,7 +184,8 @@ def _write_layers(
         states.append([f"{state}_l{k}" for state in layers.cell.states])
         output = graph.add(
             operator.op_type, *inputs, out=[f"output_l{k}", *states[-1]], hidden_size=layers.hidden_size,
-            direction="bidirectional" if layers.bidirectional else "forward", **attributes,
+            direction="bidirectional" if layers.bidirectional else "forward",
+            **operator.attributes,
         )  # fmt: skip
         if k + 1 < layers.num_layers:
             below = _join_directions(graph, output, layers, [0, 2, 1, 3])
@@ -317,9 +314,7 @@ def _write_dense(
     return graph.add(link, raw, out=out) if link else raw
 
 
-def _write_stack(
-    graph: Graph, parameters: Mapping[str, NDArray], name: str, n_layers: int, x: str
-) -> str:
+def _write_stack(graph: Graph, parameters: Mapping[str, NDArray], name: str, n_layers: int, x: str) -> str:
     """Write hidden dense layers with their rectifiers."""
     for k in range(n_layers):
         layer = f"{name}.{k}"

@@ -45,7 +45,9 @@ class RecurrentNode:
     Notes
     -----
     A direction with the usual activations and without clipping runs in `numbarnn.Recurrent`, if there is a
-    cell with its equations; all others in `numbarnn.interop.onnx.equations`, which is slower.
+    cell with its equations; all others in `numbarnn.interop.onnx.equations`, which is slower. Whatever the
+    type of X is, float64 is computed in: the tolerance of ONNX's own tests, 1e-7 near zero, is less than the
+    rounding of float32.
 
     Where the documentation leaves something open, or ONNX Runtime does not follow it:
 
@@ -58,7 +60,11 @@ class RecurrentNode:
     """
 
     def __init__(
-        self, label: str, op_type: str, attributes: dict[str, Any], outputs: Sequence[bool],
+        self,
+        label: str,
+        op_type: str,
+        attributes: dict[str, Any],
+        outputs: Sequence[bool],
         fixed_weights: bool = False,
     ) -> None:
         self.label, self.op_type, self.outputs, self.fixed = label, op_type, outputs, fixed_weights
@@ -84,7 +90,8 @@ class RecurrentNode:
             here = slice(k * self._n_functions, (k + 1) * self._n_functions)
             self._options.append(Options(functions[here], clip, linear_before_reset, input_forget))
             self._operators.append(self._operator(names[here], self._options[-1]))
-        self._layers: list[Recurrent | None] = [None] * len(self.reverse)
+        self._kept: dict[int, Weights] = {}  # of each direction, if they are fixed, and its layer
+        self._layers: dict[int, Recurrent] = {}
 
     @property
     def _n_functions(self) -> int:
@@ -155,20 +162,17 @@ class RecurrentNode:
             If an input has another shape or type than it must have.
         """
         given = dict(zip(INPUTS, inputs, strict=False))
-        dtype = self._check_inputs(given)
-        arrays = {
-            name: array if array is None or name == "sequence_lens" else np.asarray(array, dtype)
-            for name, array in given.items()
-        }
-        x = arrays["X"] if self.layout else arrays["X"].transpose(1, 0, 2)  # [n, T, I]
+        self._check_inputs(given)
+        x = np.asarray(given["X"], np.float64)
+        x = x if self.layout else x.transpose(1, 0, 2)  # [n, T, I]
         n_samples, n_timesteps, _ = x.shape
-        lengths = arrays.get("sequence_lens")
+        lengths = given.get("sequence_lens")
         lengths = np.full(n_samples, n_timesteps) if lengths is None else lengths.astype(np.int64)
         outputs, finals = [], []
         for k, reverse in enumerate(self.reverse):
-            weights = self._weights(arrays, k)
+            weights = self._weights(given, k)
             shape = n_samples, weights.r.shape[1]
-            states = tuple(self._initial(arrays.get(name), k, shape, dtype) for name in self._states)
+            states = tuple(self._initial(given.get(name), k, shape) for name in self._states)
             here = reverse_valid(x, lengths) if reverse else x
             output, final = self._run_direction(k, weights, here, lengths, states)
             outputs.append(reverse_valid(output, lengths) if reverse else output)
@@ -176,9 +180,8 @@ class RecurrentNode:
         y = np.stack(outputs, axis=2)  # [n, T, D, H]
         y = y if self.layout else y.transpose(1, 2, 0, 3)
         found = [y, *(np.stack(states, axis=self.layout) for states in zip(*finals, strict=True))]
-        kind = np.asarray(given["X"]).dtype
         return [
-            np.ascontiguousarray(array, kind) if wanted else None
+            np.ascontiguousarray(array, given["X"].dtype) if wanted else None
             for array, wanted in zip(found, self.outputs, strict=False)
         ]
 
@@ -186,8 +189,8 @@ class RecurrentNode:
     def _states(self) -> tuple[str, ...]:
         return ("initial_h", "initial_c") if self.op_type == "LSTM" else ("initial_h",)
 
-    def _check_inputs(self, given: dict[str, NDArray | None]) -> np.dtype:
-        """Check types and shapes, and return the type to compute in."""
+    def _check_inputs(self, given: dict[str, NDArray | None]) -> None:
+        """Check types and shapes."""
         for name in ("X", "W", "R"):
             if np.ndim(given[name]) != 3:
                 raise ValueError(
@@ -215,23 +218,24 @@ class RecurrentNode:
             if lengths.dtype.kind not in "iu" or outside.any():
                 expected = f"integers from 0 to {n_timesteps}"
                 raise ValueError(f"{self.label}: input sequence_lens was {lengths}; expected {expected}")
-        # half-precision numbers are computed with in float32; NumPy calls bfloat16 a void type
         if x.dtype.name not in ("bfloat16", "float16", "float32", "float64"):
             raise TypeError(f"{self.label}: input X had dtype {x.dtype}; expected floating-point numbers")
-        return np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
 
-    def _initial(
-        self, states: NDArray | None, k: int, shape: tuple[int, int], dtype: np.dtype
-    ) -> NDArray:
+    def _initial(self, states: NDArray | None, k: int, shape: tuple[int, int]) -> NDArray:
         """Return a state before the first step in direction k, (n, H)."""
         if states is None:
-            return np.zeros(shape, dtype)
-        return states[:, k] if self.layout else states[k]
+            return np.zeros(shape)
+        return np.asarray(states[:, k] if self.layout else states[k], np.float64)
 
-    def _weights(self, arrays: dict[str, NDArray | None], k: int) -> Weights:
+    def _weights(self, given: dict[str, NDArray | None], k: int) -> Weights:
         """Return the weights of direction k."""
-        found = (arrays.get(name) for name in ("W", "R", "B", "P"))
-        return Weights(*(None if array is None else array[k] for array in found))
+        if k in self._kept:
+            return self._kept[k]
+        found = (given.get(name) for name in ("W", "R", "B", "P"))
+        weights = Weights(*(None if array is None else np.asarray(array[k], np.float64) for array in found))
+        if self.fixed:
+            self._kept[k] = weights
+        return weights
 
     def _run_direction(
         self, k: int, weights: Weights, x: NDArray, lengths: NDArray, states: tuple[NDArray, ...]
@@ -241,7 +245,7 @@ class RecurrentNode:
         cell = operator and find_compiled(operator._replace(peepholes=weights.p is not None))
         if cell is None:
             return run_equations(self.op_type, weights, self._options[k], x, lengths, states)
-        layer = self._layers[k] or self._make_layer(cell, weights)
+        layer = self._layers.get(k) or self._make_layer(cell, weights)
         if self.fixed:
             self._layers[k] = layer
         # a layer takes lengths from 1: what has none is run for a step that is then forgotten
@@ -257,7 +261,7 @@ class RecurrentNode:
     @staticmethod
     def _make_layer(cell: str, weights: Weights) -> Recurrent:
         layer = Recurrent(
-            cell, weights.w.shape[1], weights.r.shape[1], bias=weights.b is not None, dtype=weights.w.dtype,
+            cell, weights.w.shape[1], weights.r.shape[1], bias=weights.b is not None, dtype=np.float64,
             random_state=0,
         )  # fmt: skip
         layer.load_parameters(weights_from_onnx(cell, *weights))
