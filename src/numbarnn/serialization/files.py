@@ -122,16 +122,17 @@ def load(path: str | os.PathLike) -> Any:
     if os.path.isdir(name):
         raise IsADirectoryError(f"path was {name!r}, which is a folder; expected a file")
     try:
-        with safe_open(name, framework="np") as file:
-            text = _objects_of(file.metadata() or {}, name)
-            # copies: they outlive the file, which may then be replaced
-            tensors = {key: np.array(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+        file = safe_open(name, framework="np")
     except SafetensorError as error:
         raise ValueError(f"{name} is no safetensors file, or damaged: {error}") from error
-    try:
-        return Reader(tensors).read(json.loads(text, parse_constant=_no_constant))
-    except Exception as error:  # whatever is wrong in a file shows in some error
-        raise ValueError(f"{name} cannot be loaded: {error or type(error).__name__}") from error
+    with file:
+        text = _objects_of(file.metadata() or {}, name)
+        try:
+            # copies: they outlive the file, which may then be replaced
+            tensors = {key: np.array(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+            return Reader(tensors).read(json.loads(text, parse_constant=_no_constant))
+        except Exception as error:  # whatever is wrong in a file shows in some error
+            raise ValueError(f"{name} cannot be loaded: {error or type(error).__name__}") from error
 
 
 def _no_model(value: Any) -> str:
@@ -141,8 +142,8 @@ def _no_model(value: Any) -> str:
     hint = "joblib.dump saves any object"
     if hasattr(value, "steps"):
         hint = "save its last step, estimator[-1], and the others with joblib.dump, or all with joblib.dump"
-    elif hasattr(value, "best_estimator_"):
-        hint = "save its best_estimator_, or use joblib.dump"
+    elif hasattr(value, "estimator"):
+        hint = "save what it has fitted, such as best_estimator_, or use joblib.dump"
     return f"estimator was {what}; expected one of {', '.join(MODELS)}: {hint}"
 
 

@@ -24,8 +24,6 @@ __all__ = ["Reader", "Writer"]
 
 _KINDS = ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 _NUMBERS = {np.dtype(kind).name: np.dtype(kind).type for kind in _KINDS}
-# name of text -> what holds one of its characters, its letter
-_TEXT = {"str": (np.uint32, "U"), "bytes": (np.uint8, "S")}
 _TIMES = re.compile(r"datetime64\[(Y|M|W|D|h|m|s|ms|us|ns)\]")
 _LAST_CHARACTER = 0x10FFFF
 _PARTS = ("parameters", "state")
@@ -113,12 +111,11 @@ class Writer:
             items = [self.encode(each, f"{path}[{i}]") for i, each in enumerate(value.ravel().tolist())]
             return {"objects": [shape, items]}
         plain = np.asarray(value, value.dtype.newbyteorder("="), order="C")
-        for text, (character, letter) in _TEXT.items():
-            if value.dtype.kind == letter:
-                name, plain = text, plain[..., np.newaxis].view(character)
-        if _TIMES.fullmatch(name):
+        if value.dtype.kind == "U":
+            name, plain = "str", plain[..., np.newaxis].view(np.uint32)  # the width becomes an axis
+        elif _TIMES.fullmatch(name):
             plain = plain.view(np.int64)
-        elif name not in _NUMBERS and name not in _TEXT:
+        elif name not in _NUMBERS:
             raise _refusal(value, path)
         self.tensors[path] = plain
         return {"array": [path, name, shape]}
@@ -224,14 +221,15 @@ class Reader:
 def _as_array(name: str, tensor: NDArray, dtype: Any) -> NDArray:
     """Return a tensor as an array of the type that was saved."""
     is_time = isinstance(dtype, str) and _TIMES.fullmatch(dtype) is not None
-    unit, letter = _TEXT.get(dtype, (np.int64 if is_time else _NUMBERS.get(dtype), None))
-    if tensor.dtype != unit or (letter and not (tensor.ndim and tensor.shape[-1])):
+    stored = np.int64 if is_time else np.uint32 if dtype == "str" else _NUMBERS.get(dtype)
+    has_width = dtype != "str" or (tensor.ndim > 0 and tensor.shape[-1] > 0)
+    if stored is None or tensor.dtype != stored or not has_width:
         raise ValueError(f"the tensor {name!r} was {describe(tensor)}; expected what holds {dtype!r}")
-    if letter is None:
+    if dtype != "str":
         return tensor.view(dtype) if is_time else tensor
     if tensor.size and tensor.max() > _LAST_CHARACTER:
         raise ValueError(f"the tensor {name!r} has the number {tensor.max()}, which is no character")
-    return tensor.view(f"{letter}{tensor.shape[-1]}")[..., 0]
+    return tensor.view(f"U{tensor.shape[-1]}")[..., 0]
 
 
 def _as_list(value: Any) -> list:
