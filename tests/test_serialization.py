@@ -4,6 +4,7 @@ A hostile file may do no more than raise a ValueError.
 """
 
 import copy
+import inspect
 import json
 import math
 import os
@@ -129,6 +130,14 @@ def test_every_class_that_has_a_name_is_in_the_table():
     tables = (LOSSES, LIKELIHOODS, OPTIMIZERS, SCHEDULES, DECODERS)
     for kind in [kind for table in tables for kind in table.values()]:
         assert class_of(kind.__name__) is kind
+
+
+@pytest.mark.parametrize("kind", [Recurrent, Network, *DECODERS.values()])
+def test_every_argument_is_part_of_the_state(kind):
+    state = take_apart(example(kind))[1]
+    kept = state.keys() | state.get("config", {}).keys() | state.get("options", {}).keys()
+    # what only first values are drawn by is not needed again
+    assert set(inspect.signature(kind).parameters) <= kept | {"random_state", "init", "forget_bias"}
 
 
 @pytest.mark.parametrize(
@@ -646,7 +655,7 @@ EDITS = {
     "too many": ("layer", size("parameters", 999), "parameters|broadcast"),
     "as rows": ("layer", size("parameters", (2, 114)), "Recurrent: "),
     "said otherwise": ("layer", size("parameters", 10, said=False), "expected the shape"),
-    "network": ("regressor", size("network_.snapshot[0]", 1), "the sizes ask for"),
+    "network": ("regressor", size("network_.parameters", 1), "the sizes ask for"),
     "optimizer": ("regressor", size("_optimizer.state", (2, 5)), r"_optimizer.state was .*\(2, 5\)"),
     "optimizer's rows": ("regressor", size("_optimizer.state", (1, 5)), "_optimizer.state was"),
     "huge": ("layer", layer_option("hidden_size", 10**5), "sizes ask for .*; expected at most"),

@@ -369,7 +369,8 @@ class Network:
 
     def __getstate__(self) -> dict:
         """Keep what the network is: buffers and compiled code are made anew."""
-        return {"config": self.config, "n_jobs": self.n_jobs, "snapshot": self.snapshot()}
+        names = ("parameters", "random", "carried")
+        return {"config": self.config, "n_jobs": self.n_jobs} | dict(zip(names, self.snapshot(), strict=True))
 
     def __setstate__(self, state: dict) -> None:
         """Build the network again."""
@@ -379,4 +380,4 @@ class Network:
         self.recurrent.dropout = self.config["dropout"]
         for dropout in (*self.stem.dropouts, *self.hidden.dropouts):
             dropout.rate = self.config["dropout"]
-        self.restore(state["snapshot"])
+        self.restore((state["parameters"], state["random"], state["carried"]))

@@ -1,6 +1,6 @@
 """Models as safetensors files, without pickle: `save` and `load`.
 
-All arrays of a model are tensors of the file, under names such as "network_.snapshot[0]". All else is in its
+All arrays of a model are tensors of the file, under names such as "network_.parameters". All else is in its
 metadata: "format" ("numbarnn"), "format_version", "numbarnn_version", and "objects", a JSON list of what the
 model is made of, parts before what holds them, the model last. An entry is ``{"class": name, "parameters":
 {...}, "state": {...}}``: what the class is called with, and other attributes. In values numbers, text, true,
