@@ -72,12 +72,15 @@ class Direction:
 
     Attributes
     ----------
+    shapes : dict of str to tuple of int
+        Of the parameters: weight_ih, weight_hh, bias_ih, bias_hh (as far as there are such), then those of
+        single units.
     parameters, gradients : ndarray of shape (n_parameters,)
-        weight_ih, weight_hh, bias_ih and bias_hh, one behind the other; given by `Recurrent.bind`.
+        All of them, one behind the other; given by `Recurrent.bind`.
     sizes : Sizes
         Those of the layer, without a batch.
-    wx, wh, wht, wxt, dwx, dwh : ndarray
-        Packed weights and their gradients, as in `numbarnn.kernels.scan`.
+    packed, packed_gradients, wxt : ndarray
+        Packed weights, their gradients and the last of the weights, as in `numbarnn.kernels.scan`.
     padded, padded_inputs : int
         hidden_size and n_inputs up to whole blocks and whole registers.
     """
@@ -98,30 +101,50 @@ class Direction:
 
     def _lay_out_weights(self, dtype: np.dtype) -> None:
         """Make room for the packed weights and their gradients, and the plans that fill it."""
-        sizes, x_gates, h_gates = self.sizes, self.cell.x_gates, self.cell.h_gates
-        H, U, J, inputs, rows = sizes.H, sizes.U, sizes.J, sizes.I, len(self.cell.gates) * sizes.H
+        sizes, cell = self.sizes, self.cell
+        H, U, J, inputs = sizes.H, sizes.U, sizes.J, sizes.I
         depth_x, depth_h = inputs + 1, self.padded + 1
         self.joined = sizes.D > depth_h  # wx is part of wh
-        parts = (0 if self.joined else J * depth_x * sizes.Sx, J * sizes.D * sizes.Sh,
-                 self.padded * J * sizes.Sh, self.padded_inputs * J * sizes.Sx)
-        line = LINE_BYTES // dtype.itemsize
-        ends = np.cumsum([0, *(-(-part // line) * line for part in parts)])
-        packed, gradients = aligned_zeros(ends[4], dtype), aligned_zeros(ends[2], dtype)
-        self.packed, self.packed_gradients = packed, gradients
-        self.wx, self.wh, self.wht, self.wxt = (packed[a:b] for a, b in pairwise(ends))
-        self.dwx, self.dwh = gradients[: ends[1]], gradients[ends[1] :]
-        weight_hh = rows * inputs
-        biases = weight_hh + rows * H
-        bias_ih, bias_hh = (biases, biases + rows) if self.bias else (None, None)
-        to_x = (depth_h * sizes.Sh, sizes.D) if self.joined else (0, depth_x)
-        forward = pack.weight_plan(x_gates, H, U, inputs, depth_x, 0, bias_ih, *to_x)
-        forward += pack.weight_plan(h_gates, H, U, H, depth_h, weight_hh, bias_hh, ends[1], sizes.D)
-        backward = pack.transposed_plan(h_gates, H, U, J, H, sizes.P, weight_hh, ends[2])
-        to_inputs = pack.transposed_plan(x_gates, H, U, J, inputs, self.input_panel, 0, ends[3])
+        self.shapes = self._parameter_shapes()
+        ends = np.cumsum([0, *(math.prod(shape) for shape in self.shapes.values())]).tolist()
+        at = dict(zip(self.shapes, ends[:-1], strict=True))
+        self.n_parameters = ends[-1]
+        self.packed = aligned_zeros(sizes.wxt + self.padded_inputs * J * sizes.Sx, dtype)
+        self.packed_gradients = aligned_zeros(sizes.wht, dtype)
+        self.wxt = self.packed[sizes.wxt :]
+        weight_hh, bias_ih, bias_hh = at.get("weight_hh", 0), at.get("bias_ih"), at.get("bias_hh")
+        to_x = (sizes.wh + depth_h * sizes.Sh, sizes.D) if self.joined else (0, depth_x)
+        forward = pack.weight_plan(cell.x_gates, H, U, inputs, depth_x, at["weight_ih"], bias_ih, *to_x)
+        forward += pack.weight_plan(
+            cell.h_gates, H, U, H, depth_h, weight_hh, bias_hh, sizes.wh, sizes.D
+        )
+        forward += pack.weight_plan(cell.m_gates, H, U, H, depth_h, weight_hh, bias_hh, sizes.wm)
+        places = [(at[name], sizes.u + k * self.padded) for k, name in enumerate(cell.units)]
+        vectors, scalars = places[: len(cell.vectors)], places[len(cell.vectors) :]
+        weights = forward + [pack.line(*place, H) for place in vectors]
+        forward = weights + [pack.line(*place, H, repeat=True) for place in scalars]
+        backward = pack.transposed_plan(cell.h_gates, H, U, J, H, sizes.P, weight_hh, sizes.wht)
+        backward += pack.transposed_plan(cell.m_gates, H, U, J, H, sizes.P, weight_hh, sizes.wmt)
+        to_inputs = pack.transposed_plan(
+            cell.x_gates, H, U, J, inputs, self.input_panel, at["weight_ih"], sizes.wxt
+        )
         self.plan = np.array(forward + backward, np.int64)
         self.forward_plan = self.plan[: len(forward)]
         self.input_plan = np.array(to_inputs, np.int64)
-        self.gradient_plan = pack.reversed_plan(self.forward_plan)
+        back = weights + [pack.line(*place, 1) for place in scalars]
+        self.gradient_plan = pack.reversed_plan(np.array(back, np.int64))
+
+    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        cell, sizes = self.cell, self.sizes
+        x_rows, h_rows = len(cell.x_rows) * sizes.H, len(cell.h_rows) * sizes.H
+        shapes = {"weight_ih": (x_rows, sizes.I)}
+        if h_rows:
+            shapes["weight_hh"] = (h_rows, sizes.H)
+        if self.bias:
+            shapes["bias_ih"] = (x_rows,)
+            if h_rows:
+                shapes["bias_hh"] = (h_rows,)
+        return shapes | dict.fromkeys(cell.vectors, (sizes.H,)) | dict.fromkeys(cell.scalars, (1,))
 
     def pack(self, training: bool, threads: int) -> list[tuple]:
         """List the tasks that pack the parameters, for the way back as well if `training`."""
@@ -198,18 +221,31 @@ class Pass:
         """Make room for the time loop of a direction, and views of its states."""
         sizes = batch_sizes(direction.sizes, self.T, self.B, training)
         get, B, slots, padded = self._buffers.get, self.B, sizes.x_slots, direction.padded
-        x, c = get("x" + name, slots, B, sizes.LX), get("c" + name, slots, B, sizes.E, padded)
-        g = get("g" + name, sizes.J, sizes.g_slots, B, sizes.S)
-        d, e = get("d" + name, B, padded), get("e" + name, B, sizes.E, padded)
-        h, further = x.reshape(slots, B, sizes.LX), c.reshape(slots, B, sizes.E, padded)
-        h[:, :, padded] = 1  # nothing ever overwrites these
+        # each with what only some cells have behind it, see `numbarnn.kernels.scan`
+        x, h, m = self._get("x" + name, (slots, B, sizes.LX), (sizes.g_slots, B, sizes.LM))
+        g, _, _ = self._get(
+            "g" + name, (sizes.J, sizes.g_slots, B, sizes.S), (sizes.J, sizes.g_slots, B, sizes.Sm)
+        )
+        c, further, _ = self._get("c" + name, (slots, B, sizes.E, padded))
+        d, dh, _ = self._get("d" + name, (B, padded), (min(1, sizes.Sm), B, padded))
+        e, dfurther, _ = self._get("e" + name, (B, sizes.E, padded), (B, sizes.K, padded))
+        for rows in (h, m):
+            rows[:, :, padded : padded + 1] = 1  # nothing ever overwrites these
         first, last = self.T * sizes.reverse % slots, self.T * (1 - sizes.reverse) % slots
         for views, slot in ((self.initial, first), (self.final, last)):
             views.append(_states(h[slot], further[slot], sizes.H))
-        self.dstates.append(_states(d.reshape(B, padded), e.reshape(B, sizes.E, padded), sizes.H))
+        self.dstates.append(_states(dh, dfurther, sizes.H))
         self._whole_initial += h[first, :, :padded], further[first]
         self._whole_dstates += d, e
         return _Loop(direction, sizes, x, c, g, d, e)
+
+    def _get(
+        self, name: str, shape: tuple[int, ...], behind: tuple[int, ...] = (0,)
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """Return a flat array, a view of its first part and one of what stands behind."""
+        size = math.prod(shape)
+        array = self._buffers.get(name, size + math.prod(behind))
+        return array, array[:size].reshape(shape), array[size:].reshape(behind)
 
     def _make_inputs(self, k: int, sizes: Sizes) -> NDArray:
         """Make room for the rows [x | 1] that layer k reads, the ones in their place."""
@@ -234,7 +270,7 @@ class Pass:
             for i, (direction, sizes, x, c, g, _, _) in enumerate(loops):
                 start += direction.pack(training, threads)
                 to = Slot("out", i * sizes.H) if out is None else out[i * sizes.H :]
-                arguments = (z, direction.wx, direction.wh, x, g, c, to, out_t, out_r)
+                arguments = (z, direction.packed, x, g, c, to, out_t, out_r)
                 scans += [
                     (scan.scan_forward, direction.cell, sizes, *r, lengths, *arguments)
                     for r in ranges(self.B, threads, 2)
@@ -276,7 +312,7 @@ class Pass:
             scans, weights, after = [], [], []
             for i, (direction, sizes, x, c, g, d, e) in enumerate(loops):
                 come = Slot("dout", i * sizes.H) if dout is None else dout[i * sizes.H :]
-                arguments = (come, dout_t, dout_r, direction.wht, x, g, c, d, e)
+                arguments = (come, dout_t, dout_r, direction.packed, x, g, c, d, e)
                 scans += [
                     (scan.scan_backward, direction.cell, sizes, *r, Slot("lengths"), *arguments) for r in rows
                 ]
@@ -318,16 +354,25 @@ class _Loop(NamedTuple):
     def weight_gradient(self, z: NDArray, threads: int) -> list[tuple]:
         """List the tasks that fill dwh and dwx, from the input rows `z`."""
         direction, sizes = self.direction, self.sizes
-        before = sizes.reverse * sizes.B * sizes.LX
-        products = [(self.x, before, sizes.LX, sizes.D, 0, sizes.Sh, direction.dwh)]
+        B, S, padded, dw = sizes.B, sizes.S, direction.padded, direction.packed_gradients
+        before, middle = sizes.reverse * B * sizes.LX, sizes.x_slots * B * sizes.LX
+        second = sizes.J * sizes.T * B * S
+        products = [(self.x, before, sizes.LX, sizes.D, 0, S, sizes.Sh, dw[sizes.wh : sizes.wm])]
         if not direction.joined:
-            columns = sizes.S - sizes.Sx, sizes.Sx
-            products.append((z, 0, sizes.LZ, sizes.I + 1, *columns, direction.dwx))
+            depth = sizes.I + 1
+            products.append((z, 0, sizes.LZ, depth, S - sizes.Sx, S, sizes.Sx, dw[: sizes.wh]))
+        products.append(
+            (self.x, middle, sizes.LM, padded + 1, second, sizes.Sm, sizes.Sm, dw[sizes.wm : sizes.u])
+        )
         tasks = []
-        for a, a_at, stride, depth, first, columns, dw in products:
-            for block in weight_gradient_blocks(sizes, depth, columns, z.itemsize, threads):
-                arguments = (a, a_at, stride, depth, self.g, first, columns, dw)
-                tasks.append((scan.weight_gradient, sizes, *block, *arguments))
+        for a, a_at, stride, depth, g_at, g_stride, columns, part in products:
+            if columns:
+                for block in weight_gradient_blocks(sizes, depth, columns, z.itemsize, threads):
+                    arguments = (a, a_at, stride, depth, self.g, g_at, g_stride, columns, part)
+                    tasks.append((scan.weight_gradient, sizes, *block, *arguments))
+        if sizes.K:
+            n_scalars = len(direction.cell.scalars)
+            tasks.append((scan.unit_gradient, sizes, n_scalars, self.e, dw[sizes.u : sizes.wht]))
         return tasks
 
 

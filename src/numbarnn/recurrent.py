@@ -167,14 +167,11 @@ class Recurrent:
     # ---- parameters
 
     def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        rows, shapes = len(self.cell.gates) * self.hidden_size, {}
+        shapes = {}
         for k, layer in enumerate(self._layers):
             for direction in layer:
-                suffix = f"l{k}_reverse" if direction.sizes.reverse else f"l{k}"
-                shapes[f"weight_ih_{suffix}"] = (rows, direction.sizes.I)
-                shapes[f"weight_hh_{suffix}"] = (rows, self.hidden_size)
-                if self.bias:
-                    shapes[f"bias_ih_{suffix}"] = shapes[f"bias_hh_{suffix}"] = (rows,)
+                suffix = f"_l{k}_reverse" if direction.sizes.reverse else f"_l{k}"
+                shapes |= {name + suffix: shape for name, shape in direction.shapes.items()}
         return shapes
 
     def bind(self, parameters: NDArray, gradients: NDArray) -> None:
@@ -197,7 +194,7 @@ class Recurrent:
         old = getattr(self, "_flat", None)
         if old is not None:
             parameters[:] = old
-        gradients[:] = 0  # rows of gates that a cell has no use for are never written
+        gradients[:] = 0
         self._flat, self._flat_gradients = parameters, gradients
         self._parameters, self._gradients = {}, {}
         for views, vector in ((self._parameters, parameters), (self._gradients, gradients)):
@@ -208,8 +205,7 @@ class Recurrent:
                 at += size
         at = 0
         for direction in (direction for layer in self._layers for direction in layer):
-            sizes = direction.sizes
-            size = len(self.cell.gates) * sizes.H * (sizes.I + sizes.H + 2 * self.bias)
+            size = direction.n_parameters
             direction.parameters, direction.gradients = parameters[at : at + size], gradients[at : at + size]
             at += size
         self._stepper = self._kept = None
@@ -266,10 +262,10 @@ class Recurrent:
         self._stepper = None
 
     def _initialize(self) -> None:
-        hidden, gates = self.hidden_size, self.cell.gates
+        cell, hidden = self.cell, self.hidden_size
         bound = 1 / np.sqrt(hidden)
         for name, array in self._parameters.items():
-            if self.init == "uniform":
+            if self.init == "uniform" or name.rpartition("_l")[0] in cell.units:
                 array[...] = self._random.uniform(-bound, bound, array.shape)
             elif name.startswith("weight_ih"):
                 limit = np.sqrt(6 / sum(array.shape))
@@ -277,9 +273,11 @@ class Recurrent:
             elif name.startswith("weight_hh"):
                 q, r = np.linalg.qr(self._random.standard_normal(array.shape))
                 array[...] = q * np.sign(np.diag(r))
-            if self.forget_bias is not None and self.cell.forget_gate is not None and name.startswith("bias"):
-                at = gates.index(self.cell.forget_gate) * hidden
-                array[at : at + hidden] = self.forget_bias if name.startswith("bias_ih") else 0
+            if self.forget_bias is not None and cell.forget_gate is not None and name.startswith("bias"):
+                rows, value = (cell.x_rows, self.forget_bias) if "_ih" in name else (cell.h_rows, 0)
+                if cell.forget_gate in rows:
+                    at = rows.index(cell.forget_gate) * hidden
+                    array[at : at + hidden] = value
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep options, parameters and the random generator: buffers are made again where they are needed."""
@@ -535,11 +533,11 @@ class Recurrent:
             sizes = batch_sizes(own.sizes, 1, n_samples, False)
             sizes = sizes._replace(sums=ALONE if n_samples == 1 else 1)
             z = np.ones(n_samples * sizes.LZ, self.dtype)
-            x = np.ones(2 * n_samples * sizes.LX, self.dtype)
-            x.reshape(-1, sizes.LX)[:, : own.padded] = 0
-            g = np.zeros(sizes.J * n_samples * sizes.S, self.dtype)
+            x = np.ones(n_samples * (2 * sizes.LX + sizes.LM), self.dtype)
+            x[: 2 * n_samples * sizes.LX].reshape(-1, sizes.LX)[:, : own.padded] = 0
+            g = np.zeros(sizes.J * n_samples * (sizes.S + sizes.Sm), self.dtype)
             c = np.zeros(2 * n_samples * sizes.E * own.padded, self.dtype)
-            layers.append((tuple(sizes), z, own.wx, own.wh, x, g, c))
+            layers.append((tuple(sizes), z, own.packed, x, g, c))
         shape = (self.num_layers, n_samples, self.hidden_size)
         return {
             "B": n_samples,
