@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numbarnn.cells import Cell
+from numbarnn.cells.base import Noisy
 from numbarnn.kernels import pack, scan
 from numbarnn.kernels.gemm import panel_depth, panel_vectors
 from numbarnn.kernels.sizes import (
+    EMPTY,
     LINE_BYTES,
     Sizes,
     aligned_zeros,
     batch_sizes,
     layer_sizes,
+    noise_sizes,
     weight_gradient_blocks,
 )
 from numbarnn.kernels.threads import Program, Slot, ranges
@@ -180,6 +183,10 @@ class Pass:
         Whether all time steps are kept for the way back.
     dropout : bool
         Whether the outputs of all layers but the last are multiplied by `masks`.
+    noise : tuple of bool
+        Whether there are recurrent dropout and zoneout.
+    masked : bool
+        Whether a mask of steps stands behind the lengths.
     threads : list of int
         How many threads work on each layer.
     buffers : Buffers
@@ -195,15 +202,21 @@ class Pass:
         Likewise the gradient of the final states, and after the way back that of the initial ones.
     masks : list of ndarray of shape (n_timesteps * n_samples, n_inputs)
         Factors of the inputs of each layer but the first.
+    state_masks : list of ndarray of shape (n_samples, hidden_size)
+        With recurrent dropout, of each direction of each layer the factors of h.
+    zones : list of ndarray of shape (n_timesteps, n_samples, n_states, hidden_size)
+        With zoneout, likewise the part of the old states in the new; one step stands for all if not training.
     """
 
     def __init__(
         self, layers: list[list[Direction]], n_timesteps: int, n_samples: int, training: bool, dropout: bool,
-        threads: list[int], buffers: Buffers,
+        noise: tuple[bool, bool], masked: bool, threads: list[int], buffers: Buffers,
     ) -> None:
         self.layers, self.T, self.B = layers, n_timesteps, n_samples
         self._threads, self._buffers, self._dtype = threads, buffers, layers[0][0].dtype
         self.initial, self.final, self.dstates, self.masks = [], [], [], []
+        self.state_masks, self.zones, self._seen = [], [], []
+        self._noise, self._masked = noise, masked
         self._whole_initial: list[NDArray] = []
         self._whole_dstates: list[NDArray] = []
         self._loops = [
@@ -219,8 +232,9 @@ class Pass:
 
     def _make_loop(self, name: str, direction: Direction, training: bool) -> _Loop:
         """Make room for the time loop of a direction, and views of its states."""
-        sizes = batch_sizes(direction.sizes, self.T, self.B, training)
-        get, B, slots, padded = self._buffers.get, self.B, sizes.x_slots, direction.padded
+        sizes = batch_sizes(direction.sizes, self.T, self.B, training, self._masked)
+        sizes, n_noise = noise_sizes(sizes, *self._noise)
+        B, slots, padded = self.B, sizes.x_slots, direction.padded
         # each with what only some cells have behind it, see `numbarnn.kernels.scan`
         x, h, m = self._get("x" + name, (slots, B, sizes.LX), (sizes.g_slots, B, sizes.LM))
         g, _, _ = self._get(
@@ -231,13 +245,34 @@ class Pass:
         e, dfurther, _ = self._get("e" + name, (B, sizes.E, padded), (B, sizes.K, padded))
         for rows in (h, m):
             rows[:, :, padded : padded + 1] = 1  # nothing ever overwrites these
+        cell, n = direction.cell, EMPTY[self._dtype]
         first, last = self.T * sizes.reverse % slots, self.T * (1 - sizes.reverse) % slots
+        if n_noise:
+            cell, n = cell.noisy(*self._noise), self._buffers.get("n" + name, n_noise)
+            h = self._noise_views(sizes, n, h, first)
         for views, slot in ((self.initial, first), (self.final, last)):
             views.append(_states(h[slot], further[slot], sizes.H))
         self.dstates.append(_states(dh, dfurther, sizes.H))
         self._whole_initial += h[first, :, :padded], further[first]
         self._whole_dstates += d, e
-        return _Loop(direction, sizes, x, c, g, d, e)
+        return _Loop(direction, cell, sizes, x, c, g, d, e, n)
+
+    def _noise_views(self, sizes: Sizes, n: NDArray, rows: NDArray, first: int) -> NDArray:
+        """Note the parts of `n` that are to be filled; return where h stands, (slots, n_samples, padded)."""
+        drops, zones = self._noise
+        B, padded = self.B, sizes.J * sizes.U
+        if zones:
+            n[sizes.zm : sizes.ds] = 0  # of the units past the last as well
+            mixed = n[sizes.zm : sizes.ds].reshape(sizes.g_slots, B, 1 + sizes.E, padded)
+            self.zones.append(mixed[..., : sizes.H])
+        if not drops:
+            return rows
+        mask = n[sizes.rm : sizes.dd].reshape(B, padded)
+        mask[...] = 0
+        h = n[: sizes.rm].reshape(-1, B, padded)
+        self.state_masks.append(mask[:, : sizes.H])
+        self._seen.append((rows[first, :, :padded], h[first], mask))
+        return h
 
     def _get(
         self, name: str, shape: tuple[int, ...], behind: tuple[int, ...] = (0,)
@@ -267,12 +302,12 @@ class Pass:
                 out, out_r = self._inputs[k + 1], self._loops[k + 1][0].sizes.LZ
                 out_t = self.B * out_r
             scans = []
-            for i, (direction, sizes, x, c, g, _, _) in enumerate(loops):
+            for i, (direction, cell, sizes, x, c, g, _, _, n) in enumerate(loops):
                 start += direction.pack(training, threads)
                 to = Slot("out", i * sizes.H) if out is None else out[i * sizes.H :]
-                arguments = (z, direction.packed, x, g, c, to, out_t, out_r)
+                arguments = (z, direction.packed, x, g, c, n, to, out_t, out_r)
                 scans += [
-                    (scan.scan_forward, direction.cell, sizes, *r, lengths, *arguments)
+                    (scan.scan_forward, cell, sizes, *r, lengths, *arguments)
                     for r in ranges(self.B, threads, 2)
                 ]
             phases.append(scans)
@@ -287,8 +322,13 @@ class Pass:
         return [(scan.multiply_rows, *piece, mask.shape[1], mask, rows, stride) for piece in pieces]
 
     def start(self, state: Sequence[NDArray] | None) -> None:
-        """Set the initial states, each (layers * directions, n_samples, hidden_size); None is zeros."""
+        """Set the initial states, each (layers * directions, n_samples, hidden_size); None is zeros.
+
+        With recurrent dropout `state_masks` must have been filled.
+        """
         _fill(self._whole_initial, self.initial, state)
+        for rows, h, mask in self._seen:
+            np.multiply(h, mask, out=rows)
 
     def start_back(self, dstate: Sequence[NDArray] | None) -> None:
         """Set the gradient of the final states likewise."""
@@ -310,18 +350,18 @@ class Pass:
             if self.masks and k < top:
                 phases.append(self._mask(k, dout, dout_r))
             scans, weights, after = [], [], []
-            for i, (direction, sizes, x, c, g, d, e) in enumerate(loops):
+            for i, (direction, cell, sizes, x, c, g, d, e, n) in enumerate(loops):
                 come = Slot("dout", i * sizes.H) if dout is None else dout[i * sizes.H :]
-                arguments = (come, dout_t, dout_r, direction.packed, x, g, c, d, e)
+                arguments = (come, dout_t, dout_r, direction.packed, x, g, c, d, e, n)
                 scans += [
-                    (scan.scan_backward, direction.cell, sizes, *r, Slot("lengths"), *arguments) for r in rows
+                    (scan.scan_backward, cell, sizes, *r, Slot("lengths"), *arguments) for r in rows
                 ]
                 weights += loops[i].weight_gradient(z, threads)
                 after += direction.unpack(threads)
             phases += scans, weights, after
             if k > 0 or input_gradient:
                 dz = self.input_gradient_rows(k)
-                for i, (direction, sizes, _, _, g, _, _) in enumerate(loops):
+                for i, (direction, _, sizes, _, _, g, _, _, _) in enumerate(loops):
                     weights += direction.pack_inputs_transposed(threads)
                     panels = direction.padded_inputs, direction.input_panel, direction.input_group
                     tasks = [
@@ -344,12 +384,14 @@ class _Loop(NamedTuple):
     """The time loop of a direction; `numbarnn.kernels.scan` has the shapes of the arrays."""
 
     direction: Direction
+    cell: Cell | Noisy
     sizes: Sizes
     x: NDArray
     c: NDArray
     g: NDArray
     d: NDArray
     e: NDArray
+    n: NDArray
 
     def weight_gradient(self, z: NDArray, threads: int) -> list[tuple]:
         """List the tasks that fill dwh and dwx, from the input rows `z`."""

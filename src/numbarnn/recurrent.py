@@ -12,10 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from numbarnn.cells import find_cell
-from numbarnn.checks import as_float, as_input, boolean, check_lengths, number, positive_int
+from numbarnn.checks import (
+    as_float,
+    as_input,
+    boolean,
+    check_lengths,
+    check_mask,
+    number,
+    positive_int,
+    probability,
+)
 from numbarnn.kernels import scan
 from numbarnn.kernels.gemm import ALONE
-from numbarnn.kernels.sizes import EMPTY, batch_sizes
+from numbarnn.kernels.sizes import EMPTY, batch_sizes, noise_sizes
 from numbarnn.kernels.threads import Program, thread_count, worthwhile_threads
 from numbarnn.layer import Buffers, Direction, Pass
 
@@ -56,6 +65,12 @@ class Recurrent:
         Initial bias of the forget gate, where the cell has one; None leaves it to `init`.
     n_jobs : int or None, default=None
         Number of threads; None is all cores. Results are the same bits for every number.
+    recurrent_dropout : float, default=0.0
+        Probability that a unit of h is zero, for a whole sequence, in what the recurrent weights see of it in
+        training, the others scaled up [1]_.
+    zoneout : float or sequence of float, default=0.0
+        Probability that a unit keeps the state that it had in a time step of training [2]_; one for all
+        states or one for each, as (h, c) of an LSTM. Otherwise states are mixed by it, the mean of training.
 
     Attributes
     ----------
@@ -78,6 +93,11 @@ class Recurrent:
     References
     ----------
     Equations, parameter names and gate order: documentation of torch.nn.LSTM, torch.nn.GRU and torch.nn.RNN.
+
+    .. [1] Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks",
+       NIPS (2016), equation 7 with one mask for all gates.
+    .. [2] Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR (2017),
+       equations 4 to 6.
 
     Examples
     --------
@@ -107,20 +127,27 @@ class Recurrent:
         init: str = "uniform",
         forget_bias: float | None = None,
         n_jobs: int | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
     ) -> None:
         self.cell = find_cell(cell)
         self.input_size = positive_int("input_size", input_size)
         self.hidden_size = positive_int("hidden_size", hidden_size)
         self.num_layers = positive_int("num_layers", num_layers)
-        if not 0 <= number("dropout", dropout) < 1:
-            expected = "a probability from 0 up to, not including, 1"
-            raise ValueError(f"dropout was {dropout!r}; expected {expected}")
+        self.dropout = probability("dropout", dropout)
+        self.recurrent_dropout = probability("recurrent_dropout", recurrent_dropout)
+        self.zoneout = self._check_zoneout(zoneout)
+        if self.recurrent_dropout and not self.cell.h_rows:
+            raise ValueError(
+                f'recurrent_dropout was {recurrent_dropout!r}; cell "{cell}" has no recurrent weights, and '
+                "expects 0"
+            )
         if dtype is None or dtype not in DTYPES:  # NumPy would take None for float64
             raise ValueError(f"dtype was {dtype!r}; expected float32 or float64")
         if init not in INITIALIZATIONS:
             raise ValueError(f"init was {init!r}; expected one of {', '.join(INITIALIZATIONS)}")
         self.bias, self.bidirectional = boolean("bias", bias), boolean("bidirectional", bidirectional)
-        self.dropout, self.dtype = float(dropout), np.dtype(dtype)
+        self.dtype = np.dtype(dtype)
         self.n_jobs = n_jobs
         self.init = init
         self.forget_bias = None if forget_bias is None else number("forget_bias", forget_bias)
@@ -143,6 +170,14 @@ class Recurrent:
                 f"dropout was {dropout!r} with num_layers=1: it acts between layers, and there is but one",
                 stacklevel=2,
             )
+
+    def _check_zoneout(self, zoneout: float | Sequence[float]) -> tuple[float, ...]:
+        """Return a probability for each state."""
+        names = self.cell.states
+        values = (zoneout,) * len(names) if np.ndim(zoneout) == 0 else tuple(zoneout)
+        if len(values) != len(names):
+            raise ValueError(f"zoneout was {zoneout!r}; expected a number, or one for each of {names}")
+        return tuple(probability("zoneout", value) for value in values)
 
     def _make_layers(self) -> None:
         """Make the layers and all their buffers."""
@@ -282,7 +317,7 @@ class Recurrent:
     def __getstate__(self) -> dict[str, Any]:
         """Keep options, parameters and the random generator: buffers are made again where they are needed."""
         names = ("input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional")
-        names += ("init", "forget_bias", "n_jobs")
+        names += ("init", "forget_bias", "n_jobs", "recurrent_dropout", "zoneout")
         options = {name: getattr(self, name) for name in names}
         options |= {"cell": self.cell.name, "dtype": self.dtype.name}
         return {"options": options, "parameters": self._flat.copy(), "random": self._random}
@@ -303,6 +338,7 @@ class Recurrent:
         lengths: ArrayLike | None = None,
         training: bool = False,
         *,
+        mask: ArrayLike | None = None,
         return_output: bool = True,
     ) -> tuple[NDArray | None, State]:
         """Run over whole sequences.
@@ -318,6 +354,9 @@ class Recurrent:
             Number of valid steps of each sequence, from 1; None is all of them.
         training : bool, default=False
             Apply dropout and keep what `backward` needs. Otherwise nothing is kept.
+        mask : array-like of bool of shape (n_samples, n_timesteps), default=None
+            False for steps that are missing, wherever they are: the state is held there and the output is
+            zero, as past the end. What x has there is not looked at.
         return_output : bool, default=True
             Whether more than the final state is wanted.
 
@@ -337,6 +376,9 @@ class Recurrent:
         B, T, _ = x.shape
         state = self._check_state("state", state, B)
         lengths = check_lengths(lengths, B, T)
+        mask = check_mask(mask, B, T)
+        if mask is not None:
+            lengths = np.concatenate([lengths, np.ascontiguousarray(mask.T).ravel()])  # as `scan` has it
         output = None
         if return_output:
             output = np.empty((B, T, self.hidden_size * len(self._layers[0])), self.dtype)
@@ -354,11 +396,15 @@ class Recurrent:
     ) -> None:
         """Go forward on checked arguments: `output` (or nobody) and `final` receive the results."""
         self._kept = None
-        way = self._pass(x.shape[1], x.shape[0], training)
+        way = self._pass(x.shape[1], x.shape[0], training, len(lengths) > len(x))
+        for masks, rate in ((way.masks, self.dropout), (way.state_masks, self.recurrent_dropout)):
+            for mask in masks:
+                kept = self._random.random(mask.shape, np.float32) >= rate
+                np.multiply(kept, 1 / (1 - rate), out=mask)
+        for zones in way.zones:
+            rates = np.array(self.zoneout)[:, np.newaxis]
+            zones[...] = self._random.random(zones.shape, np.float32) < rates if training else rates
         way.start(state)
-        for mask in way.masks:
-            kept = self._random.random(mask.shape, np.float32) >= self.dropout
-            np.multiply(kept, 1 / (1 - self.dropout), out=mask)
         way.forward.put("x", x)
         way.forward.put("lengths", lengths)
         way.forward.put("out", EMPTY[self.dtype] if output is None else output)
@@ -370,9 +416,11 @@ class Recurrent:
             self._stepper = None  # what is trained will change
             self._kept = way, lengths
 
-    def _pass(self, n_timesteps: int, n_samples: int, training: bool) -> Pass:
+    def _pass(self, n_timesteps: int, n_samples: int, training: bool, masked: bool) -> Pass:
         """Return what runs batches of this shape, made now or kept from one of the last calls."""
-        key = (n_timesteps, n_samples, training, self.dropout > 0, self.n_jobs)
+        dropout = training and self.dropout > 0
+        noise = training and self.recurrent_dropout > 0, any(self.zoneout)
+        key = (n_timesteps, n_samples, training, dropout, noise, masked, self.n_jobs)
         if key in self._passes:
             return self._passes[key]
         threads = []
@@ -380,8 +428,9 @@ class Recurrent:
             sizes = layer[0].sizes
             each = sizes.J * (sizes.I * sizes.Sx + sizes.H * sizes.Sh) * len(layer)
             threads.append(worthwhile_threads(n_timesteps * n_samples * each, self.n_jobs))
-        dropout, grown = training and self.dropout > 0, self._buffers.n_grown
-        way = Pass(self._layers, n_timesteps, n_samples, training, dropout, threads, self._buffers)
+        grown = self._buffers.n_grown
+        options = (training, dropout, noise, masked)
+        way = Pass(self._layers, n_timesteps, n_samples, *options, threads, self._buffers)
         if grown < self._buffers.n_grown:
             self._passes.clear()  # or they would hold the smaller arrays
         elif len(self._passes) == MOST_PASSES:
@@ -520,12 +569,12 @@ class Recurrent:
             new = tuple([np.empty(stepper["shape"], self.dtype) for _ in old])
             for k, (numbers, *arrays) in enumerate(stepper["layers"]):
                 below = x_t if k == 0 else new[0][k - 1]
-                scan.scan_step(self.cell, numbers, k, below, old, stepper["lengths"], *arrays, new)
+                scan.scan_step(stepper["cell"], numbers, k, below, old, stepper["lengths"], *arrays, new)
         return new[0][-1].copy(), _public_state(new)
 
     def _new_stepper(self, n_samples: int) -> dict[str, Any]:
         """Pack the weights for `step` and make its buffers, apart from those of `forward` and `backward`."""
-        layers = []
+        layers, zones = [], any(self.zoneout)
         for (direction,) in self._layers:
             own = Direction(self.cell, direction.sizes.I, self.hidden_size, self.bias, self.dtype, False)
             own.parameters = direction.parameters
@@ -537,10 +586,16 @@ class Recurrent:
             x[: 2 * n_samples * sizes.LX].reshape(-1, sizes.LX)[:, : own.padded] = 0
             g = np.zeros(sizes.J * n_samples * (sizes.S + sizes.Sm), self.dtype)
             c = np.zeros(2 * n_samples * sizes.E * own.padded, self.dtype)
-            layers.append((tuple(sizes), z, own.packed, x, g, c))
+            sizes, n_noise = noise_sizes(sizes, False, zones)
+            n = np.zeros(n_noise, self.dtype)
+            if zones:
+                mixed = n[sizes.zm : sizes.ds].reshape(n_samples, 1 + sizes.E, own.padded)
+                mixed[:, :, : self.hidden_size] = np.array(self.zoneout)[:, np.newaxis]
+            layers.append((tuple(sizes), z, own.packed, x, g, c, n))
         shape = (self.num_layers, n_samples, self.hidden_size)
         return {
             "B": n_samples,
+            "cell": self.cell.noisy(False, True) if zones else self.cell,
             "layers": layers,
             "lengths": np.ones(n_samples, np.int64),
             "shape": shape,

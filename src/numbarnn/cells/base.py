@@ -166,12 +166,31 @@ class Cell:
 
     @cached_property
     def _numba_type_(self) -> CellType:
+        return self._type(False, False)
+
+    def _type(self, drops: bool, zones: bool) -> CellType:
         counts = (self.n_slots, self.n_states, len(self.units), len(self.m_gates))
-        return CellType(self.name, self.digest, *counts)
+        return CellType(self.name, self.digest, *counts, drops, zones)
+
+    def noisy(self, drops: bool, zones: bool) -> Noisy:
+        """Stand for the cell in a kernel whose loop has recurrent dropout or zoneout.
+
+        >>> from numbarnn.cells import CELLS
+        >>> CELLS["gru"].noisy(drops=True, zones=False)._numba_type_.drops
+        True
+        """
+        return Noisy(self._type(drops, zones))
 
     def __reduce__(self) -> tuple:
         """Pickle the name alone: equations are code, and code is not pickled."""
         return _cell_named, (self.name,)
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """What a kernel is given for a cell: its type."""
+
+    _numba_type_: CellType
 
 
 def _digest_function(digest, function: Callable, seen: set[Callable]) -> None:

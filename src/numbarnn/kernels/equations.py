@@ -20,11 +20,16 @@ from numbarnn.simd import INLINED, Vec, load_tuple
 class CellType(types.Type):
     """The type of a cell in njit code; it has no value at run time."""
 
-    def __init__(self, name: str, digest: str, n_slots: int, n_states: int, n_units: int, n_products: int):
+    def __init__(
+        self, name: str, digest: str, n_slots: int, n_states: int, n_units: int = 0, n_products: int = 0,
+        drops: bool = False, zones: bool = False,
+    ) -> None:
         self.digest, self.n_slots, self.n_states = digest, n_slots, n_states
         self.n_units, self.n_products = n_units, n_products
-        counts = f"{n_slots} slots, {n_states} states, {n_units} of units, {n_products} second products"
-        super().__init__(name=f"Cell({name}, {digest}, {counts})")
+        self.drops, self.zones = drops, zones  # see `numbarnn.kernels.noise`
+        what = f"{n_slots} slots, {n_states} states, {n_units} of units, {n_products} second products"
+        noise = f"drops={drops}, zones={zones}"
+        super().__init__(name=f"Cell({name}, {digest}, {what}, {noise})")
 
 
 register_model(CellType)(models.OpaqueModel)

@@ -60,6 +60,16 @@ from numbarnn.kernels.equations import (
     load_units,
 )
 from numbarnn.kernels.gemm import gemm
+from numbarnn.kernels.noise import (
+    disturb,
+    h_array,
+    h_stride,
+    join_gradient,
+    new_states,
+    product_target,
+    runs,
+    split_gradient,
+)
 from numbarnn.kernels.sizes import Sizes
 from numbarnn.simd import INLINED, address, flush_subnormals, lanes_of, load, restore_mode, store, store_many
 
@@ -137,7 +147,7 @@ def _input_product(sizes, j, r0, r1, s0, s1, z, w, g):
                     g[to + r * S + i] = 0
 
 
-def _advance(cell, sizes, units, gates_at, states, x, to, c, c_to, m_to, g):
+def _advance(cell, sizes, units, gates_at, states, h, to, c, c_to, x, m_to, g):
     """Take a register of units from their sums and old states to the new ones; all that is kept is stored.
 
     Of a step with two products this is the first half, in which the middle vector goes to x[m_to].
@@ -146,14 +156,14 @@ def _advance(cell, sizes, units, gates_at, states, x, to, c, c_to, m_to, g):
 
 
 @overload(_advance, jit_options=INLINED)
-def _advance_of(cell, sizes, units, gates_at, states, x, to, c, c_to, m_to, g):
-    def whole(cell, sizes, units, gates_at, states, x, to, c, c_to, m_to, g):
+def _advance_of(cell, sizes, units, gates_at, states, h, to, c, c_to, x, m_to, g):
+    def whole(cell, sizes, units, gates_at, states, h, to, c, c_to, x, m_to, g):
         states, kept = cell_forward(cell, load_slots(cell, g, gates_at, sizes.U), states, units)
         store_many(g, gates_at, sizes.U, kept)
-        store(x, to, states[0])
+        store(h, to, states[0])
         store_many(c, c_to, sizes.J * sizes.U, states[1:])
 
-    def first_half(cell, sizes, units, gates_at, states, x, to, c, c_to, m_to, g):
+    def first_half(cell, sizes, units, gates_at, states, h, to, c, c_to, x, m_to, g):
         gates = load_slots(cell, g, gates_at, sizes.U)
         middle, further, kept = cell_forward(cell, gates, states, units)
         store_many(g, gates_at, sizes.U, kept)
@@ -163,19 +173,19 @@ def _advance_of(cell, sizes, units, gates_at, states, x, to, c, c_to, m_to, g):
     return first_half if cell.n_products else whole
 
 
-def _hold(cell, sizes, states, x, to, c, c_to, m_to):
+def _hold(cell, sizes, states, h, to, c, c_to, x, m_to):
     """Let a register of units of a row past its length stay as it is."""
     raise NotImplementedError
 
 
 @overload(_hold, jit_options=INLINED)
-def _hold_of(cell, sizes, states, x, to, c, c_to, m_to):
-    def both(cell, sizes, states, x, to, c, c_to, m_to):
-        store(x, to, states[0])
+def _hold_of(cell, sizes, states, h, to, c, c_to, x, m_to):
+    def both(cell, sizes, states, h, to, c, c_to, x, m_to):
+        store(h, to, states[0])
         store_many(c, c_to, sizes.J * sizes.U, states[1:])
 
-    def and_middle(cell, sizes, states, x, to, c, c_to, m_to):
-        both(cell, sizes, states, x, to, c, c_to, m_to)
+    def and_middle(cell, sizes, states, h, to, c, c_to, x, m_to):
+        both(cell, sizes, states, h, to, c, c_to, x, m_to)
         store(x, m_to, states[0])  # a number, which no gradient reaches
 
     both = register_jitable(**INLINED)(both)
@@ -183,7 +193,7 @@ def _hold_of(cell, sizes, states, x, to, c, c_to, m_to):
 
 
 @inline
-def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, w, x, g, c):
+def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, w, x, g, c, n):
     """Do step s of rows r0 to r1: both products (the recurrent one only if `active`), then the cell.
 
     Where `sizes.steps` says that several steps have their input product at once, it has been done.
@@ -197,6 +207,7 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, w, x, g, c):
     before = (t + sizes.reverse) % sizes.x_slots * B
     after = (t + 1 - sizes.reverse) % sizes.x_slots * B
     middle = sizes.x_slots * B * LX + t % sizes.g_slots * B * sizes.LM
+    hs, LH = h_array(cell, x, n), h_stride(cell, sizes)
     if joined:
         source, target = address(z), address(x)
         for r in range(r0, r1):
@@ -207,7 +218,7 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, w, x, g, c):
         block = (j * sizes.g_slots + t % sizes.g_slots) * B
         if sizes.steps == 1 and not joined:  # here, while the block stays in the first-level cache
             _input_product(sizes, j, r0, r1, s, s + 1, z, w, g)
-        if active:
+        if active and Sh > 0:
             for k in range(0, sizes.D, sizes.kh):
                 gemm(Sh // lanes, r1 - r0, sizes.sums, k > 0 or not joined, x, (before + r0) * LX + k,
                      LX, 0, 1, w, sizes.wh + (j * sizes.D + k) * Sh, Sh, 1, min(sizes.kh, sizes.D - k),
@@ -215,38 +226,39 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, w, x, g, c):
         for r in range(r0, r1):
             for i in range(0, U, lanes):
                 u = j * U + i
-                at, c_at = (before + r) * LX + u, (before + r) * LC + u
-                to, c_to = (after + r) * LX + u, (after + r) * LC + u
+                at, c_at = (before + r) * LH + u, (before + r) * LC + u
+                to, c_to = (after + r) * LH + u, (after + r) * LC + u
                 m_to = middle + r * sizes.LM + u
-                states = load_states(cell, x, at, c, c_at, padded)
-                if t < lengths[r]:
+                states = load_states(cell, hs, at, c, c_at, padded)
+                if runs(sizes, lengths, t, r):
                     units = load_units(cell, w, sizes.u + u, padded)
-                    _advance(cell, sizes, units, (block + r) * S + i, states, x, to, c, c_to, m_to, g)
+                    _advance(cell, sizes, units, (block + r) * S + i, states, hs, to, c, c_to, x, m_to, g)
                 else:
-                    _hold(cell, sizes, states, x, to, c, c_to, m_to)
+                    _hold(cell, sizes, states, hs, to, c, c_to, x, m_to)
         if (j + 1) * U > sizes.H:
-            _clear_padding(sizes, r1 - r0, x, (after + r0) * LX, LX, padded, 1)
+            _clear_padding(sizes, r1 - r0, hs, (after + r0) * LH, LH, padded, 1)
             _clear_padding(sizes, r1 - r0, x, middle + r0 * sizes.LM, sizes.LM, padded, min(1, sizes.Sm))
             _clear_padding(sizes, r1 - r0, c, (after + r0) * LC, LC, padded, sizes.E)
             _clear_padding(sizes, r1 - r0, g, (block + r0) * S - j * U, S, U, S // U)
-    _finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, g, c)
+    _finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs)
+    disturb(cell, sizes, r0, r1, t, lengths, before, after, x, c, n)
 
 
-def _finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, g, c):
+def _finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs):
     """Do the second half of step t, where the cell has one: the product with the middle vector, then h."""
     raise NotImplementedError
 
 
 @overload(_finish_forward, inline="always")
-def _finish_forward_of(cell, sizes, r0, r1, t, lengths, active, w, x, g, c):
+def _finish_forward_of(cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs):
     if not cell.n_products:
-        return lambda cell, sizes, r0, r1, t, lengths, active, w, x, g, c: None
+        return lambda cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs: None
 
-    def finish(cell, sizes, r0, r1, t, lengths, active, w, x, g, c):
+    def finish(cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs):
         B, U, S, Sm, LX, LM = sizes.B, sizes.U, sizes.S, sizes.Sm, sizes.LX, sizes.LM
         lanes = lanes_of(g)
         padded = sizes.J * U
-        LC = sizes.E * padded
+        LC, LH = sizes.E * padded, h_stride(cell, sizes)
         before = (t + sizes.reverse) % sizes.x_slots * B
         after = (t + 1 - sizes.reverse) % sizes.x_slots * B
         middle = sizes.x_slots * B * LX + t % sizes.g_slots * B * LM
@@ -259,20 +271,20 @@ def _finish_forward_of(cell, sizes, r0, r1, t, lengths, active, w, x, g, c):
                          w, sizes.wm + (j * (padded + 1) + k) * Sm, Sm, 1, min(sizes.km, padded + 1 - k),
                          g, products + (block + r0) * Sm, Sm)
             for r in range(r0, r1):
-                if t < lengths[r]:
+                if runs(sizes, lengths, t, r):
                     for i in range(0, U, lanes):
                         u = j * U + i
                         at, q_at = (block + r) * S + i, products + (block + r) * Sm + i
                         states = load_states(
-                            cell, x, (before + r) * LX + u, c, (before + r) * LC + u, padded
+                            cell, hs, (before + r) * LH + u, c, (before + r) * LC + u, padded
                         )
                         q, gates = load_products(cell, g, q_at, U), load_slots(cell, g, at, U)
                         h, q, gates = cell_finish(cell, q, gates, states)
                         store_many(g, q_at, U, q)
                         store_many(g, at, U, gates)
-                        store(x, (after + r) * LX + u, h)
+                        store(hs, (after + r) * LH + u, h)
             if (j + 1) * U > sizes.H:
-                _clear_padding(sizes, r1 - r0, x, (after + r0) * LX, LX, padded, 1)
+                _clear_padding(sizes, r1 - r0, hs, (after + r0) * LH, LH, padded, 1)
                 _clear_padding(sizes, r1 - r0, g, (block + r0) * S - j * U, S, U, S // U)
                 _clear_padding(sizes, r1 - r0, g, products + (block + r0) * Sm - j * U, Sm, U, Sm // U)
 
@@ -294,7 +306,7 @@ def _clear_padding(sizes, rows, a, at, stride, part, parts):
 @task
 def scan_forward(
     cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, z: Reals, w: Reals, x: Reals, g: Reals,
-    c: Reals, out: Reals, out_t: int, out_r: int,
+    c: Reals, n: Reals, out: Reals, out_t: int, out_r: int,
 ):
     """Take rows r0 to r1 through all time steps; out[t out_t + r out_r + unit] = h, unless out is empty."""
     last = 0
@@ -307,40 +319,41 @@ def scan_forward(
                 _input_product(sizes, j, r0, r1, s0, s1, z, w, g)
         for s in range(s0, s1):
             t = sizes.T - 1 - s if sizes.reverse else s
-            _step_forward(cell, sizes, r0, r1, s, lengths, t < last and sizes.Sh > 0, z, w, x, g, c)
+            _step_forward(cell, sizes, r0, r1, s, lengths, t < last, z, w, x, g, c, n)
             if out.size > 0:
                 after = (t + 1 - sizes.reverse) % sizes.x_slots * sizes.B
                 for r in range(r0, r1):
-                    at, to = (after + r) * sizes.LX, t * out_t + r * out_r
-                    if t < lengths[r]:
-                        _copy_row(sizes.H, x, at, out, to)
+                    at, to = (after + r) * h_stride(cell, sizes), t * out_t + r * out_r
+                    if runs(sizes, lengths, t, r):
+                        _copy_row(sizes.H, h_array(cell, x, n), at, out, to)
                     else:
                         for u in range(sizes.H):
                             out[to + u] = 0
 
 
 @inline
-def _cell_backward(cell, sizes, r0, r1, t, lengths, w, x, g, c, d, e):
+def _cell_backward(cell, sizes, r0, r1, t, lengths, w, x, g, c, d, e, n):
     """Go back through the cell: gates in g become their gradient, d and e that of the states before."""
-    B, U, S, LX = sizes.B, sizes.U, sizes.S, sizes.LX
+    B, U, S, LH = sizes.B, sizes.U, sizes.S, h_stride(cell, sizes)
     lanes = lanes_of(g)
     padded = sizes.J * U
     LC = sizes.E * padded
+    hs = h_array(cell, x, n)
     before = (t + sizes.reverse) * B
     after = (t + 1 - sizes.reverse) * B
     for j in range(sizes.J):
         block = (j * sizes.T + t) * B
         for r in range(r0, r1):
-            if t < lengths[r]:
+            if runs(sizes, lengths, t, r):
                 for i in range(0, U, lanes):
                     u = j * U + i
-                    states = load_states(cell, x, (before + r) * LX + u, c, (before + r) * LC + u, padded)
-                    new_states = load_states(cell, x, (after + r) * LX + u, c, (after + r) * LC + u, padded)
+                    states = load_states(cell, hs, (before + r) * LH + u, c, (before + r) * LC + u, padded)
+                    new = new_states(cell, sizes, t, r, after + r, u, x, c, n)
                     dstates = load_states(cell, d, r * padded + u, e, r * LC + u, padded)
                     kept = load_slots(cell, g, (block + r) * S + i, U)
                     units = load_units(cell, w, sizes.u + u, padded)
                     dgates, dstates, dunits = _back(
-                        cell, kept, states, new_states, dstates, d, (B + r) * padded + u, units
+                        cell, kept, states, new, dstates, d, (B + r) * padded + u, units
                     )
                     store_many(g, (block + r) * S + i, U, dgates)
                     store(d, r * padded + u, dstates[0])
@@ -389,32 +402,32 @@ def _add_units_of(cell, sizes, dunits, e, at):
     return add
 
 
-def _finish_backward(cell, sizes, r0, r1, t, lengths, w, x, g, c, d):
+def _finish_backward(cell, sizes, r0, r1, t, lengths, w, hs, g, c, d):
     """Go back through the second half of step t, where the cell has one: d is then of h before, and dm."""
     raise NotImplementedError
 
 
 @overload(_finish_backward, inline="always")
-def _finish_backward_of(cell, sizes, r0, r1, t, lengths, w, x, g, c, d):
+def _finish_backward_of(cell, sizes, r0, r1, t, lengths, w, hs, g, c, d):
     if not cell.n_products:
-        return lambda cell, sizes, r0, r1, t, lengths, w, x, g, c, d: None
+        return lambda cell, sizes, r0, r1, t, lengths, w, hs, g, c, d: None
 
-    def back(cell, sizes, r0, r1, t, lengths, w, x, g, c, d):
+    def back(cell, sizes, r0, r1, t, lengths, w, hs, g, c, d):
         T, B, U, S, Sm, P = sizes.T, sizes.B, sizes.U, sizes.S, sizes.Sm, sizes.P
         lanes = lanes_of(g)
         padded = sizes.J * U
-        LC = sizes.E * padded
+        LC, LH = sizes.E * padded, h_stride(cell, sizes)
         before = (t + sizes.reverse) * B
         products = sizes.J * T * B * S
         for j in range(sizes.J):
             block = (j * T + t) * B
             for r in range(r0, r1):
-                if t < lengths[r]:
+                if runs(sizes, lengths, t, r):
                     for i in range(0, U, lanes):
                         u = j * U + i
                         at, q_at = (block + r) * S + i, products + (block + r) * Sm + i
                         states = load_states(
-                            cell, x, (before + r) * sizes.LX + u, c, (before + r) * LC + u, padded
+                            cell, hs, (before + r) * LH + u, c, (before + r) * LC + u, padded
                         )
                         q, kept = load_products(cell, g, q_at, U), load_slots(cell, g, at, U)
                         dh = load(d, r * padded + u)
@@ -440,7 +453,7 @@ def _finish_backward_of(cell, sizes, r0, r1, t, lengths, w, x, g, c, d):
 @task
 def scan_backward(
     cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, dout: Reals, dout_t: int, dout_r: int,
-    w: Reals, x: Reals, g: Reals, c: Reals, d: Reals, e: Reals,
+    w: Reals, x: Reals, g: Reals, c: Reals, d: Reals, e: Reals, n: Reals,
 ):
     """Take rows r0 to r1 back through all time steps.
 
@@ -457,17 +470,19 @@ def scan_backward(
         t = T - 1 - s if sizes.reverse else s
         if dout.size > 0:
             for r in range(r0, r1):
-                if t < lengths[r]:
+                if runs(sizes, lengths, t, r):
                     _add_row(sizes.H, dout, t * dout_t + r * dout_r, d, r * padded)
-        _finish_backward(cell, sizes, r0, r1, t, lengths, w, x, g, c, d)
-        _cell_backward(cell, sizes, r0, r1, t, lengths, w, x, g, c, d, e)
+        split_gradient(cell, sizes, r0, r1, t, lengths, d, e, n)
+        _finish_backward(cell, sizes, r0, r1, t, lengths, w, h_array(cell, x, n), g, c, d)
+        _cell_backward(cell, sizes, r0, r1, t, lengths, w, x, g, c, d, e, n)
         if t < last and Sh > 0:
             for p in range(padded // P):
                 for j in range(0, sizes.J, sizes.group):
-                    gemm(P // lanes_of(g), r1 - r0, sizes.sums, True,
+                    gemm(P // lanes_of(g), r1 - r0, sizes.sums, j > 0 or sizes.dd == 0,
                          g, ((j * T + t) * B + r0) * S, S, T * B * S, 1,
                          w, sizes.wht + (p * sizes.J + j) * Sh * P, P, min(sizes.group, sizes.J - j), Sh,
-                         d, r0 * padded + p * P, padded)
+                         product_target(cell, d, n), sizes.dd + r0 * padded + p * P, padded)
+        join_gradient(cell, sizes, r0, r1, t, lengths, d, e, n)
     restore_mode(mode)
 
 
@@ -532,7 +547,7 @@ def unit_gradient(sizes: Sizes, scalars: int, e: Reals, du: Reals):
 
 
 @kernel
-def scan_step(cell, numbers, layer, x_t, states, lengths, z, w, x, g, c, new_states):
+def scan_step(cell, numbers, layer, x_t, states, lengths, z, w, x, g, c, n, new_states):
     """Do one step of one layer: x_t (B, I); `states` and `new_states` are tuples of arrays (layers, B, H).
 
     `numbers` are the Sizes as a plain tuple, which a call from Python hands over in a third of the time.
@@ -547,7 +562,7 @@ def scan_step(cell, numbers, layer, x_t, states, lengths, z, w, x, g, c, new_sta
         for s in range(sizes.E):
             for u in range(H):
                 c[(r * sizes.E + s) * padded + u] = states[s + 1][layer, r, u]
-    _step_forward(cell, sizes, 0, B, 0, lengths, True, z, w, x, g, c)
+    _step_forward(cell, sizes, 0, B, 0, lengths, True, z, w, x, g, c, n)
     for r in range(B):
         for u in range(H):
             new_states[0][layer, r, u] = x[(B + r) * sizes.LX + u]

@@ -52,6 +52,12 @@ class Sizes(NamedTuple):
     x_slots: int
     steps: int  # whose input product is done at once
     reverse: int
+    masked: int  # whether there is a mask of steps behind the lengths
+    rm: int  # where rm begins in the array of `noise`, and so on; 0 for what there is not
+    dd: int
+    nk: int
+    zm: int
+    ds: int
     sums: int  # of a tile: one, but gemm.ALONE for a row that streams
     kx: int  # rows of a panel of wx, of wh, of wm: what stays in the first-level cache
     kh: int
@@ -123,7 +129,7 @@ def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reve
         LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(depth, itemsize),
         LM=row_stride(padded + 1, itemsize) if n_products else 0,
         **dict(zip(parts, places, strict=True)),
-        g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
+        g_slots=0, x_slots=0, steps=0, reverse=int(reverse), masked=0, rm=0, dd=0, nk=0, zm=0, ds=0, sums=1,
         kx=panel_depth(x_columns, itemsize, n_inputs + 1), kh=panel_depth(h_columns, itemsize, depth),
         km=panel_depth(m_columns, itemsize, padded + 1),
         # half a panel: the other half is for the rows of x or z, which lie apart
@@ -138,7 +144,9 @@ def _panel_blocks(panel: int, columns: int, itemsize: int) -> int:
     return max(1, 2 * panel_depth(panel, itemsize) // max(1, columns))
 
 
-def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) -> Sizes:
+def batch_sizes(
+    sizes: Sizes, n_timesteps: int, n_samples: int, training: bool, masked: bool = False
+) -> Sizes:
     """Complete the sizes of a layer for a batch."""
     steps = min(n_timesteps, 1 if sizes.I < WIDE_INPUTS else max(1, 256 // n_samples))
     return sizes._replace(
@@ -147,7 +155,24 @@ def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) 
         steps=steps,
         g_slots=n_timesteps if training else steps,
         x_slots=n_timesteps + 1 if training else 2,
+        masked=int(masked),
     )
+
+
+def noise_sizes(sizes: Sizes, drops: bool, zones: bool) -> tuple[Sizes, int]:
+    """Add the places of what `noise` needs to the sizes of a batch; and count its elements."""
+    row = sizes.B * sizes.J * sizes.U
+    states = row * (1 + sizes.E)
+    parts = {
+        "rm": drops * sizes.x_slots * row,  # the first part is h
+        "dd": drops * row,
+        "nk": drops * row,
+        "zm": zones * sizes.g_slots * states,
+        "ds": zones * sizes.g_slots * states,
+    }
+    places = dict(zip(parts, accumulate(parts.values()), strict=True))
+    used = {name: at for name, at in places.items() if (drops if name in ("rm", "dd") else zones)}
+    return sizes._replace(**used), places["ds"] + zones * states
 
 
 def weight_gradient_blocks(
