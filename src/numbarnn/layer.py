@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,11 +11,10 @@ from numpy.typing import NDArray
 
 from numbarnn.cells import Cell
 from numbarnn.cells.base import Noisy
-from numbarnn.kernels import pack, scan
+from numbarnn.kernels import between, pack, scan
 from numbarnn.kernels.gemm import panel_depth, panel_vectors
 from numbarnn.kernels.sizes import (
     EMPTY,
-    LINE_BYTES,
     Sizes,
     aligned_zeros,
     batch_sizes,
@@ -187,6 +185,10 @@ class Pass:
         Whether there are recurrent dropout and zoneout.
     masked : bool
         Whether a mask of steps stands behind the lengths.
+    merge : {"concat", "sum", "mean", "product"}
+        What becomes of the outputs of two directions.
+    residual : bool
+        Whether layers add their input to their output, where both are as wide.
     threads : list of int
         How many threads work on each layer.
     buffers : Buffers
@@ -210,9 +212,12 @@ class Pass:
 
     def __init__(
         self, layers: list[list[Direction]], n_timesteps: int, n_samples: int, training: bool, dropout: bool,
-        noise: tuple[bool, bool], masked: bool, threads: list[int], buffers: Buffers,
+        noise: tuple[bool, bool], masked: bool, merge: str, residual: bool, threads: list[int],
+        buffers: Buffers,
     ) -> None:
         self.layers, self.T, self.B = layers, n_timesteps, n_samples
+        self._merge = between.MERGES.index(merge) if len(layers[0]) > 1 else 0
+        self._residual = residual
         self._threads, self._buffers, self._dtype = threads, buffers, layers[0][0].dtype
         self.initial, self.final, self.dstates, self.masks = [], [], [], []
         self.state_masks, self.zones, self._seen = [], [], []
@@ -289,37 +294,56 @@ class Pass:
         return z
 
     def _forward_program(self, training: bool) -> Program:
-        lengths, top = Slot("lengths"), len(self.layers) - 1
+        lengths = Slot("lengths")
         first = self._loops[0][0].sizes
         rows = ranges(self.B, self._threads[0], 2)
-        start = [(scan.copy_inputs, first, *r, lengths, Slot("x"), self._inputs[0]) for r in rows]
+        start = [(between.copy_inputs, first, *r, lengths, Slot("x"), self._inputs[0]) for r in rows]
         phases = [start]
         for k, (loops, z, threads) in enumerate(zip(self._loops, self._inputs, self._threads, strict=True)):
-            width = first.H * len(loops)
-            if k == top:
-                out, out_t, out_r = None, width, self.T * width
-            else:
-                out, out_r = self._inputs[k + 1], self._loops[k + 1][0].sizes.LZ
-                out_t = self.B * out_r
-            scans = []
+            output, scans, shares = self._output(k), [], ranges(self.B, threads, 2)
             for i, (direction, cell, sizes, x, c, g, _, _, n) in enumerate(loops):
                 start += direction.pack(training, threads)
-                to = Slot("out", i * sizes.H) if out is None else out[i * sizes.H :]
-                arguments = (z, direction.packed, x, g, c, n, to, out_t, out_r)
-                scans += [
-                    (scan.scan_forward, cell, sizes, *r, lengths, *arguments)
-                    for r in ranges(self.B, threads, 2)
-                ]
+                to = self._own_output(k, i) if self._merge else output.part(i * sizes.H)
+                arguments = (z, direction.packed, x, g, c, n, *to)
+                scans += [(scan.scan_forward, cell, sizes, *r, lengths, *arguments) for r in shares]
             phases.append(scans)
-            if self.masks and k < top:
-                phases.append(self._mask(k, out, out_r))
+            sizes = loops[0].sizes
+            if self._merge:
+                own = [self._own_output(k, i).array for i in (0, 1)]
+                phases.append([(between.merge_rows, sizes, *r, self._merge, *own, *output) for r in shares])
+            if self._adds(k):
+                through = (self._width, lengths, z, self.B * sizes.LZ, sizes.LZ, *output)
+                phases.append([(between.add_rows, sizes, *r, *through) for r in shares])
+            if self.masks and k < len(self.layers) - 1:
+                phases.append(self._mask(k, output.array, output.r))
         return Program(self._dtype, max(self._threads), phases)
+
+    @property
+    def _width(self) -> int:
+        """Number of outputs of a layer in a step."""
+        return self._loops[0][0].sizes.H * (1 if self._merge else len(self.layers[0]))
+
+    def _output(self, k: int) -> _Rows:
+        """Where the output of layer k goes: to the caller, or to the inputs of the next layer."""
+        if k == len(self.layers) - 1:
+            return _Rows(Slot("out"), self._width, self.T * self._width)
+        stride = self._loops[k + 1][0].sizes.LZ
+        return _Rows(self._inputs[k + 1], self.B * stride, stride)
+
+    def _own_output(self, k: int, i: int, what: str = "o") -> _Rows:
+        """Where the output of one of two directions of layer k is kept that are merged, or its gradient."""
+        H = self._loops[k][i].sizes.H
+        return _Rows(self._buffers.get(f"{what}{k}.{i}", self.T, self.B, H), self.B * H, H)
+
+    def _adds(self, k: int) -> bool:
+        """Whether layer k adds its input to its output."""
+        return self._residual and self._loops[k][0].sizes.I == self._width
 
     def _mask(self, k: int, rows: NDArray, stride: int) -> list[tuple]:
         """List the tasks that multiply rows of outputs of layer k, or of their gradient, by the mask."""
         mask = self.masks[k]
         pieces = ranges(self.T * self.B, self._threads[k])
-        return [(scan.multiply_rows, *piece, mask.shape[1], mask, rows, stride) for piece in pieces]
+        return [(between.multiply_rows, *piece, mask.shape[1], mask, rows, stride) for piece in pieces]
 
     def start(self, state: Sequence[NDArray] | None) -> None:
         """Set the initial states, each (layers * directions, n_samples, hidden_size); None is zeros.
@@ -341,43 +365,64 @@ class Pass:
         return self._backward[input_gradient]
 
     def _backward_program(self, input_gradient: bool) -> Program:
-        phases, top = [], len(self.layers) - 1
-        dout, dout_r = None, self._loops[0][0].sizes.H * len(self.layers[0]) * self.T
-        dout_t = dout_r // self.T
-        for k in range(top, -1, -1):
+        phases, lengths = [], Slot("lengths")
+        gradient = _Rows(Slot("dout"), self._width, self.T * self._width)
+        for k in range(len(self.layers) - 1, -1, -1):
             loops, z, threads = self._loops[k], self._inputs[k], self._threads[k]
             rows = ranges(self.B, threads, 2)
-            if self.masks and k < top:
-                phases.append(self._mask(k, dout, dout_r))
+            if self.masks and k < len(self.layers) - 1:
+                phases.append(self._mask(k, gradient.array, gradient.r))
             scans, weights, after = [], [], []
+            if self._merge:
+                own = [self._own_output(k, i, what).array for what in ("o", "do") for i in (0, 1)]
+                split = (self._merge, lengths, *gradient, *own)
+                phases.append([(between.split_rows, loops[0].sizes, *r, *split) for r in rows])
             for i, (direction, cell, sizes, x, c, g, d, e, n) in enumerate(loops):
-                come = Slot("dout", i * sizes.H) if dout is None else dout[i * sizes.H :]
-                arguments = (come, dout_t, dout_r, direction.packed, x, g, c, d, e, n)
-                scans += [
-                    (scan.scan_backward, cell, sizes, *r, Slot("lengths"), *arguments) for r in rows
-                ]
+                come = self._own_output(k, i, "do") if self._merge else gradient.part(i * sizes.H)
+                arguments = (*come, direction.packed, x, g, c, d, e, n)
+                scans += [(scan.scan_backward, cell, sizes, *r, lengths, *arguments) for r in rows]
                 weights += loops[i].weight_gradient(z, threads)
                 after += direction.unpack(threads)
             phases += scans, weights, after
             if k > 0 or input_gradient:
-                dz = self.input_gradient_rows(k)
-                for i, (direction, _, sizes, _, _, g, _, _, _) in enumerate(loops):
-                    weights += direction.pack_inputs_transposed(threads)
-                    panels = direction.padded_inputs, direction.input_panel, direction.input_group
-                    tasks = [
-                        (scan.input_gradient, sizes, *r, i, direction.wxt, g, dz, *panels) for r in rows
-                    ]
-                    if i == 0:
-                        after += tasks
-                    else:
-                        phases.append(tasks)  # adds to what the other direction wrote
-                dout, dout_r = dz, loops[0].direction.padded_inputs
-                dout_t = self.B * dout_r
+                dz = self._input_gradient(k, rows, weights, after, phases)
+                if self._adds(k):
+                    through = (self._width, lengths, *gradient, *dz)
+                    phases.append([(between.add_rows, loops[0].sizes, *r, *through) for r in rows])
+                gradient = dz
         return Program(self._dtype, max(self._threads), phases)
+
+    def _input_gradient(
+        self, k: int, rows: list[tuple], weights: list[tuple], after: list[tuple], phases: list[list[tuple]]
+    ) -> _Rows:
+        """Add the tasks that fill the gradient of what layer k reads; return where it is."""
+        dz = self.input_gradient_rows(k)
+        for i, (direction, _, sizes, _, _, g, _, _, _) in enumerate(self._loops[k]):
+            weights += direction.pack_inputs_transposed(self._threads[k])
+            panels = direction.padded_inputs, direction.input_panel, direction.input_group
+            tasks = [(scan.input_gradient, sizes, *r, i, direction.wxt, g, dz, *panels) for r in rows]
+            if i == 0:
+                after += tasks
+            else:
+                phases.append(tasks)  # adds to what the other direction wrote
+        return _Rows(dz, self.B * self.layers[k][0].padded_inputs, self.layers[k][0].padded_inputs)
 
     def input_gradient_rows(self, k: int = 0) -> NDArray:
         """Return the gradient of what layer k reads, (n_timesteps, n_samples, padded_inputs), flat."""
         return self._buffers.get(f"dz{k}", self.T, self.B, self.layers[k][0].padded_inputs)
+
+
+class _Rows(NamedTuple):
+    """Rows of a flat array, and how far apart two time steps are and two samples."""
+
+    array: NDArray | Slot
+    t: int
+    r: int
+
+    def part(self, at: int) -> _Rows:
+        """Return the same rows from element `at` of each on."""
+        array = self.array
+        return self._replace(array=Slot(array.name, at) if isinstance(array, Slot) else array[at:])
 
 
 class _Loop(NamedTuple):

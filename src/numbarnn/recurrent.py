@@ -23,6 +23,7 @@ from numbarnn.checks import (
     probability,
 )
 from numbarnn.kernels import scan
+from numbarnn.kernels.between import MERGES
 from numbarnn.kernels.gemm import ALONE
 from numbarnn.kernels.sizes import EMPTY, batch_sizes, noise_sizes
 from numbarnn.kernels.threads import Program, thread_count, worthwhile_threads
@@ -53,7 +54,7 @@ class Recurrent:
     dropout : float, default=0.0
         Probability that an output of a layer but the last is set to zero in training, the rest scaled up.
     bidirectional : bool, default=False
-        Whether each layer also runs backward in time; outputs of both directions stand side by side.
+        Whether each layer also runs backward in time; both outputs stand side by side, or see `merge`.
     dtype : {"float32", "float64"}, default="float32"
         Type of parameters and results.
     random_state : int, numpy.random.Generator or None, default=None
@@ -71,6 +72,11 @@ class Recurrent:
     zoneout : float or sequence of float, default=0.0
         Probability that a unit keeps the state that it had in a time step of training [2]_; one for all
         states or one for each, as (h, c) of an LSTM. Otherwise states are mixed by it, the mean of training.
+    merge : {"concat", "sum", "mean", "product"}, default="concat"
+        What becomes of the outputs of both directions of a layer, before the next one reads them.
+    residual : bool, default=False
+        Whether each layer adds its input to its output where both are as wide, as they are from the second
+        layer on.
 
     Attributes
     ----------
@@ -80,6 +86,8 @@ class Recurrent:
         in place. `backward` overwrites the gradients.
     n_parameters : int
         Number of parameters.
+    output_size : int
+        Number of outputs of a time step: hidden_size, twice that of two directions that are not merged.
 
     Raises
     ------
@@ -96,8 +104,8 @@ class Recurrent:
 
     .. [1] Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks",
        NIPS (2016), equation 7 with one mask for all gates.
-    .. [2] Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR (2017),
-       equations 4 to 6.
+    .. [2] Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR
+       (2017), equations 4 to 6.
 
     Examples
     --------
@@ -129,6 +137,8 @@ class Recurrent:
         n_jobs: int | None = None,
         recurrent_dropout: float = 0.0,
         zoneout: float | Sequence[float] = 0.0,
+        merge: str = "concat",
+        residual: bool = False,
     ) -> None:
         self.cell = find_cell(cell)
         self.input_size = positive_int("input_size", input_size)
@@ -142,6 +152,9 @@ class Recurrent:
                 f'recurrent_dropout was {recurrent_dropout!r}; cell "{cell}" has no recurrent weights, and '
                 "expects 0"
             )
+        if merge not in MERGES:
+            raise ValueError(f"merge was {merge!r}; expected one of {', '.join(MERGES)}")
+        self.merge, self.residual = merge, boolean("residual", residual)
         if dtype is None or dtype not in DTYPES:  # NumPy would take None for float64
             raise ValueError(f"dtype was {dtype!r}; expected float32 or float64")
         if init not in INITIALIZATIONS:
@@ -158,6 +171,12 @@ class Recurrent:
             raise type(error)(
                 f"random_state was {random_state!r}; expected None, an integer or a Generator"
             ) from error
+        self.output_size = self.hidden_size * (2 if self.bidirectional and merge == "concat" else 1)
+        if self.residual and self.num_layers == 1 and self.input_size != self.output_size:
+            raise ValueError(
+                f"residual was True with one layer, whose input is {self.input_size} wide and whose output "
+                f"{self.output_size}; expected more layers, or both as wide"
+            )
         self._lock = threading.Lock()
         self._busy = False  # a call is at work; if that is so when one begins, the last one never ended
         self._make_layers()
@@ -182,7 +201,7 @@ class Recurrent:
     def _make_layers(self) -> None:
         """Make the layers and all their buffers."""
         directions, hidden = (False, True)[: 1 + self.bidirectional], self.hidden_size
-        widths = [self.input_size] + [hidden * len(directions)] * (self.num_layers - 1)
+        widths = [self.input_size] + [self.output_size] * (self.num_layers - 1)
         self._layers = [
             [Direction(self.cell, n, hidden, self.bias, self.dtype, reverse) for reverse in directions]
             for n in widths
@@ -317,7 +336,7 @@ class Recurrent:
     def __getstate__(self) -> dict[str, Any]:
         """Keep options, parameters and the random generator: buffers are made again where they are needed."""
         names = ("input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional")
-        names += ("init", "forget_bias", "n_jobs", "recurrent_dropout", "zoneout")
+        names += ("init", "forget_bias", "n_jobs", "recurrent_dropout", "zoneout", "merge", "residual")
         options = {name: getattr(self, name) for name in names}
         options |= {"cell": self.cell.name, "dtype": self.dtype.name}
         return {"options": options, "parameters": self._flat.copy(), "random": self._random}
@@ -362,7 +381,7 @@ class Recurrent:
 
         Returns
         -------
-        output : ndarray of shape (n_samples, n_timesteps, hidden_size * directions) or None
+        output : ndarray of shape (n_samples, n_timesteps, output_size) or None
             h of the last layer at each step, zero past a sequence's end.
         state : ndarray or tuple of ndarray
             Final state, that of the last valid step of each sequence; shaped as the initial one.
@@ -381,7 +400,7 @@ class Recurrent:
             lengths = np.concatenate([lengths, np.ascontiguousarray(mask.T).ravel()])  # as `scan` has it
         output = None
         if return_output:
-            output = np.empty((B, T, self.hidden_size * len(self._layers[0])), self.dtype)
+            output = np.empty((B, T, self.output_size), self.dtype)
         final = self._new_state(B)
         with self._lock:
             self._mend()
@@ -429,7 +448,7 @@ class Recurrent:
             each = sizes.J * (sizes.I * sizes.Sx + sizes.H * sizes.Sh) * len(layer)
             threads.append(worthwhile_threads(n_timesteps * n_samples * each, self.n_jobs))
         grown = self._buffers.n_grown
-        options = (training, dropout, noise, masked)
+        options = (training, dropout, noise, masked, self.merge, self.residual)
         way = Pass(self._layers, n_timesteps, n_samples, *options, threads, self._buffers)
         if grown < self._buffers.n_grown:
             self._passes.clear()  # or they would hold the smaller arrays
@@ -447,7 +466,7 @@ class Recurrent:
 
         Parameters
         ----------
-        doutput : array-like of shape (n_samples, n_timesteps, hidden_size * directions) or None
+        doutput : array-like of shape (n_samples, n_timesteps, output_size) or None
             Gradient of the output; None is zeros. Values past a sequence's end do not count.
         dstate : ndarray or tuple of ndarray, default=None
             Gradient of the final state, shaped like it; None is zeros.
@@ -482,7 +501,7 @@ class Recurrent:
                 )
             T, B = self._kept[0].T, self._kept[0].B
             if doutput is not None:
-                shape = (B, T, self.hidden_size * len(self._layers[0]))
+                shape = (B, T, self.output_size)
                 doutput = as_float("doutput", doutput, self.dtype)
                 if doutput.shape != shape:
                     raise ValueError(f"doutput had shape {doutput.shape}; expected {shape}")

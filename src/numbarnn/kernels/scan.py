@@ -101,30 +101,6 @@ def _add_row(n, a, at, b, to):
         b[to + i] += a[at + i]
 
 
-@task
-def copy_inputs(sizes: Sizes, r0: int, r1: int, lengths: Ints, inputs: Reals, z: Reals):
-    """Copy rows r0 to r1 of the inputs (B, T, I) to the input rows, with zeros past their lengths."""
-    source, target = address(inputs), address(z)  # an index of an array may be negative: slower
-    for r in range(r0, r1):
-        for t in range(sizes.T):
-            to = (t * sizes.B + r) * sizes.LZ
-            if t < lengths[r]:
-                at = (r * sizes.T + t) * sizes.I
-                for i in range(sizes.I):
-                    target[to + i] = source[at + i]
-            else:
-                for i in range(sizes.I):
-                    target[to + i] = 0
-
-
-@task
-def multiply_rows(r0: int, r1: int, n: int, mask: Reals, rows: Reals, stride: int):
-    """Multiply the first n elements of rows r0 to r1, which are `stride` apart, by those of the mask."""
-    for r in range(r0, r1):
-        for i in range(n):
-            rows[r * stride + i] *= mask[r * n + i]
-
-
 @inline
 def _input_product(sizes, j, r0, r1, s0, s1, z, w, g):
     """Set steps s0 to s1 of block j of g to [x | 1] wx, in slots that do not see the input to zero."""
@@ -293,7 +269,7 @@ def _finish_forward_of(cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs):
 
 @register_jitable(**INLINED)
 def _clear_padding(sizes, rows, a, at, stride, part, parts):
-    """Zero the units past H of `parts` parts of rows: what is made of them there, of zero weights, may be NaN.
+    """Zero the units past H of `parts` parts of rows: what zero weights make of an inf is NaN.
 
     A row is `stride` elements, a part of it `part`, and unit u stands at place u of it.
     """
@@ -369,7 +345,7 @@ def _cell_backward(cell, sizes, r0, r1, t, lengths, w, x, g, c, d, e, n):
 
 
 def _back(cell, kept, states, new_states, dstates, d, dm_at, units):
-    """Give (dgates, dstates, dunits); of a step with two products d[dm_at] is the middle vector's gradient."""
+    """Give (dgates, dstates, dunits); of a first half d[dm_at] is the middle vector's gradient."""
     raise NotImplementedError
 
 
