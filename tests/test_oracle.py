@@ -49,7 +49,7 @@ def test_gradients_are_finite_differences(cell, layers, bidirectional, with_leng
                                    err_msg=name)
 
 
-@pytest.mark.parametrize("cell", oracle.CELLS)
+@pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "lstm", "gru"])
 def test_oracle_is_pytorch(cell, torch_cases):
     for case in torch_cases(cell):
         output, state, tape = oracle.forward(cell, case.parameters, case.x, case.state, case.lengths)
@@ -75,3 +75,19 @@ def test_past_the_end_nothing_is_read_and_nothing_moves():
     assert all(np.isfinite(value).all() for value in gradients.values())
     np.testing.assert_array_equal(final[0], output[np.arange(3), lengths - 1, :3])
     np.testing.assert_array_equal(final[1], output[:, 0, 3:])
+
+
+def test_layers_without_weights_of_the_state_and_with_parameters_of_units():
+    assert list(oracle.shapes("mingru", 3, 2)) == ["weight_ih_l0", "bias_ih_l0"]
+    assert oracle.shapes("indrnn", 3, 2, bias=False) == {"weight_ih_l0": (2, 3), "weight_hh_l0": (2,)}
+    article = oracle.shapes("article_lstm", 3, 2, bidirectional=True)
+    assert article["weight_ih_l0_reverse"] == (8, 3)
+    assert article["weight_hh_l0_reverse"] == (10, 2)
+    assert article["alpha_l0"] == article["beta_l0_reverse"] == (1,)
+
+
+def test_minlstm_is_the_published_equation():
+    """The oracle has the form in logarithms; where nothing is small it is f / (f + i)."""
+    i, f = np.random.default_rng(0).standard_normal((2, 50))
+    published = oracle.sigmoid(f) / (oracle.sigmoid(f) + oracle.sigmoid(i))
+    np.testing.assert_allclose(oracle._share(i, f), published, rtol=1e-13)

@@ -89,6 +89,25 @@ def as_input(x: ArrayLike, input_size: int, dtype: np.dtype) -> NDArray:
     return x
 
 
+def probability(name: str, value: Any) -> float:
+    """Take a probability below 1."""
+    if not 0 <= number(name, value) < 1:
+        raise ValueError(f"{name} was {value!r}; expected a probability from 0 up to, not including, 1")
+    return float(value)
+
+
+def check_mask(mask: ArrayLike | None, n_samples: int, n_timesteps: int) -> NDArray | None:
+    """Take which steps of each sample count, (n_samples, n_timesteps) of bool; None is all of them."""
+    if mask is None:
+        return None
+    mask = _as_array("mask", mask)
+    if mask.dtype.kind != "b":
+        raise TypeError(f"mask had dtype {mask.dtype}; expected bool, True for the steps that count")
+    if mask.shape != (n_samples, n_timesteps):
+        raise ValueError(f"mask had shape {mask.shape}; expected {(n_samples, n_timesteps)}")
+    return mask
+
+
 def check_lengths(lengths: ArrayLike | None, n_samples: int, n_timesteps: int) -> NDArray:
     """Take the number of valid steps of each sample, as int64; None is all of them."""
     if lengths is None:

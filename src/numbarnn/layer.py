@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numbarnn.cells import Cell
-from numbarnn.kernels import pack, scan
+from numbarnn.cells.base import Noisy
+from numbarnn.kernels import between, pack, scan
 from numbarnn.kernels.gemm import panel_depth, panel_vectors
 from numbarnn.kernels.sizes import (
-    LINE_BYTES,
+    EMPTY,
     Sizes,
     aligned_zeros,
     batch_sizes,
     layer_sizes,
+    noise_sizes,
     weight_gradient_blocks,
 )
 from numbarnn.kernels.threads import Program, Slot, ranges
@@ -73,12 +74,15 @@ class Direction:
 
     Attributes
     ----------
+    shapes : dict of str to tuple of int
+        Of the parameters: weight_ih, weight_hh, bias_ih, bias_hh (as far as there are such), then those of
+        single units.
     parameters, gradients : ndarray of shape (n_parameters,)
-        weight_ih, weight_hh, bias_ih and bias_hh, one behind the other; given by `Recurrent.bind`.
+        All of them, one behind the other; given by `Recurrent.bind`.
     sizes : Sizes
         Those of the layer, without a batch.
-    wx, wh, wht, wxt, dwx, dwh : ndarray
-        Packed weights and their gradients, as in `numbarnn.kernels.scan`.
+    packed, packed_gradients, wxt : ndarray
+        Packed weights, their gradients and the last of the weights, as in `numbarnn.kernels.scan`.
     padded, padded_inputs : int
         hidden_size and n_inputs up to whole blocks and whole registers.
     """
@@ -101,30 +105,50 @@ class Direction:
 
     def _lay_out_weights(self, dtype: np.dtype) -> None:
         """Make room for the packed weights and their gradients, and the plans that fill it."""
-        sizes, x_gates, h_gates = self.sizes, self.cell.x_gates, self.cell.h_gates
-        H, U, J, inputs, rows = sizes.H, sizes.U, sizes.J, sizes.I, len(self.cell.gates) * sizes.H
+        sizes, cell = self.sizes, self.cell
+        H, U, J, inputs = sizes.H, sizes.U, sizes.J, sizes.I
         depth_x, depth_h = inputs + 1, self.padded + 1
         self.joined = sizes.D > depth_h  # wx is part of wh
-        parts = (0 if self.joined else J * depth_x * sizes.Sx, J * sizes.D * sizes.Sh,
-                 self.padded * J * sizes.Sh, self.padded_inputs * J * sizes.Sx)
-        line = LINE_BYTES // dtype.itemsize
-        ends = np.cumsum([0, *(-(-part // line) * line for part in parts)])
-        packed, gradients = aligned_zeros(ends[4], dtype), aligned_zeros(ends[2], dtype)
-        self.packed, self.packed_gradients = packed, gradients
-        self.wx, self.wh, self.wht, self.wxt = (packed[a:b] for a, b in pairwise(ends))
-        self.dwx, self.dwh = gradients[: ends[1]], gradients[ends[1] :]
-        weight_hh = rows * inputs
-        biases = weight_hh + rows * H
-        bias_ih, bias_hh = (biases, biases + rows) if self.bias else (None, None)
-        to_x = (depth_h * sizes.Sh, sizes.D) if self.joined else (0, depth_x)
-        forward = pack.weight_plan(x_gates, H, U, inputs, depth_x, 0, bias_ih, *to_x)
-        forward += pack.weight_plan(h_gates, H, U, H, depth_h, weight_hh, bias_hh, ends[1], sizes.D)
-        backward = pack.transposed_plan(h_gates, H, U, J, H, sizes.P, weight_hh, ends[2])
-        to_inputs = pack.transposed_plan(x_gates, H, U, J, inputs, self.input_panel, 0, ends[3])
+        self.shapes = self._parameter_shapes()
+        ends = np.cumsum([0, *(math.prod(shape) for shape in self.shapes.values())]).tolist()
+        at = dict(zip(self.shapes, ends[:-1], strict=True))
+        self.n_parameters = ends[-1]
+        self.packed = aligned_zeros(sizes.wxt + self.padded_inputs * J * sizes.Sx, dtype)
+        self.packed_gradients = aligned_zeros(sizes.wht, dtype)
+        self.wxt = self.packed[sizes.wxt :]
+        weight_hh, bias_ih, bias_hh = at.get("weight_hh", 0), at.get("bias_ih"), at.get("bias_hh")
+        to_x = (sizes.wh + depth_h * sizes.Sh, sizes.D) if self.joined else (0, depth_x)
+        forward = pack.weight_plan(cell.x_gates, H, U, inputs, depth_x, at["weight_ih"], bias_ih, *to_x)
+        forward += pack.weight_plan(
+            cell.h_gates, H, U, H, depth_h, weight_hh, bias_hh, sizes.wh, sizes.D
+        )
+        forward += pack.weight_plan(cell.m_gates, H, U, H, depth_h, weight_hh, bias_hh, sizes.wm)
+        places = [(at[name], sizes.u + k * self.padded) for k, name in enumerate(cell.units)]
+        vectors, scalars = places[: len(cell.vectors)], places[len(cell.vectors) :]
+        weights = forward + [pack.line(*place, H) for place in vectors]
+        forward = weights + [pack.line(*place, H, repeat=True) for place in scalars]
+        backward = pack.transposed_plan(cell.h_gates, H, U, J, H, sizes.P, weight_hh, sizes.wht)
+        backward += pack.transposed_plan(cell.m_gates, H, U, J, H, sizes.P, weight_hh, sizes.wmt)
+        to_inputs = pack.transposed_plan(
+            cell.x_gates, H, U, J, inputs, self.input_panel, at["weight_ih"], sizes.wxt
+        )
         self.plan = np.array(forward + backward, np.int64)
         self.forward_plan = self.plan[: len(forward)]
         self.input_plan = np.array(to_inputs, np.int64)
-        self.gradient_plan = pack.reversed_plan(self.forward_plan)
+        back = weights + [pack.line(*place, 1) for place in scalars]
+        self.gradient_plan = pack.reversed_plan(np.array(back, np.int64))
+
+    def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        cell, sizes = self.cell, self.sizes
+        x_rows, h_rows = len(cell.x_rows) * sizes.H, len(cell.h_rows) * sizes.H
+        shapes = {"weight_ih": (x_rows, sizes.I)}
+        if h_rows:
+            shapes["weight_hh"] = (h_rows, sizes.H)
+        if self.bias:
+            shapes["bias_ih"] = (x_rows,)
+            if h_rows:
+                shapes["bias_hh"] = (h_rows,)
+        return shapes | dict.fromkeys(cell.vectors, (sizes.H,)) | dict.fromkeys(cell.scalars, (1,))
 
     def pack(self, training: bool, threads: int) -> list[tuple]:
         """List the tasks that pack the parameters, for the way back as well if `training`."""
@@ -160,6 +184,14 @@ class Pass:
         Whether all time steps are kept for the way back.
     dropout : bool
         Whether the outputs of all layers but the last are multiplied by `masks`.
+    noise : tuple of bool
+        Whether there are recurrent dropout and zoneout.
+    masked : bool
+        Whether a mask of steps stands behind the lengths.
+    merge : {"concat", "sum", "mean", "product"}
+        What becomes of the outputs of two directions.
+    residual : bool
+        Whether layers add their input to their output, where both are as wide.
     threads : list of int
         How many threads work on each layer.
     buffers : Buffers
@@ -175,15 +207,24 @@ class Pass:
         Likewise the gradient of the final states, and after the way back that of the initial ones.
     masks : list of ndarray of shape (n_timesteps * n_samples, n_inputs)
         Factors of the inputs of each layer but the first.
+    state_masks : list of ndarray of shape (n_samples, hidden_size)
+        With recurrent dropout, of each direction of each layer the factors of h.
+    zones : list of ndarray of shape (n_timesteps, n_samples, n_states, hidden_size)
+        With zoneout, likewise the part of the old states in the new; one step stands for all if not training.
     """
 
     def __init__(
         self, layers: list[list[Direction]], n_timesteps: int, n_samples: int, training: bool, dropout: bool,
-        threads: list[int], buffers: Buffers,
+        noise: tuple[bool, bool], masked: bool, merge: str, residual: bool, threads: list[int],
+        buffers: Buffers,
     ) -> None:
         self.layers, self.T, self.B = layers, n_timesteps, n_samples
+        self._merge = between.MERGES.index(merge) if len(layers[0]) > 1 else 0
+        self._residual = residual
         self._threads, self._buffers, self._dtype = threads, buffers, layers[0][0].dtype
         self.initial, self.final, self.dstates, self.masks = [], [], [], []
+        self.state_masks, self.zones, self._seen = [], [], []
+        self._noise, self._masked = noise, masked
         self._whole_initial: list[NDArray] = []
         self._whole_dstates: list[NDArray] = []
         self._loops = [
@@ -199,20 +240,55 @@ class Pass:
 
     def _make_loop(self, name: str, direction: Direction, training: bool) -> _Loop:
         """Make room for the time loop of a direction, and views of its states."""
-        sizes = batch_sizes(direction.sizes, self.T, self.B, training)
-        get, B, slots, padded = self._buffers.get, self.B, sizes.x_slots, direction.padded
-        x, c = get("x" + name, slots, B, sizes.LX), get("c" + name, slots, B, sizes.E, padded)
-        g = get("g" + name, sizes.J, sizes.g_slots, B, sizes.S)
-        d, e = get("d" + name, B, padded), get("e" + name, B, sizes.E, padded)
-        h, further = x.reshape(slots, B, sizes.LX), c.reshape(slots, B, sizes.E, padded)
-        h[:, :, padded] = 1  # nothing ever overwrites these
+        sizes = batch_sizes(direction.sizes, self.T, self.B, training, self._masked)
+        sizes, n_noise = noise_sizes(sizes, *self._noise)
+        B, slots, padded = self.B, sizes.x_slots, direction.padded
+        # each with what only some cells have behind it, see `numbarnn.kernels.scan`
+        x, h, m = self._get("x" + name, (slots, B, sizes.LX), (sizes.g_slots, B, sizes.LM))
+        g, _, _ = self._get(
+            "g" + name, (sizes.J, sizes.g_slots, B, sizes.S), (sizes.J, sizes.g_slots, B, sizes.Sm)
+        )
+        c, further, _ = self._get("c" + name, (slots, B, sizes.E, padded))
+        d, dh, _ = self._get("d" + name, (B, padded), (min(1, sizes.Sm), B, padded))
+        e, dfurther, _ = self._get("e" + name, (B, sizes.E, padded), (B, sizes.K, padded))
+        for rows in (h, m):
+            rows[:, :, padded : padded + 1] = 1  # nothing ever overwrites these
+        cell, n = direction.cell, EMPTY[self._dtype]
         first, last = self.T * sizes.reverse % slots, self.T * (1 - sizes.reverse) % slots
+        if n_noise:
+            cell, n = cell.noisy(*self._noise), self._buffers.get("n" + name, n_noise)
+            h = self._noise_views(sizes, n, h, first)
         for views, slot in ((self.initial, first), (self.final, last)):
             views.append(_states(h[slot], further[slot], sizes.H))
-        self.dstates.append(_states(d.reshape(B, padded), e.reshape(B, sizes.E, padded), sizes.H))
+        self.dstates.append(_states(dh, dfurther, sizes.H))
         self._whole_initial += h[first, :, :padded], further[first]
         self._whole_dstates += d, e
-        return _Loop(direction, sizes, x, c, g, d, e)
+        return _Loop(direction, cell, sizes, x, c, g, d, e, n)
+
+    def _noise_views(self, sizes: Sizes, n: NDArray, rows: NDArray, first: int) -> NDArray:
+        """Note the parts of `n` that are to be filled; return where h stands, (slots, n_samples, padded)."""
+        drops, zones = self._noise
+        B, padded = self.B, sizes.J * sizes.U
+        if zones:
+            n[sizes.zm : sizes.ds] = 0  # of the units past the last as well
+            mixed = n[sizes.zm : sizes.ds].reshape(sizes.g_slots, B, 1 + sizes.E, padded)
+            self.zones.append(mixed[..., : sizes.H])
+        if not drops:
+            return rows
+        mask = n[sizes.rm : sizes.dd].reshape(B, padded)
+        mask[...] = 0
+        h = n[: sizes.rm].reshape(-1, B, padded)
+        self.state_masks.append(mask[:, : sizes.H])
+        self._seen.append((rows[first, :, :padded], h[first], mask))
+        return h
+
+    def _get(
+        self, name: str, shape: tuple[int, ...], behind: tuple[int, ...] = (0,)
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """Return a flat array, a view of its first part and one of what stands behind."""
+        size = math.prod(shape)
+        array = self._buffers.get(name, size + math.prod(behind))
+        return array, array[:size].reshape(shape), array[size:].reshape(behind)
 
     def _make_inputs(self, k: int, sizes: Sizes) -> NDArray:
         """Make room for the rows [x | 1] that layer k reads, the ones in their place."""
@@ -221,41 +297,65 @@ class Pass:
         return z
 
     def _forward_program(self, training: bool) -> Program:
-        lengths, top = Slot("lengths"), len(self.layers) - 1
+        lengths = Slot("lengths")
         first = self._loops[0][0].sizes
         rows = ranges(self.B, self._threads[0], 2)
-        start = [(scan.copy_inputs, first, *r, lengths, Slot("x"), self._inputs[0]) for r in rows]
+        start = [(between.copy_inputs, first, *r, lengths, Slot("x"), self._inputs[0]) for r in rows]
         phases = [start]
         for k, (loops, z, threads) in enumerate(zip(self._loops, self._inputs, self._threads, strict=True)):
-            width = first.H * len(loops)
-            if k == top:
-                out, out_t, out_r = None, width, self.T * width
-            else:
-                out, out_r = self._inputs[k + 1], self._loops[k + 1][0].sizes.LZ
-                out_t = self.B * out_r
-            scans = []
-            for i, (direction, sizes, x, c, g, _, _) in enumerate(loops):
+            output, scans, shares = self._output(k), [], ranges(self.B, threads, 2)
+            for i, (direction, cell, sizes, x, c, g, _, _, n) in enumerate(loops):
                 start += direction.pack(training, threads)
-                to = Slot("out", i * sizes.H) if out is None else out[i * sizes.H :]
-                arguments = (z, direction.wx, direction.wh, x, g, c, to, out_t, out_r)
-                scans += [
-                    (scan.scan_forward, direction.cell, sizes, *r, lengths, *arguments)
-                    for r in ranges(self.B, threads, 2)
-                ]
+                to = self._own_output(k, i) if self._merge else output.part(i * sizes.H)
+                arguments = (z, direction.packed, x, g, c, n, *to)
+                scans += [(scan.scan_forward, cell, sizes, *r, lengths, *arguments) for r in shares]
             phases.append(scans)
-            if self.masks and k < top:
-                phases.append(self._mask(k, out, out_r))
+            sizes = loops[0].sizes
+            if self._merge:
+                own = [self._own_output(k, i).array for i in (0, 1)]
+                phases.append([(between.merge_rows, sizes, *r, self._merge, *own, *output) for r in shares])
+            if self._adds(k):
+                through = (self._width, lengths, z, self.B * sizes.LZ, sizes.LZ, *output)
+                phases.append([(between.add_rows, sizes, *r, *through) for r in shares])
+            if self.masks and k < len(self.layers) - 1:
+                phases.append(self._mask(k, output.array, output.r))
         return Program(self._dtype, max(self._threads), phases)
+
+    @property
+    def _width(self) -> int:
+        """Number of outputs of a layer in a step."""
+        return self._loops[0][0].sizes.H * (1 if self._merge else len(self.layers[0]))
+
+    def _output(self, k: int) -> _Rows:
+        """Where the output of layer k goes: to the caller, or to the inputs of the next layer."""
+        if k == len(self.layers) - 1:
+            return _Rows(Slot("out"), self._width, self.T * self._width)
+        stride = self._loops[k + 1][0].sizes.LZ
+        return _Rows(self._inputs[k + 1], self.B * stride, stride)
+
+    def _own_output(self, k: int, i: int, what: str = "o") -> _Rows:
+        """Where the output of one of two directions of layer k is kept that are merged, or its gradient."""
+        H = self._loops[k][i].sizes.H
+        return _Rows(self._buffers.get(f"{what}{k}.{i}", self.T, self.B, H), self.B * H, H)
+
+    def _adds(self, k: int) -> bool:
+        """Whether layer k adds its input to its output."""
+        return self._residual and self._loops[k][0].sizes.I == self._width
 
     def _mask(self, k: int, rows: NDArray, stride: int) -> list[tuple]:
         """List the tasks that multiply rows of outputs of layer k, or of their gradient, by the mask."""
         mask = self.masks[k]
         pieces = ranges(self.T * self.B, self._threads[k])
-        return [(scan.multiply_rows, *piece, mask.shape[1], mask, rows, stride) for piece in pieces]
+        return [(between.multiply_rows, *piece, mask.shape[1], mask, rows, stride) for piece in pieces]
 
     def start(self, state: Sequence[NDArray] | None) -> None:
-        """Set the initial states, each (layers * directions, n_samples, hidden_size); None is zeros."""
+        """Set the initial states, each (layers * directions, n_samples, hidden_size); None is zeros.
+
+        With recurrent dropout `state_masks` must have been filled.
+        """
         _fill(self._whole_initial, self.initial, state)
+        for rows, h, mask in self._seen:
+            np.multiply(h, mask, out=rows)
 
     def start_back(self, dstate: Sequence[NDArray] | None) -> None:
         """Set the gradient of the final states likewise."""
@@ -268,69 +368,101 @@ class Pass:
         return self._backward[input_gradient]
 
     def _backward_program(self, input_gradient: bool) -> Program:
-        phases, top = [], len(self.layers) - 1
-        dout, dout_r = None, self._loops[0][0].sizes.H * len(self.layers[0]) * self.T
-        dout_t = dout_r // self.T
-        for k in range(top, -1, -1):
+        phases, lengths = [], Slot("lengths")
+        gradient = _Rows(Slot("dout"), self._width, self.T * self._width)
+        for k in range(len(self.layers) - 1, -1, -1):
             loops, z, threads = self._loops[k], self._inputs[k], self._threads[k]
             rows = ranges(self.B, threads, 2)
-            if self.masks and k < top:
-                phases.append(self._mask(k, dout, dout_r))
+            if self.masks and k < len(self.layers) - 1:
+                phases.append(self._mask(k, gradient.array, gradient.r))
             scans, weights, after = [], [], []
-            for i, (direction, sizes, x, c, g, d, e) in enumerate(loops):
-                come = Slot("dout", i * sizes.H) if dout is None else dout[i * sizes.H :]
-                arguments = (come, dout_t, dout_r, direction.wht, x, g, c, d, e)
-                scans += [
-                    (scan.scan_backward, direction.cell, sizes, *r, Slot("lengths"), *arguments) for r in rows
-                ]
+            if self._merge:
+                own = [self._own_output(k, i, what).array for what in ("o", "do") for i in (0, 1)]
+                split = (self._merge, lengths, *gradient, *own)
+                phases.append([(between.split_rows, loops[0].sizes, *r, *split) for r in rows])
+            for i, (direction, cell, sizes, x, c, g, d, e, n) in enumerate(loops):
+                come = self._own_output(k, i, "do") if self._merge else gradient.part(i * sizes.H)
+                arguments = (*come, direction.packed, x, g, c, d, e, n)
+                scans += [(scan.scan_backward, cell, sizes, *r, lengths, *arguments) for r in rows]
                 weights += loops[i].weight_gradient(z, threads)
                 after += direction.unpack(threads)
             phases += scans, weights, after
             if k > 0 or input_gradient:
-                dz = self.input_gradient_rows(k)
-                for i, (direction, sizes, _, _, g, _, _) in enumerate(loops):
-                    weights += direction.pack_inputs_transposed(threads)
-                    panels = direction.padded_inputs, direction.input_panel, direction.input_group
-                    tasks = [
-                        (scan.input_gradient, sizes, *r, i, direction.wxt, g, dz, *panels) for r in rows
-                    ]
-                    if i == 0:
-                        after += tasks
-                    else:
-                        phases.append(tasks)  # adds to what the other direction wrote
-                dout, dout_r = dz, loops[0].direction.padded_inputs
-                dout_t = self.B * dout_r
+                dz = self._input_gradient(k, rows, weights, after, phases)
+                if self._adds(k):
+                    through = (self._width, lengths, *gradient, *dz)
+                    phases.append([(between.add_rows, loops[0].sizes, *r, *through) for r in rows])
+                gradient = dz
         return Program(self._dtype, max(self._threads), phases)
+
+    def _input_gradient(
+        self, k: int, rows: list[tuple], weights: list[tuple], after: list[tuple], phases: list[list[tuple]]
+    ) -> _Rows:
+        """Add the tasks that fill the gradient of what layer k reads; return where it is."""
+        dz = self.input_gradient_rows(k)
+        for i, (direction, _, sizes, _, _, g, _, _, _) in enumerate(self._loops[k]):
+            weights += direction.pack_inputs_transposed(self._threads[k])
+            panels = direction.padded_inputs, direction.input_panel, direction.input_group
+            tasks = [(scan.input_gradient, sizes, *r, i, direction.wxt, g, dz, *panels) for r in rows]
+            if i == 0:
+                after += tasks
+            else:
+                phases.append(tasks)  # adds to what the other direction wrote
+        return _Rows(dz, self.B * self.layers[k][0].padded_inputs, self.layers[k][0].padded_inputs)
 
     def input_gradient_rows(self, k: int = 0) -> NDArray:
         """Return the gradient of what layer k reads, (n_timesteps, n_samples, padded_inputs), flat."""
         return self._buffers.get(f"dz{k}", self.T, self.B, self.layers[k][0].padded_inputs)
 
 
+class _Rows(NamedTuple):
+    """Rows of a flat array, and how far apart two time steps are and two samples."""
+
+    array: NDArray | Slot
+    t: int
+    r: int
+
+    def part(self, at: int) -> _Rows:
+        """Return the same rows from element `at` of each on."""
+        array = self.array
+        return self._replace(array=Slot(array.name, at) if isinstance(array, Slot) else array[at:])
+
+
 class _Loop(NamedTuple):
     """The time loop of a direction; `numbarnn.kernels.scan` has the shapes of the arrays."""
 
     direction: Direction
+    cell: Cell | Noisy
     sizes: Sizes
     x: NDArray
     c: NDArray
     g: NDArray
     d: NDArray
     e: NDArray
+    n: NDArray
 
     def weight_gradient(self, z: NDArray, threads: int) -> list[tuple]:
         """List the tasks that fill dwh and dwx, from the input rows `z`."""
         direction, sizes = self.direction, self.sizes
-        before = sizes.reverse * sizes.B * sizes.LX
-        products = [(self.x, before, sizes.LX, sizes.D, 0, sizes.Sh, direction.dwh)]
+        B, S, padded, dw = sizes.B, sizes.S, direction.padded, direction.packed_gradients
+        before, middle = sizes.reverse * B * sizes.LX, sizes.x_slots * B * sizes.LX
+        second = sizes.J * sizes.T * B * S
+        products = [(self.x, before, sizes.LX, sizes.D, 0, S, sizes.Sh, dw[sizes.wh : sizes.wm])]
         if not direction.joined:
-            columns = sizes.S - sizes.Sx, sizes.Sx
-            products.append((z, 0, sizes.LZ, sizes.I + 1, *columns, direction.dwx))
+            depth = sizes.I + 1
+            products.append((z, 0, sizes.LZ, depth, S - sizes.Sx, S, sizes.Sx, dw[: sizes.wh]))
+        products.append(
+            (self.x, middle, sizes.LM, padded + 1, second, sizes.Sm, sizes.Sm, dw[sizes.wm : sizes.u])
+        )
         tasks = []
-        for a, a_at, stride, depth, first, columns, dw in products:
-            for block in weight_gradient_blocks(sizes, depth, columns, z.itemsize, threads):
-                arguments = (a, a_at, stride, depth, self.g, first, columns, dw)
-                tasks.append((scan.weight_gradient, sizes, *block, *arguments))
+        for a, a_at, stride, depth, g_at, g_stride, columns, part in products:
+            if columns:
+                for block in weight_gradient_blocks(sizes, depth, columns, z.itemsize, threads):
+                    arguments = (a, a_at, stride, depth, self.g, g_at, g_stride, columns, part)
+                    tasks.append((scan.weight_gradient, sizes, *block, *arguments))
+        if sizes.K:
+            n_scalars = len(direction.cell.scalars)
+            tasks.append((scan.unit_gradient, sizes, n_scalars, self.e, dw[sizes.u : sizes.wht]))
         return tasks
 
 

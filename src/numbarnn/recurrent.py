@@ -12,10 +12,20 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from numbarnn.cells import find_cell
-from numbarnn.checks import as_float, as_input, boolean, check_lengths, number, positive_int
+from numbarnn.checks import (
+    as_float,
+    as_input,
+    boolean,
+    check_lengths,
+    check_mask,
+    number,
+    positive_int,
+    probability,
+)
 from numbarnn.kernels import scan
+from numbarnn.kernels.between import MERGES
 from numbarnn.kernels.gemm import ALONE
-from numbarnn.kernels.sizes import EMPTY, batch_sizes
+from numbarnn.kernels.sizes import EMPTY, batch_sizes, noise_sizes
 from numbarnn.kernels.threads import Program, thread_count, worthwhile_threads
 from numbarnn.layer import Buffers, Direction, Pass
 from numbarnn.limits import check_count
@@ -46,7 +56,7 @@ class Recurrent:
     dropout : float, default=0.0
         Probability that an output of a layer but the last is set to zero in training, the rest scaled up.
     bidirectional : bool, default=False
-        Whether each layer also runs backward in time; outputs of both directions stand side by side.
+        Whether each layer also runs backward in time; both outputs stand side by side, or see `merge`.
     dtype : {"float32", "float64"}, default="float32"
         Type of parameters and results.
     random_state : int, numpy.random.Generator or None, default=None
@@ -58,6 +68,17 @@ class Recurrent:
         Initial bias of the forget gate, where the cell has one; None leaves it to `init`.
     n_jobs : int or None, default=None
         Number of threads; None is all cores. Results are the same bits for every number.
+    recurrent_dropout : float, default=0.0
+        Probability that a unit of h is zero, for a whole sequence, in what the recurrent weights see of it in
+        training, the others scaled up [1]_.
+    zoneout : float or sequence of float, default=0.0
+        Probability that a unit keeps the state that it had in a time step of training [2]_; one for all
+        states or one for each, as (h, c) of an LSTM. Otherwise states are mixed by it, the mean of training.
+    merge : {"concat", "sum", "mean", "product"}, default="concat"
+        What becomes of the outputs of both directions of a layer, before the next one reads them.
+    residual : bool, default=False
+        Whether each layer adds its input to its output where both are as wide, as they are from the second
+        layer on.
 
     Attributes
     ----------
@@ -67,6 +88,8 @@ class Recurrent:
         in place. `backward` overwrites the gradients.
     n_parameters : int
         Number of parameters.
+    output_size : int
+        Number of outputs of a time step: hidden_size, twice that of two directions that are not merged.
 
     Raises
     ------
@@ -80,6 +103,11 @@ class Recurrent:
     References
     ----------
     Equations, parameter names and gate order: documentation of torch.nn.LSTM, torch.nn.GRU and torch.nn.RNN.
+
+    .. [1] Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks",
+       NIPS (2016), equation 7 with one mask for all gates.
+    .. [2] Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR
+       (2017), equations 4 to 6.
 
     Examples
     --------
@@ -109,20 +137,32 @@ class Recurrent:
         init: str = "uniform",
         forget_bias: float | None = None,
         n_jobs: int | None = None,
+        recurrent_dropout: float = 0.0,
+        zoneout: float | Sequence[float] = 0.0,
+        merge: str = "concat",
+        residual: bool = False,
     ) -> None:
         self.cell = find_cell(cell)
         self.input_size = positive_int("input_size", input_size)
         self.hidden_size = positive_int("hidden_size", hidden_size)
         self.num_layers = positive_int("num_layers", num_layers)
-        if not 0 <= number("dropout", dropout) < 1:
-            expected = "a probability from 0 up to, not including, 1"
-            raise ValueError(f"dropout was {dropout!r}; expected {expected}")
+        self.dropout = probability("dropout", dropout)
+        self.recurrent_dropout = probability("recurrent_dropout", recurrent_dropout)
+        self.zoneout = self._check_zoneout(zoneout)
+        if self.recurrent_dropout and not self.cell.h_rows:
+            raise ValueError(
+                f'recurrent_dropout was {recurrent_dropout!r}; cell "{cell}" has no recurrent weights, and '
+                "expects 0"
+            )
+        if merge not in MERGES:
+            raise ValueError(f"merge was {merge!r}; expected one of {', '.join(MERGES)}")
+        self.merge, self.residual = merge, boolean("residual", residual)
         if dtype is None or dtype not in DTYPES:  # NumPy would take None for float64
             raise ValueError(f"dtype was {dtype!r}; expected float32 or float64")
         if init not in INITIALIZATIONS:
             raise ValueError(f"init was {init!r}; expected one of {', '.join(INITIALIZATIONS)}")
         self.bias, self.bidirectional = boolean("bias", bias), boolean("bidirectional", bidirectional)
-        self.dropout, self.dtype = float(dropout), np.dtype(dtype)
+        self.dtype = np.dtype(dtype)
         self.n_jobs = n_jobs
         self.init = init
         self.forget_bias = None if forget_bias is None else number("forget_bias", forget_bias)
@@ -133,6 +173,12 @@ class Recurrent:
             raise type(error)(
                 f"random_state was {random_state!r}; expected None, an integer or a Generator"
             ) from error
+        self.output_size = self.hidden_size * (2 if self.bidirectional and merge == "concat" else 1)
+        if self.residual and self.num_layers == 1 and self.input_size != self.output_size:
+            raise ValueError(
+                f"residual was True with one layer, whose input is {self.input_size} wide and whose output "
+                f"{self.output_size}; expected more layers, or both as wide"
+            )
         self._lock = threading.Lock()
         self._busy = False  # a call is at work; if that is so when one begins, the last one never ended
         self._make_layers()
@@ -147,11 +193,19 @@ class Recurrent:
                 stacklevel=2,
             )
 
+    def _check_zoneout(self, zoneout: float | Sequence[float]) -> tuple[float, ...]:
+        """Return a probability for each state."""
+        names = self.cell.states
+        values = (zoneout,) * len(names) if np.ndim(zoneout) == 0 else tuple(zoneout)
+        if len(values) != len(names):
+            raise ValueError(f"zoneout was {zoneout!r}; expected a number, or one for each of {names}")
+        return tuple(probability("zoneout", value) for value in values)
+
     def _make_layers(self) -> None:
         """Make the layers and all their buffers."""
         check_count(self.num_layers)
         directions, hidden = (False, True)[: 1 + self.bidirectional], self.hidden_size
-        widths = [self.input_size] + [hidden * len(directions)] * (self.num_layers - 1)
+        widths = [self.input_size] + [self.output_size] * (self.num_layers - 1)
         self._layers = [
             [Direction(self.cell, n, hidden, self.bias, self.dtype, reverse) for reverse in directions]
             for n in widths
@@ -171,14 +225,11 @@ class Recurrent:
     # ---- parameters
 
     def _parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        rows, shapes = len(self.cell.gates) * self.hidden_size, {}
+        shapes = {}
         for k, layer in enumerate(self._layers):
             for direction in layer:
-                suffix = f"l{k}_reverse" if direction.sizes.reverse else f"l{k}"
-                shapes[f"weight_ih_{suffix}"] = (rows, direction.sizes.I)
-                shapes[f"weight_hh_{suffix}"] = (rows, self.hidden_size)
-                if self.bias:
-                    shapes[f"bias_ih_{suffix}"] = shapes[f"bias_hh_{suffix}"] = (rows,)
+                suffix = f"_l{k}_reverse" if direction.sizes.reverse else f"_l{k}"
+                shapes |= {name + suffix: shape for name, shape in direction.shapes.items()}
         return shapes
 
     def bind(self, parameters: NDArray, gradients: NDArray) -> None:
@@ -201,7 +252,7 @@ class Recurrent:
         old = getattr(self, "_flat", None)
         if old is not None:
             parameters[:] = old
-        gradients[:] = 0  # rows of gates that a cell has no use for are never written
+        gradients[:] = 0
         self._flat, self._flat_gradients = parameters, gradients
         self._parameters, self._gradients = {}, {}
         for views, vector in ((self._parameters, parameters), (self._gradients, gradients)):
@@ -212,8 +263,7 @@ class Recurrent:
                 at += size
         at = 0
         for direction in (direction for layer in self._layers for direction in layer):
-            sizes = direction.sizes
-            size = len(self.cell.gates) * sizes.H * (sizes.I + sizes.H + 2 * self.bias)
+            size = direction.n_parameters
             direction.parameters, direction.gradients = parameters[at : at + size], gradients[at : at + size]
             at += size
         self._stepper = self._kept = None
@@ -270,10 +320,10 @@ class Recurrent:
         self._stepper = None
 
     def _initialize(self) -> None:
-        hidden, gates = self.hidden_size, self.cell.gates
+        cell, hidden = self.cell, self.hidden_size
         bound = 1 / np.sqrt(hidden)
         for name, array in self._parameters.items():
-            if self.init == "uniform":
+            if self.init == "uniform" or name.rpartition("_l")[0] in cell.units:
                 array[...] = self._random.uniform(-bound, bound, array.shape)
             elif name.startswith("weight_ih"):
                 limit = np.sqrt(6 / sum(array.shape))
@@ -281,14 +331,16 @@ class Recurrent:
             elif name.startswith("weight_hh"):
                 q, r = np.linalg.qr(self._random.standard_normal(array.shape))
                 array[...] = q * np.sign(np.diag(r))
-            if self.forget_bias is not None and self.cell.forget_gate is not None and name.startswith("bias"):
-                at = gates.index(self.cell.forget_gate) * hidden
-                array[at : at + hidden] = self.forget_bias if name.startswith("bias_ih") else 0
+            if self.forget_bias is not None and cell.forget_gate is not None and name.startswith("bias"):
+                rows, value = (cell.x_rows, self.forget_bias) if "_ih" in name else (cell.h_rows, 0)
+                if cell.forget_gate in rows:
+                    at = rows.index(cell.forget_gate) * hidden
+                    array[at : at + hidden] = value
 
     def __getstate__(self) -> dict[str, Any]:
         """Keep options, parameters and the random generator: buffers are made again where they are needed."""
         names = ("input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional")
-        names += ("init", "forget_bias", "n_jobs")
+        names += ("init", "forget_bias", "n_jobs", "recurrent_dropout", "zoneout", "merge", "residual")
         options = {name: getattr(self, name) for name in names}
         options |= {"cell": self.cell.name, "dtype": self.dtype.name}
         return {"options": options, "parameters": self._flat.copy(), "random": self._random}
@@ -375,6 +427,7 @@ class Recurrent:
         lengths: ArrayLike | None = None,
         training: bool = False,
         *,
+        mask: ArrayLike | None = None,
         return_output: bool = True,
     ) -> tuple[NDArray | None, State]:
         """Run over whole sequences.
@@ -390,12 +443,15 @@ class Recurrent:
             Number of valid steps of each sequence, from 1; None is all of them.
         training : bool, default=False
             Apply dropout and keep what `backward` needs. Otherwise nothing is kept.
+        mask : array-like of bool of shape (n_samples, n_timesteps), default=None
+            False for steps that are missing, wherever they are: the state is held there and the output is
+            zero, as past the end. What x has there is not looked at.
         return_output : bool, default=True
             Whether more than the final state is wanted.
 
         Returns
         -------
-        output : ndarray of shape (n_samples, n_timesteps, hidden_size * directions) or None
+        output : ndarray of shape (n_samples, n_timesteps, output_size) or None
             h of the last layer at each step, zero past a sequence's end.
         state : ndarray or tuple of ndarray
             Final state, that of the last valid step of each sequence; shaped as the initial one.
@@ -409,9 +465,12 @@ class Recurrent:
         B, T, _ = x.shape
         state = self._check_state("state", state, B)
         lengths = check_lengths(lengths, B, T)
+        mask = check_mask(mask, B, T)
+        if mask is not None:
+            lengths = np.concatenate([lengths, np.ascontiguousarray(mask.T).ravel()])  # as `scan` has it
         output = None
         if return_output:
-            output = np.empty((B, T, self.hidden_size * len(self._layers[0])), self.dtype)
+            output = np.empty((B, T, self.output_size), self.dtype)
         final = self._new_state(B)
         with self._lock:
             self._mend()
@@ -426,11 +485,15 @@ class Recurrent:
     ) -> None:
         """Go forward on checked arguments: `output` (or nobody) and `final` receive the results."""
         self._kept = None
-        way = self._pass(x.shape[1], x.shape[0], training)
+        way = self._pass(x.shape[1], x.shape[0], training, len(lengths) > len(x))
+        for masks, rate in ((way.masks, self.dropout), (way.state_masks, self.recurrent_dropout)):
+            for mask in masks:
+                kept = self._random.random(mask.shape, np.float32) >= rate
+                np.multiply(kept, 1 / (1 - rate), out=mask)
+        for zones in way.zones:
+            rates = np.array(self.zoneout)[:, np.newaxis]
+            zones[...] = self._random.random(zones.shape, np.float32) < rates if training else rates
         way.start(state)
-        for mask in way.masks:
-            kept = self._random.random(mask.shape, np.float32) >= self.dropout
-            np.multiply(kept, 1 / (1 - self.dropout), out=mask)
         way.forward.put("x", x)
         way.forward.put("lengths", lengths)
         way.forward.put("out", EMPTY[self.dtype] if output is None else output)
@@ -442,9 +505,11 @@ class Recurrent:
             self._stepper = None  # what is trained will change
             self._kept = way, lengths
 
-    def _pass(self, n_timesteps: int, n_samples: int, training: bool) -> Pass:
+    def _pass(self, n_timesteps: int, n_samples: int, training: bool, masked: bool) -> Pass:
         """Return what runs batches of this shape, made now or kept from one of the last calls."""
-        key = (n_timesteps, n_samples, training, self.dropout > 0, self.n_jobs)
+        dropout = training and self.dropout > 0
+        noise = training and self.recurrent_dropout > 0, any(self.zoneout)
+        key = (n_timesteps, n_samples, training, dropout, noise, masked, self.n_jobs)
         if key in self._passes:
             return self._passes[key]
         threads = []
@@ -452,8 +517,9 @@ class Recurrent:
             sizes = layer[0].sizes
             each = sizes.J * (sizes.I * sizes.Sx + sizes.H * sizes.Sh) * len(layer)
             threads.append(worthwhile_threads(n_timesteps * n_samples * each, self.n_jobs))
-        dropout, grown = training and self.dropout > 0, self._buffers.n_grown
-        way = Pass(self._layers, n_timesteps, n_samples, training, dropout, threads, self._buffers)
+        grown = self._buffers.n_grown
+        options = (training, dropout, noise, masked, self.merge, self.residual)
+        way = Pass(self._layers, n_timesteps, n_samples, *options, threads, self._buffers)
         if grown < self._buffers.n_grown:
             self._passes.clear()  # or they would hold the smaller arrays
         elif len(self._passes) == MOST_PASSES:
@@ -470,7 +536,7 @@ class Recurrent:
 
         Parameters
         ----------
-        doutput : array-like of shape (n_samples, n_timesteps, hidden_size * directions) or None
+        doutput : array-like of shape (n_samples, n_timesteps, output_size) or None
             Gradient of the output; None is zeros. Values past a sequence's end do not count.
         dstate : ndarray or tuple of ndarray, default=None
             Gradient of the final state, shaped like it; None is zeros.
@@ -505,7 +571,7 @@ class Recurrent:
                 )
             T, B = self._kept[0].T, self._kept[0].B
             if doutput is not None:
-                shape = (B, T, self.hidden_size * len(self._layers[0]))
+                shape = (B, T, self.output_size)
                 doutput = as_float("doutput", doutput, self.dtype)
                 if doutput.shape != shape:
                     raise ValueError(f"doutput had shape {doutput.shape}; expected {shape}")
@@ -592,12 +658,12 @@ class Recurrent:
             new = tuple([np.empty(stepper["shape"], self.dtype) for _ in old])
             for k, (numbers, *arrays) in enumerate(stepper["layers"]):
                 below = x_t if k == 0 else new[0][k - 1]
-                scan.scan_step(self.cell, numbers, k, below, old, stepper["lengths"], *arrays, new)
+                scan.scan_step(stepper["cell"], numbers, k, below, old, stepper["lengths"], *arrays, new)
         return new[0][-1].copy(), _public_state(new)
 
     def _new_stepper(self, n_samples: int) -> dict[str, Any]:
         """Pack the weights for `step` and make its buffers, apart from those of `forward` and `backward`."""
-        layers = []
+        layers, zones = [], any(self.zoneout)
         for (direction,) in self._layers:
             own = Direction(self.cell, direction.sizes.I, self.hidden_size, self.bias, self.dtype, False)
             own.parameters = direction.parameters
@@ -605,14 +671,20 @@ class Recurrent:
             sizes = batch_sizes(own.sizes, 1, n_samples, False)
             sizes = sizes._replace(sums=ALONE if n_samples == 1 else 1)
             z = np.ones(n_samples * sizes.LZ, self.dtype)
-            x = np.ones(2 * n_samples * sizes.LX, self.dtype)
-            x.reshape(-1, sizes.LX)[:, : own.padded] = 0
-            g = np.zeros(sizes.J * n_samples * sizes.S, self.dtype)
+            x = np.ones(n_samples * (2 * sizes.LX + sizes.LM), self.dtype)
+            x[: 2 * n_samples * sizes.LX].reshape(-1, sizes.LX)[:, : own.padded] = 0
+            g = np.zeros(sizes.J * n_samples * (sizes.S + sizes.Sm), self.dtype)
             c = np.zeros(2 * n_samples * sizes.E * own.padded, self.dtype)
-            layers.append((tuple(sizes), z, own.wx, own.wh, x, g, c))
+            sizes, n_noise = noise_sizes(sizes, False, zones)
+            n = np.zeros(n_noise, self.dtype)
+            if zones:
+                mixed = n[sizes.zm : sizes.ds].reshape(n_samples, 1 + sizes.E, own.padded)
+                mixed[:, :, : self.hidden_size] = np.array(self.zoneout)[:, np.newaxis]
+            layers.append((tuple(sizes), z, own.packed, x, g, c, n))
         shape = (self.num_layers, n_samples, self.hidden_size)
         return {
             "B": n_samples,
+            "cell": self.cell.noisy(False, True) if zones else self.cell,
             "layers": layers,
             "lengths": np.ones(n_samples, np.int64),
             "shape": shape,

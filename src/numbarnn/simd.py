@@ -251,6 +251,11 @@ def is_positive(x: Any) -> Any:
     return (x > 0).astype(x.dtype)
 
 
+def clamp(x: Any, limit: float) -> Any:
+    """Bound x to [-limit, limit]. NaN stays NaN."""
+    return np.clip(x, -limit, limit)
+
+
 # tanh(x) = x P(x^2) / Q(x^2) on |x| <= 8, minimax in the relative error, 6.4e-9 (highest power first);
 # 1 / (1 + exp(-x)) - 1/2 = tanh(x / 2) / 2 is the same with the powers of 4 in the coefficients
 _TANH_P = (1.5230636307705936e-08, 2.189481892855838e-05, 0.0035716076381504536, 0.13444505631923676, 1.0)
@@ -352,6 +357,12 @@ def _is_positive_vec(typingctx, x):
         return builder.select(positive, _constant(vector, 1.0), _constant(vector, 0.0))
 
     return x(x), emit
+
+
+@overload(clamp, jit_options=INLINED)
+def _clamp_vec(x, limit):
+    if isinstance(x, Vec):
+        return lambda x, limit: _clamp(x, limit)
 
 
 @overload(relu, jit_options=INLINED)

@@ -1,16 +1,27 @@
 """Recurrent cells: a file each, and the table of them.
 
 >>> from numbarnn import cells
->>> sorted(cells.CELLS)
-['gru', 'lstm', 'rnn', 'rnn_relu']
+>>> sorted(cells.CELLS)[:7]
+['article_gru', 'article_lstm', 'gru', 'gru_reset_before', 'indrnn', 'lstm', 'lstm_coupled']
 """
 
+from numbarnn.cells.article import ARTICLE_GRU, ARTICLE_LSTM
 from numbarnn.cells.base import CELLS, Cell, add_cell, find_cell
+from numbarnn.cells.coupled import LSTM_COUPLED
 from numbarnn.cells.gru import GRU
+from numbarnn.cells.gru_reset_before import GRU_RESET_BEFORE
+from numbarnn.cells.indrnn import INDRNN
 from numbarnn.cells.lstm import LSTM
+from numbarnn.cells.mgu import MGU
+from numbarnn.cells.minimal import MINGRU, MINLSTM
+from numbarnn.cells.peephole import LSTM_PEEPHOLE, LSTM_PEEPHOLE_CANDIDATE
 from numbarnn.cells.rnn import RNN_RELU, RNN_TANH
 
 __all__ = ["CELLS", "Cell", "add_cell", "find_cell"]
 
-for _cell in (RNN_TANH, RNN_RELU, LSTM, GRU):
+for _cell in (
+    RNN_TANH, RNN_RELU, LSTM, GRU,
+    LSTM_PEEPHOLE, LSTM_PEEPHOLE_CANDIDATE, LSTM_COUPLED, GRU_RESET_BEFORE, MGU,
+    INDRNN, MINGRU, MINLSTM, ARTICLE_LSTM, ARTICLE_GRU,
+):  # fmt: skip
     add_cell(_cell)

@@ -15,20 +15,24 @@ from numbarnn.kernels.equations import CellType, register_equations
 CELLS: dict[str, Cell] = {}
 
 
+_ORDER = ("h", "xh", "x", "m")
+
+
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """A recurrent cell: two pure functions and a table row.
+    """A recurrent cell: two pure functions and a table row; four functions where the step has two products.
 
     Parameters
     ----------
     name : str
         The name it is known by, as in ``Recurrent(cell=name)``.
     gates : tuple of str
-        Names of the gates in the order in which their rows stand in ``weight_ih`` and ``weight_hh``.
+        Names of the gates in the order in which their rows stand in ``weight_ih`` and ``weight_hh``. Each of
+        the two has rows for the gates that a slot takes from it.
     slots : tuple of (str, str)
         What the functions are given, one value each: the name of a gate and the products, with their biases,
-        that are summed in it: ``"h"`` the recurrent one, ``"x"`` the input's, ``"xh"`` both. Those with
-        ``"h"`` stand first, then ``"xh"``, then ``"x"``.
+        that are summed in it: ``"h"`` the recurrent one, ``"x"`` the input's, ``"xh"`` both, ``"m"`` that of
+        the rows of ``weight_hh`` with the middle vector. They stand in the order h, xh, x, m.
     forward : callable
         ``forward(gates, states) -> (new_states, kept)``: one value a slot and a state in, the new states and
         one value a slot for the backward pass out. Values are NumPy arrays or registers; use +, -, *, / and
@@ -40,6 +44,23 @@ class Cell:
         Names of the states.
     forget_gate : str or None, default=None
         The gate that ``forget_bias`` is for.
+    vectors, scalars : tuple of str, default=()
+        Names of further parameters, with one element a unit and with one in all. If there are any, both
+        functions take one more argument, a tuple of them all, and `backward` returns one more result, the
+        tuple of their gradients.
+    finish, finish_backward : callable or None, default=None
+        Of a cell with slots ``"m"``, whose step has two halves: `forward` gives the middle vector, which the
+        second product takes, and all new states but h; `finish` gives h:
+
+        | ``forward(gates, states[, units]) -> (middle, further_states, kept)``
+        | ``finish(products, kept, states) -> (h, kept_products, kept)``
+        | ``finish_backward(kept_products, kept, states, dh) -> (dproducts, kept, dh_prev)``
+        | ``backward(kept, states, new_states, dstates, dmiddle[, units]) -> (dgates, dstates[, dunits])``
+
+        Gates and kept are the slots but those of ``"m"``, which are the products. A slot of the kept values
+        that `finish_backward` hands on to `backward` may hold a gradient; ``dstates`` given to `backward` are
+        the part of the gradient of h_prev that passed through `finish`, and the gradient of each new further
+        state.
 
     Examples
     --------
@@ -55,24 +76,35 @@ class Cell:
     backward: Callable
     states: tuple[str, ...] = ("h",)
     forget_gate: str | None = None
+    vectors: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
+    finish: Callable | None = None
+    finish_backward: Callable | None = None
 
     def __post_init__(self) -> None:
         """Check the table row and make the equations known to the kernels."""
-        order = {"h": 0, "xh": 1, "x": 2}
         for gate, products in self.slots:
-            if gate not in self.gates or products not in order:
+            if gate not in self.gates or products not in _ORDER:
                 raise ValueError(
                     f"slots had ({gate!r}, {products!r}); "
-                    f'expected one of the gates {self.gates} with one of "h", "xh", "x"'
+                    f'expected one of the gates {self.gates} with one of "h", "xh", "x", "m"'
                 )
-        places = [order[products] for _, products in self.slots]
+        places = [_ORDER.index(products) for _, products in self.slots]
         if places != sorted(places):
-            raise ValueError(f'slots were {self.slots}; expected those with "h" first, then "xh", then "x"')
+            raise ValueError(
+                f'slots were {self.slots}; expected those with "h" first, then "xh", then "x", then "m"'
+            )
         if self.forget_gate is not None and self.forget_gate not in self.gates:
             raise ValueError(
                 f"forget_gate was {self.forget_gate!r}; expected None or one of the gates {self.gates}"
             )
-        register_equations(self.digest, self.forward, self.backward)
+        halves = (self.finish, self.finish_backward)
+        if any((half is not None) != bool(self.m_gates) for half in halves):
+            raise ValueError(
+                f"finish and finish_backward were {halves} with slots {self.slots}; "
+                'expected functions where there are slots with "m", and None where there are none'
+            )
+        register_equations(self.digest, self.forward, self.backward, *(half for half in halves if half))
 
     @property
     def n_states(self) -> int:
@@ -80,30 +112,85 @@ class Cell:
         return len(self.states)
 
     @cached_property
-    def h_gates(self) -> tuple[int, ...]:
-        """The gate of each slot that has a recurrent product."""
-        return tuple(self.gates.index(gate) for gate, products in self.slots if "h" in products)
+    def x_rows(self) -> tuple[str, ...]:
+        """The gates that ``weight_ih`` has rows for."""
+        return self._gates_of("x", "xh")
+
+    @cached_property
+    def h_rows(self) -> tuple[str, ...]:
+        """The gates that ``weight_hh`` has rows for."""
+        return self._gates_of("h", "xh", "m")
+
+    def _gates_of(self, *kinds: str) -> tuple[str, ...]:
+        taken = {gate for gate, products in self.slots if products in kinds}
+        return tuple(gate for gate in self.gates if gate in taken)
 
     @cached_property
     def x_gates(self) -> tuple[int, ...]:
-        """The gate of each slot that has a product with the input."""
-        return tuple(self.gates.index(gate) for gate, products in self.slots if "x" in products)
+        """Of each slot that has a product with the input, the place of its gate in `x_rows`."""
+        return tuple(self.x_rows.index(gate) for gate, products in self.slots if "x" in products)
+
+    @cached_property
+    def h_gates(self) -> tuple[int, ...]:
+        """Of each slot that has a product with the state, the place of its gate in `h_rows`."""
+        return tuple(self.h_rows.index(gate) for gate, products in self.slots if "h" in products)
+
+    @cached_property
+    def m_gates(self) -> tuple[int, ...]:
+        """Of each slot that has a product with the middle vector, the place of its gate in `h_rows`."""
+        return tuple(self.h_rows.index(gate) for gate, products in self.slots if products == "m")
+
+    @property
+    def n_slots(self) -> int:
+        """Number of slots that the first half of a step has: all but those of the middle vector."""
+        return len(self.slots) - len(self.m_gates)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Names of the parameters that the equations are given: vectors, then scalars."""
+        return self.vectors + self.scalars
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step is one product with rows for every gate in both weights, and nothing else."""
+        return self.x_rows == self.h_rows == self.gates and not self.m_gates and not self.units
 
     @cached_property
     def digest(self) -> str:
         """Digest of the equations, so that compiled code of other equations is never taken for theirs."""
-        digest = hashlib.sha256()
-        for function in (self.forward, self.backward):
-            _digest_function(digest, function, set())
+        digest, seen = hashlib.sha256(), set()
+        for function in (self.forward, self.backward, self.finish, self.finish_backward):
+            if function is not None:
+                _digest_function(digest, function, seen)
         return digest.hexdigest()[:12]
 
     @cached_property
     def _numba_type_(self) -> CellType:
-        return CellType(self.name, self.digest, len(self.slots), self.n_states)
+        return self._type(False, False)
+
+    def _type(self, drops: bool, zones: bool) -> CellType:
+        counts = (self.n_slots, self.n_states, len(self.units), len(self.m_gates))
+        return CellType(self.name, self.digest, *counts, drops, zones)
+
+    def noisy(self, drops: bool, zones: bool) -> Noisy:
+        """Stand for the cell in a kernel whose loop has recurrent dropout or zoneout.
+
+        >>> from numbarnn.cells import CELLS
+        >>> CELLS["gru"].noisy(drops=True, zones=False)._numba_type_.drops
+        True
+        """
+        return Noisy(self._type(drops, zones))
 
     def __reduce__(self) -> tuple:
         """Pickle the name alone: equations are code, and code is not pickled."""
         return _cell_named, (self.name,)
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """What a kernel is given for a cell: its type."""
+
+    _numba_type_: CellType
 
 
 def _digest_function(digest, function: Callable, seen: set[Callable]) -> None:

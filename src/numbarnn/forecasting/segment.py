@@ -68,7 +68,8 @@ class SegmentNetwork(SegmentReader):
         self.static = self._dense("static") if self.widths.static else None
         self.future = self._dense("future", relu=True) if self.widths.future else None
         self._position, self._dposition = self._store["position"]
-        if self._fans_out and self.config["num_layers"] == 1 and self.future is None:
+        plain = self.encoder.cell.is_plain
+        if self._fans_out and plain and self.config["num_layers"] == 1 and self.future is None:
             own = self.hidden_size - self.n_embedded
             parameters = {name: self._store[f"encoder.{name}"][0] for name in self.encoder.parameters}
             start = 0 if self.static is not None else own

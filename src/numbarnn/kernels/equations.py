@@ -20,9 +20,16 @@ from numbarnn.simd import INLINED, Vec, load_tuple
 class CellType(types.Type):
     """The type of a cell in njit code; it has no value at run time."""
 
-    def __init__(self, name: str, digest: str, n_slots: int, n_states: int) -> None:
+    def __init__(
+        self, name: str, digest: str, n_slots: int, n_states: int, n_units: int = 0, n_products: int = 0,
+        drops: bool = False, zones: bool = False,
+    ) -> None:
         self.digest, self.n_slots, self.n_states = digest, n_slots, n_states
-        super().__init__(name=f"Cell({name}, {digest}, {n_slots} slots, {n_states} states)")
+        self.n_units, self.n_products = n_units, n_products
+        self.drops, self.zones = drops, zones  # see `numbarnn.kernels.noise`
+        what = f"{n_slots} slots, {n_states} states, {n_units} of units, {n_products} second products"
+        noise = f"drops={drops}, zones={zones}"
+        super().__init__(name=f"Cell({name}, {digest}, {what}, {noise})")
 
 
 register_model(CellType)(models.OpaqueModel)
@@ -33,46 +40,109 @@ def _unbox_cell(typ, obj, c):
     return NativeValue(c.context.get_dummy_value())
 
 
-_EQUATIONS: dict[str, tuple[Callable, Callable]] = {}
+_EQUATIONS: dict[str, tuple[Callable, ...]] = {}
 
 
-def register_equations(digest: str, forward: Callable, backward: Callable) -> None:
-    """Make two pure functions the equations of every CellType with this digest."""
+def register_equations(digest: str, *functions: Callable) -> None:
+    """Make pure functions the equations of every CellType with this digest, in the order of `Cell`."""
     if digest not in _EQUATIONS:
-        _EQUATIONS[digest] = njit(forward, **INLINED), njit(backward, **INLINED)
+        _EQUATIONS[digest] = tuple(njit(function, **INLINED) for function in functions)
 
 
-def cell_forward(cell, gates, states):
-    """Map (gates, states) to (new states, gates to keep), by the type of `cell`; njit code only."""
+def cell_forward(cell, gates, states, units):
+    """Map gates and states to the results of the cell's `forward`, by the type of `cell`; njit code only."""
     raise NotImplementedError
 
 
-def cell_backward(cell, gates, states, new_states, dstates):
-    """Map (gates kept, states, new states, their gradient) to (dgates, dstates), likewise."""
+def cell_backward(cell, kept, states, new_states, dstates, units):
+    """Give (dgates, dstates, dunits) likewise, of a cell whose step has one product."""
+    raise NotImplementedError
+
+
+def cell_first_backward(cell, kept, states, new_states, dstates, dmiddle, units):
+    """Give (dgates, dstates, dunits) likewise, of the first half of a step that has two."""
+    raise NotImplementedError
+
+
+def cell_finish(cell, products, kept, states):
+    """Map to the results of the cell's `finish`."""
+    raise NotImplementedError
+
+
+def cell_finish_backward(cell, products, kept, states, dh):
+    """Map to the results of the cell's `finish_backward`."""
     raise NotImplementedError
 
 
 @overload(cell_forward, jit_options=INLINED)
-def _cell_forward(cell, gates, states):
-    forward, _ = _EQUATIONS[cell.digest]
-    return lambda cell, gates, states: forward(gates, states)
+def _cell_forward(cell, gates, states, units):
+    forward = _EQUATIONS[cell.digest][0]
+    if cell.n_units:
+        return lambda cell, gates, states, units: forward(gates, states, units)
+    return lambda cell, gates, states, units: forward(gates, states)
 
 
 @overload(cell_backward, jit_options=INLINED)
-def _cell_backward(cell, gates, states, new_states, dstates):
-    _, backward = _EQUATIONS[cell.digest]
-    return lambda cell, gates, states, new_states, dstates: backward(gates, states, new_states, dstates)
+def _cell_backward(cell, kept, states, new_states, dstates, units):
+    backward = _EQUATIONS[cell.digest][1]
+    if cell.n_units:
+        return lambda cell, kept, states, new_states, dstates, units: backward(
+            kept, states, new_states, dstates, units
+        )
+
+    def call(cell, kept, states, new_states, dstates, units):
+        dgates, dold = backward(kept, states, new_states, dstates)
+        return dgates, dold, ()
+
+    return call
 
 
-@intrinsic
-def load_slots(typingctx, cell, array, offset, stride):
-    """Load a register for each slot of the cell, `stride` apart."""
-    out = types.UniTuple(Vec(array.dtype), cell.n_slots)
+@overload(cell_first_backward, jit_options=INLINED)
+def _cell_first_backward(cell, kept, states, new_states, dstates, dmiddle, units):
+    backward = _EQUATIONS[cell.digest][1]
+    if cell.n_units:
+        return lambda cell, kept, states, new_states, dstates, dmiddle, units: backward(
+            kept, states, new_states, dstates, dmiddle, units
+        )
 
-    def emit(context, builder, sig, args):
-        return load_tuple(context, builder, out, sig.args[1], *args[1:])
+    def call(cell, kept, states, new_states, dstates, dmiddle, units):
+        dgates, dold = backward(kept, states, new_states, dstates, dmiddle)
+        return dgates, dold, ()
 
-    return out(cell, array, types.intp, types.intp), emit
+    return call
+
+
+@overload(cell_finish, jit_options=INLINED)
+def _cell_finish(cell, products, kept, states):
+    finish = _EQUATIONS[cell.digest][2]
+    return lambda cell, products, kept, states: finish(products, kept, states)
+
+
+@overload(cell_finish_backward, jit_options=INLINED)
+def _cell_finish_backward(cell, products, kept, states, dh):
+    backward = _EQUATIONS[cell.digest][3]
+    return lambda cell, products, kept, states, dh: backward(products, kept, states, dh)
+
+
+def _loader(count: str, what: str):
+    """Make the intrinsic that loads as many registers as that attribute of the cell's type says."""
+
+    @intrinsic
+    def load(typingctx, cell, array, offset, stride):
+        out = types.UniTuple(Vec(array.dtype), getattr(cell, count))
+
+        def emit(context, builder, sig, args):
+            return load_tuple(context, builder, out, sig.args[1], *args[1:])
+
+        return out(cell, array, types.intp, types.intp), emit
+
+    load.__doc__ = f"Load a register for each {what} of the cell, `stride` apart."
+    return load
+
+
+load_slots = _loader("n_slots", "slot")
+load_units = _loader("n_units", "parameter of single units")
+load_products = _loader("n_products", "second product")
 
 
 @intrinsic

@@ -36,7 +36,7 @@ def panel_depth(columns: int, itemsize: int, depth: int = 1 << 30) -> int:
     >>> panel_depth(PANEL_BYTES // 512, 4, depth=257)
     129
     """
-    most = max(16, PANEL_BYTES // (columns * itemsize))
+    most = max(16, PANEL_BYTES // max(1, columns * itemsize))
     return -(-depth // max(1, round(depth / most)))
 
 

@@ -39,6 +39,16 @@ def reversed_plan(plan: NDArray) -> NDArray:
     return np.ascontiguousarray(plan[:, [0, 1, 2, 7, 8, 9, 10, 3, 4, 5, 6]])
 
 
+def line(at: int, to: int, count: int, repeat: bool = False) -> tuple[int, ...]:
+    """Give the box of `count` elements that lie side by side, or of one that is repeated.
+
+    >>> from numbarnn.kernels.pack import line
+    >>> line(5, 32, 3)
+    (1, 1, 3, 5, 0, 0, 1, 32, 0, 0, 1)
+    """
+    return (1, 1, count, at, 0, 0, 0 if repeat else 1, to, 0, 0, 1)
+
+
 def _unit_boxes(hidden_size: int, units: int) -> list[tuple[int, int, int]]:
     """(first block, blocks, units in each) of the full blocks and of the one that is not."""
     full, rest = divmod(hidden_size, units)

@@ -5,6 +5,7 @@ The letters are those of `scan`, which says how the arrays are laid out.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -36,18 +37,35 @@ class Sizes(NamedTuple):
     Sx: int  # likewise the input
     D: int  # rows of a block of wh
     E: int  # states beside h
+    Sm: int  # columns of a block of second products
+    K: int  # parameters of single units
     LZ: int  # from row to row of z
     LX: int  # from row to row of x
+    LM: int  # from row to row of the middle vectors
+    wh: int  # where wh begins in the packed weights, and so on; wx begins at 0
+    wm: int
+    u: int
+    wht: int
+    wmt: int
+    wxt: int
     g_slots: int
     x_slots: int
     steps: int  # whose input product is done at once
     reverse: int
+    masked: int  # whether there is a mask of steps behind the lengths
+    rm: int  # where rm begins in the array of `noise`, and so on; 0 for what there is not
+    dd: int
+    nk: int
+    zm: int
+    ds: int
     sums: int  # of a tile: one, but gemm.ALONE for a row that streams
-    kx: int  # rows of a panel of wx, of wh: what stays in the first-level cache
+    kx: int  # rows of a panel of wx, of wh, of wm: what stays in the first-level cache
     kh: int
+    km: int
     kn: int  # of a panel of g, in the gradient of the weights
-    P: int  # columns of a panel of wht
+    P: int  # columns of a panel of wht and wmt
     group: int  # blocks of a panel of wht that one product goes through
+    group_m: int  # likewise of wmt
 
 
 def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray:
@@ -81,7 +99,7 @@ def row_stride(elements: int, itemsize: int) -> int:
 def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reverse: bool) -> Sizes:
     """Give the sizes of a layer before it knows a batch: T, B and what depends on them are 0."""
     lanes = VECTOR_BYTES // itemsize
-    n_slots = len(cell.slots)
+    n_slots, n_products, n_units = cell.n_slots, len(cell.m_gates), len(cell.units)
     vectors = -(-hidden_size // lanes)
     # cells with few slots take several registers of each, so that a tile is full
     each = 1 if n_slots > 2 else max(1, panel_vectors(vectors) // n_slots)
@@ -90,22 +108,45 @@ def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reve
     padded = blocks * units
     panel = panel_vectors(padded // lanes) * lanes
     h_columns, x_columns = len(cell.h_gates) * units, len(cell.x_gates) * units
+    m_columns = n_products * units
     depth = padded + 1
-    if n_inputs < WIDE_INPUTS and h_columns == x_columns == n_slots * units:
-        depth += n_inputs + 1  # one product for both
+    joined = n_inputs < WIDE_INPUTS and h_columns == x_columns == n_slots * units  # one product for both
+    if joined:
+        depth += n_inputs + 1
+    parts = {
+        "wh": 0 if joined else blocks * (n_inputs + 1) * x_columns,  # wx stands in front of it
+        "wm": blocks * depth * h_columns,
+        "u": blocks * (padded + 1) * m_columns,
+        "wht": n_units * padded,
+        "wmt": padded * blocks * h_columns,
+        "wxt": padded * blocks * m_columns,
+    }
+    line = LINE_BYTES // itemsize
+    places = accumulate(-(-part // line) * line for part in parts.values())
     return Sizes(
         T=0, B=0, I=n_inputs, H=hidden_size, U=units, J=blocks, S=n_slots * units, Sh=h_columns, Sx=x_columns,
-        D=depth, E=cell.n_states - 1,
+        D=depth, E=cell.n_states - 1, Sm=m_columns, K=n_units,
         LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(depth, itemsize),
-        g_slots=0, x_slots=0, steps=0, reverse=int(reverse), sums=1,
+        LM=row_stride(padded + 1, itemsize) if n_products else 0,
+        **dict(zip(parts, places, strict=True)),
+        g_slots=0, x_slots=0, steps=0, reverse=int(reverse), masked=0, rm=0, dd=0, nk=0, zm=0, ds=0, sums=1,
         kx=panel_depth(x_columns, itemsize, n_inputs + 1), kh=panel_depth(h_columns, itemsize, depth),
+        km=panel_depth(m_columns, itemsize, padded + 1),
         # half a panel: the other half is for the rows of x or z, which lie apart
         kn=max(16, panel_depth(h_columns, itemsize) // 2),
-        P=panel, group=max(1, 2 * panel_depth(panel, itemsize) // h_columns),
+        P=panel, group=_panel_blocks(panel, h_columns, itemsize),
+        group_m=_panel_blocks(panel, m_columns, itemsize),
     )
 
 
-def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) -> Sizes:
+def _panel_blocks(panel: int, columns: int, itemsize: int) -> int:
+    """Count the blocks of a transposed panel that one product goes through."""
+    return max(1, 2 * panel_depth(panel, itemsize) // max(1, columns))
+
+
+def batch_sizes(
+    sizes: Sizes, n_timesteps: int, n_samples: int, training: bool, masked: bool = False
+) -> Sizes:
     """Complete the sizes of a layer for a batch."""
     steps = min(n_timesteps, 1 if sizes.I < WIDE_INPUTS else max(1, 256 // n_samples))
     return sizes._replace(
@@ -114,7 +155,24 @@ def batch_sizes(sizes: Sizes, n_timesteps: int, n_samples: int, training: bool) 
         steps=steps,
         g_slots=n_timesteps if training else steps,
         x_slots=n_timesteps + 1 if training else 2,
+        masked=int(masked),
     )
+
+
+def noise_sizes(sizes: Sizes, drops: bool, zones: bool) -> tuple[Sizes, int]:
+    """Add the places of what `noise` needs to the sizes of a batch; and count its elements."""
+    row = sizes.B * sizes.J * sizes.U
+    states = row * (1 + sizes.E)
+    parts = {
+        "rm": drops * sizes.x_slots * row,  # the first part is h
+        "dd": drops * row,
+        "nk": drops * row,
+        "zm": zones * sizes.g_slots * states,
+        "ds": zones * sizes.g_slots * states,
+    }
+    places = dict(zip(parts, accumulate(parts.values()), strict=True))
+    used = {name: at for name, at in places.items() if (drops if name in ("rm", "dd") else zones)}
+    return sizes._replace(**used), places["ds"] + zones * states
 
 
 def weight_gradient_blocks(

@@ -1,0 +1,189 @@
+"""Noise on the states inside the time loop: recurrent dropout and zoneout.
+
+Recurrent dropout multiplies h, before the recurrent weights see it, by one mask for a whole sequence (Gal and
+Ghahramani 2016); zoneout lets some units keep the state that they had (Krueger et al. 2017):
+
+    state = z old + (1 - z) new
+
+with z of 0 and 1 in training, and its mean otherwise. Both are chosen by the type of the cell (`Cell.noisy`),
+so that a loop without them is compiled without them.
+
+What they need lies in one flat array n, with W = (1 + E) Hp numbers for all states of a row:
+
+    h    (x_slots, B, Hp)   with recurrent dropout: h as it is; the rows of x have it multiplied by the mask
+    rm   (B, Hp)            that mask
+    dd   (B, Hp)            gradient of h multiplied by the mask
+    nk   (g_slots, B, W)    with zoneout: the new states of the cell, before they are mixed with the old
+    zm   (g_slots, B, W)    z
+    ds   (B, W)             z times the gradient of the states
+"""
+
+from __future__ import annotations
+
+from numba.extending import overload, register_jitable
+
+from numbarnn.kernels.equations import load_states
+from numbarnn.simd import INLINED, lanes_of, load, store
+
+
+def h_array(cell, x, n):
+    """Take the array in which h stands, whose rows are `h_stride` apart; njit code only."""
+    raise NotImplementedError
+
+
+def h_stride(cell, sizes):
+    """Count the elements from row to row of h."""
+    raise NotImplementedError
+
+
+@overload(h_array, jit_options=INLINED)
+def _h_array(cell, x, n):
+    return (lambda cell, x, n: n) if cell.drops else (lambda cell, x, n: x)
+
+
+@overload(h_stride, jit_options=INLINED)
+def _h_stride(cell, sizes):
+    return (lambda cell, sizes: sizes.J * sizes.U) if cell.drops else (lambda cell, sizes: sizes.LX)
+
+
+@register_jitable(**INLINED)
+def runs(sizes, lengths, t, r):
+    """Tell whether row r takes step t: one before its end, and not masked."""
+    return t < lengths[r] and (sizes.masked == 0 or lengths[sizes.B * (1 + t) + r] > 0)
+
+
+@register_jitable(**INLINED)
+def _mix(n, sizes, r, t, part, old, at, a, to):
+    """Keep Hp new values a[to:], number `part` of the states of row r, and mix them with the old."""
+    padded = sizes.J * sizes.U
+    here = ((t % sizes.g_slots * sizes.B + r) * (1 + sizes.E) + part) * padded
+    for u in range(0, padded, lanes_of(n)):
+        new, z = load(a, to + u), load(n, sizes.zm + here + u)
+        store(n, sizes.nk + here + u, new)
+        store(a, to + u, new + z * (load(old, at + u) - new))
+
+
+def disturb(cell, sizes, r0, r1, t, lengths, before, after, x, c, n):
+    """Mix the states after step t with those before it, and mask what the next product sees."""
+    raise NotImplementedError
+
+
+@overload(disturb, inline="always")
+def _disturb(cell, sizes, r0, r1, t, lengths, before, after, x, c, n):
+    zones, drops = cell.zones, cell.drops
+
+    def noise(cell, sizes, r0, r1, t, lengths, before, after, x, c, n):
+        padded = sizes.J * sizes.U
+        h, stride = h_array(cell, x, n), h_stride(cell, sizes)
+        LC = sizes.E * padded
+        if zones:
+            for r in range(r0, r1):
+                if runs(sizes, lengths, t, r):
+                    _mix(n, sizes, r, t, 0, h, (before + r) * stride, h, (after + r) * stride)
+                    for s in range(sizes.E):
+                        at, to = (before + r) * LC + s * padded, (after + r) * LC + s * padded
+                        _mix(n, sizes, r, t, 1 + s, c, at, c, to)
+        if drops:
+            for r in range(r0, r1):
+                for u in range(0, padded, lanes_of(n)):
+                    masked = load(h, (after + r) * stride + u) * load(n, sizes.rm + r * padded + u)
+                    store(x, (after + r) * sizes.LX + u, masked)
+
+    def nothing(cell, sizes, r0, r1, t, lengths, before, after, x, c, n):
+        pass
+
+    return noise if zones or drops else nothing
+
+
+def new_states(cell, sizes, t, r, row, u, x, c, n):
+    """Load the new states of unit u as the cell gave them; `row` is where they stand after the step."""
+    raise NotImplementedError
+
+
+@overload(new_states, jit_options=INLINED)
+def _new_states(cell, sizes, t, r, row, u, x, c, n):
+    def kept(cell, sizes, t, r, row, u, x, c, n):
+        padded = sizes.J * sizes.U
+        at = sizes.nk + (t * sizes.B + r) * (1 + sizes.E) * padded + u
+        return load_states(cell, n, at, n, at + padded, padded)
+
+    def as_they_are(cell, sizes, t, r, row, u, x, c, n):
+        padded = sizes.J * sizes.U
+        at = row * h_stride(cell, sizes) + u
+        return load_states(cell, h_array(cell, x, n), at, c, row * sizes.E * padded + u, padded)
+
+    return kept if cell.zones else as_they_are
+
+
+def split_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
+    """Before the way back through the cell: set aside what goes past it to the old states."""
+    raise NotImplementedError
+
+
+@overload(split_gradient, inline="always")
+def _split_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
+    def split(cell, sizes, r0, r1, t, lengths, d, e, n):
+        padded = sizes.J * sizes.U
+        W = (1 + sizes.E) * padded
+        for r in range(r0, r1):
+            if runs(sizes, lengths, t, r):
+                z = sizes.zm + (t * sizes.B + r) * W
+                _set_aside(n, z, d, r * padded, sizes.ds + r * W, padded)
+                _set_aside(n, z + padded, e, r * (W - padded), sizes.ds + r * W + padded, W - padded)
+
+    def nothing(cell, sizes, r0, r1, t, lengths, d, e, n):
+        pass
+
+    return split if cell.zones else nothing
+
+
+@register_jitable(**INLINED)
+def _set_aside(n, z, d, at, to, count):
+    """n[to:] = z d[at:] and d[at:] -= n[to:], `count` numbers."""
+    for u in range(0, count, lanes_of(n)):
+        gradient = load(d, at + u)
+        aside = gradient * load(n, z + u)
+        store(n, to + u, aside)
+        store(d, at + u, gradient - aside)
+
+
+def join_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
+    """After the way back through cell and product: add what went past them, and what came by the mask."""
+    raise NotImplementedError
+
+
+@overload(join_gradient, inline="always")
+def _join_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
+    zones, drops = cell.zones, cell.drops
+
+    def join(cell, sizes, r0, r1, t, lengths, d, e, n):
+        padded = sizes.J * sizes.U
+        W = (1 + sizes.E) * padded
+        for r in range(r0, r1):
+            if runs(sizes, lengths, t, r):
+                if zones:
+                    for u in range(0, padded, lanes_of(n)):
+                        store(d, r * padded + u, load(d, r * padded + u) + load(n, sizes.ds + r * W + u))
+                    for u in range(0, W - padded, lanes_of(n)):
+                        at = r * (W - padded) + u
+                        store(e, at, load(e, at) + load(n, sizes.ds + r * W + padded + u))
+                if drops:
+                    for u in range(0, padded, lanes_of(n)):
+                        at = r * padded + u
+                        through = load(n, sizes.dd + at) * load(n, sizes.rm + at)
+                        store(d, at, load(d, at) + through)
+
+    def nothing(cell, sizes, r0, r1, t, lengths, d, e, n):
+        pass
+
+    return join if zones or drops else nothing
+
+
+def product_target(cell, d, n):
+    """Take the array that the product of the way back adds to: d, or n where the mask comes in between."""
+    raise NotImplementedError
+
+
+@overload(product_target, jit_options=INLINED)
+def _product_target(cell, d, n):
+    return (lambda cell, d, n: n) if cell.drops else (lambda cell, d, n: d)
