@@ -60,7 +60,7 @@ def _mix(n, sizes, r, t, part, old, at, a, to):
     for u in range(0, padded, lanes_of(n)):
         new, z = load(a, to + u), load(n, sizes.zm + here + u)
         store(n, sizes.nk + here + u, new)
-        store(a, to + u, new + z * (load(old, at + u) - new))
+        store(a, to + u, z * load(old, at + u) + (1.0 - z) * new)  # exactly one of them in training
 
 
 def disturb(cell, sizes, r0, r1, t, lengths, before, after, x, c, n):
