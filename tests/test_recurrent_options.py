@@ -155,8 +155,10 @@ def test_evaluation_has_no_recurrent_dropout_and_the_mean_of_zoneout():
 
 
 @pytest.mark.parametrize("cell", CELLS_OF_EVERY_KIND)
-def test_steps_of_a_layer_with_zoneout_are_forward(cell):
-    layer = Recurrent(cell, 3, 17, num_layers=2, zoneout=0.3, dtype="float64", random_state=0)
+@pytest.mark.parametrize("residual", [False, True])
+def test_steps_of_a_layer_with_zoneout_are_forward(cell, residual):
+    options = {"zoneout": 0.3, "residual": residual, "dtype": "float64", "random_state": 0}
+    layer = Recurrent(cell, 3, 17, num_layers=3, **options)
     x, state = np.random.default_rng(0).standard_normal((3, 5, 3)), None
     for t in range(5):
         output, state = layer.step(x[:, t], state)

@@ -255,7 +255,9 @@ class Pass:
             rows[:, :, padded : padded + 1] = 1  # nothing ever overwrites these
         cell, n = direction.cell, EMPTY[self._dtype]
         first, last = self.T * sizes.reverse % slots, self.T * (1 - sizes.reverse) % slots
-        if n_noise:
+        if cell.loops:
+            n = self._buffers.get("n" + name, cell.workspace(sizes))
+        elif n_noise:
             cell, n = cell.noisy(*self._noise), self._buffers.get("n" + name, n_noise)
             h = self._noise_views(sizes, n, h, first)
         for views, slot in ((self.initial, first), (self.final, last)):
@@ -308,7 +310,8 @@ class Pass:
                 start += direction.pack(training, threads)
                 to = self._own_output(k, i) if self._merge else output.part(i * sizes.H)
                 arguments = (z, direction.packed, x, g, c, n, *to)
-                scans += [(scan.scan_forward, cell, sizes, *r, lengths, *arguments) for r in shares]
+                loop = direction.cell.loops[0] if direction.cell.loops else scan.scan_forward
+                scans += [(loop, cell, sizes, *r, lengths, *arguments) for r in shares]
             phases.append(scans)
             sizes = loops[0].sizes
             if self._merge:
@@ -383,7 +386,8 @@ class Pass:
             for i, (direction, cell, sizes, x, c, g, d, e, n) in enumerate(loops):
                 come = self._own_output(k, i, "do") if self._merge else gradient.part(i * sizes.H)
                 arguments = (*come, direction.packed, x, g, c, d, e, n)
-                scans += [(scan.scan_backward, cell, sizes, *r, lengths, *arguments) for r in rows]
+                loop = direction.cell.loops[1] if direction.cell.loops else scan.scan_backward
+                scans += [(loop, cell, sizes, *r, lengths, *arguments) for r in rows]
                 weights += loops[i].weight_gradient(z, threads)
                 after += direction.unpack(threads)
             phases += scans, weights, after

@@ -149,6 +149,11 @@ class Recurrent:
         self.dropout = probability("dropout", dropout)
         self.recurrent_dropout = probability("recurrent_dropout", recurrent_dropout)
         self.zoneout = self._check_zoneout(zoneout)
+        if self.cell.loops and (self.recurrent_dropout or any(self.zoneout)):
+            raise ValueError(
+                f"recurrent_dropout and zoneout were {recurrent_dropout!r} and {zoneout!r}; "
+                f'cell "{cell}" expects 0 of both'
+            )
         if self.recurrent_dropout and not self.cell.h_rows:
             raise ValueError(
                 f'recurrent_dropout was {recurrent_dropout!r}; cell "{cell}" has no recurrent weights, and '
@@ -648,6 +653,9 @@ class Recurrent:
         if x_t.ndim != 2 or x_t.shape[1] != self.input_size or x_t.shape[0] == 0:
             raise ValueError(f"x_t had shape {x_t.shape}; expected (n_samples, {self.input_size})")
         B = x_t.shape[0]
+        if self.cell.loops:
+            output, state = self.forward(x_t[:, np.newaxis], state)
+            return output[:, 0], state
         old = self._check_state("state", state, B)
         with self._lock:
             self._mend()
@@ -656,10 +664,12 @@ class Recurrent:
                 stepper = self._stepper = self._new_stepper(B)
             old = old or stepper["zeros"]
             new = tuple([np.empty(stepper["shape"], self.dtype) for _ in old])
+            below = x_t
             for k, (numbers, *arrays) in enumerate(stepper["layers"]):
-                below = x_t if k == 0 else new[0][k - 1]
                 scan.scan_step(stepper["cell"], numbers, k, below, old, stepper["lengths"], *arrays, new)
-        return new[0][-1].copy(), _public_state(new)
+                adds = self.residual and below.shape == new[0][k].shape
+                below = new[0][k] + below if adds else new[0][k]
+        return below if adds else below.copy(), _public_state(new)
 
     def _new_stepper(self, n_samples: int) -> dict[str, Any]:
         """Pack the weights for `step` and make its buffers, apart from those of `forward` and `backward`."""

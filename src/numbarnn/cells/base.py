@@ -10,7 +10,9 @@ from functools import cached_property
 from types import CodeType
 
 from numbarnn import simd
+from numbarnn.kernels.compiler import Task
 from numbarnn.kernels.equations import CellType, register_equations
+from numbarnn.kernels.sizes import Sizes
 
 CELLS: dict[str, Cell] = {}
 
@@ -62,6 +64,13 @@ class Cell:
         the part of the gradient of h_prev that passed through `finish`, and the gradient of each new further
         state.
 
+    loops : tuple of two tasks or None, default=None
+        What runs in place of `scan.scan_forward` and `scan.scan_backward` of `numbarnn.kernels`, with the
+        same arguments: for a cell whose units do not go each their own way after the products. Its `forward`
+        and `backward` are then for NumPy arrays alone.
+    workspace : callable or None, default=None
+        ``workspace(sizes) -> int``: how many numbers such loops keep in the array n.
+
     Examples
     --------
     >>> from numbarnn.cells import CELLS
@@ -80,6 +89,8 @@ class Cell:
     scalars: tuple[str, ...] = ()
     finish: Callable | None = None
     finish_backward: Callable | None = None
+    loops: tuple[Task, Task] | None = None
+    workspace: Callable[[Sizes], int] | None = None
 
     def __post_init__(self) -> None:
         """Check the table row and make the equations known to the kernels."""
