@@ -55,9 +55,10 @@ def to_onnx(estimator: Any, path: str | PathLike | None = None, *, lengths: bool
     model : onnx.ModelProto
         Its input is "X", float32, of shape (n_samples, n_timesteps, n_features), or (n_samples,
         n_timesteps * n_channels) if that is what the estimator was fitted on. The number of samples may
-        differ from call to call, and where X has three dimensions that of steps. Its outputs are what `predict` and `predict_proba` return, under
-        the names that skl2onnx gives them: "variable" of a regressor; "label" and "probabilities" of a
-        classifier; "output" and the final states, "h" and "c", of a `Recurrent`.
+        differ from call to call, and where X has three dimensions that of steps. Its outputs are what
+        `predict` and `predict_proba` return, under the names that skl2onnx gives them: "variable" of a
+        regressor; "label" and "probabilities" of a classifier; "output" and the final states, "h" and "c",
+        of a `Recurrent`.
 
     Raises
     ------
