@@ -207,7 +207,7 @@ def test_pieces_of_the_weight_gradient_cover_it_once(cell):
         layer = sizes.layer_sizes(CELLS[cell], inputs, hidden, 4, False)
         for depth, columns in ((layer.D, layer.Sh), (inputs + 1, layer.Sx)):
             seen = np.zeros((layer.J, depth), int)
-            for j0, j1, m0, m1 in sizes.weight_gradient_blocks(layer, depth, columns, 4, n_threads):
+            for j0, j1, m0, m1 in sizes.weight_gradient_blocks(layer.J, depth, columns, 4, n_threads):
                 assert j0 < j1 and m0 < m1
                 seen[j0:j1, m0:m1] += 1
             assert (seen == 1).all()

@@ -71,12 +71,14 @@ class Direction:
         float32 or float64.
     reverse : bool
         Whether it runs backward in time.
+    proj_size : int, default=0
+        Size of the projection that h is; 0 for none.
 
     Attributes
     ----------
     shapes : dict of str to tuple of int
-        Of the parameters: weight_ih, weight_hh, bias_ih, bias_hh (as far as there are such), then those of
-        single units.
+        Of the parameters: weight_ih, weight_hh, bias_ih, bias_hh, weight_hr (as far as there are such), then
+        those of single units.
     parameters, gradients : ndarray of shape (n_parameters,)
         All of them, one behind the other; given by `Recurrent.bind`.
     sizes : Sizes
@@ -88,12 +90,11 @@ class Direction:
     """
 
     def __init__(
-        self, cell: Cell, n_inputs: int, hidden_size: int, bias: bool, dtype: np.dtype, reverse: bool
+        self, cell: Cell, n_inputs: int, hidden_size: int, bias: bool, dtype: np.dtype, reverse: bool,
+        proj_size: int = 0,
     ) -> None:
-        # its weights at least, before there is any room for them
-        check_count(hidden_size * (len({*cell.x_gates}) * n_inputs + len({*cell.h_gates}) * hidden_size))
         self.cell, self.bias, self.dtype = cell, bias, dtype
-        self.sizes = sizes = layer_sizes(cell, n_inputs, hidden_size, dtype.itemsize, reverse)
+        self.sizes = sizes = layer_sizes(cell, n_inputs, hidden_size, dtype.itemsize, reverse, proj_size)
         self.padded = sizes.J * sizes.U
         lanes = VECTOR_BYTES // dtype.itemsize
         vectors = -(-n_inputs // lanes)
@@ -106,29 +107,32 @@ class Direction:
     def _lay_out_weights(self, dtype: np.dtype) -> None:
         """Make room for the packed weights and their gradients, and the plans that fill it."""
         sizes, cell = self.sizes, self.cell
-        H, U, J, inputs = sizes.H, sizes.U, sizes.J, sizes.I
-        depth_x, depth_h = inputs + 1, self.padded + 1
+        H, U, J, inputs, seen = sizes.H, sizes.U, sizes.J, sizes.I, sizes.HR
+        depth_x, depth_h, depth_m = inputs + 1, sizes.R + 1, self.padded + 1
         self.joined = sizes.D > depth_h  # wx is part of wh
         self.shapes = self._parameter_shapes()
         ends = np.cumsum([0, *(math.prod(shape) for shape in self.shapes.values())]).tolist()
         at = dict(zip(self.shapes, ends[:-1], strict=True))
         self.n_parameters = ends[-1]
+        check_count(self.n_parameters)  # before there is any room for them
         self.packed = aligned_zeros(sizes.wxt + self.padded_inputs * J * sizes.Sx, dtype)
         self.packed_gradients = aligned_zeros(sizes.wht, dtype)
         self.wxt = self.packed[sizes.wxt :]
         weight_hh, bias_ih, bias_hh = at.get("weight_hh", 0), at.get("bias_ih"), at.get("bias_hh")
         to_x = (sizes.wh + depth_h * sizes.Sh, sizes.D) if self.joined else (0, depth_x)
         forward = pack.weight_plan(cell.x_gates, H, U, inputs, depth_x, at["weight_ih"], bias_ih, *to_x)
-        forward += pack.weight_plan(
-            cell.h_gates, H, U, H, depth_h, weight_hh, bias_hh, sizes.wh, sizes.D
-        )
-        forward += pack.weight_plan(cell.m_gates, H, U, H, depth_h, weight_hh, bias_hh, sizes.wm)
+        weights_h = cell.h_gates, H, U, seen, depth_h, weight_hh, bias_hh
+        forward += pack.weight_plan(*weights_h, sizes.wh, sizes.D)
+        second = (at["weight_hr"], None) if sizes.projects else (weight_hh, bias_hh)
+        forward += pack.weight_plan(cell.m_gates, seen, U, H, depth_m, *second, sizes.wm)
         places = [(at[name], sizes.u + k * self.padded) for k, name in enumerate(cell.units)]
         vectors, scalars = places[: len(cell.vectors)], places[len(cell.vectors) :]
         weights = forward + [pack.line(*place, H) for place in vectors]
         forward = weights + [pack.line(*place, H, repeat=True) for place in scalars]
-        backward = pack.transposed_plan(cell.h_gates, H, U, J, H, sizes.P, weight_hh, sizes.wht)
-        backward += pack.transposed_plan(cell.m_gates, H, U, J, H, sizes.P, weight_hh, sizes.wmt)
+        backward = pack.transposed_plan(cell.h_gates, H, U, J, seen, sizes.P, weight_hh, sizes.wht)
+        backward += pack.transposed_plan(
+            cell.m_gates, seen, U, sizes.JR, H, sizes.PM, second[0], sizes.wmt
+        )
         to_inputs = pack.transposed_plan(
             cell.x_gates, H, U, J, inputs, self.input_panel, at["weight_ih"], sizes.wxt
         )
@@ -143,11 +147,13 @@ class Direction:
         x_rows, h_rows = len(cell.x_rows) * sizes.H, len(cell.h_rows) * sizes.H
         shapes = {"weight_ih": (x_rows, sizes.I)}
         if h_rows:
-            shapes["weight_hh"] = (h_rows, sizes.H)
+            shapes["weight_hh"] = (h_rows, sizes.HR)
         if self.bias:
             shapes["bias_ih"] = (x_rows,)
             if h_rows:
                 shapes["bias_hh"] = (h_rows,)
+        if sizes.projects:
+            shapes["weight_hr"] = (sizes.HR, sizes.H)
         return shapes | dict.fromkeys(cell.vectors, (sizes.H,)) | dict.fromkeys(cell.scalars, (1,))
 
     def pack(self, training: bool, threads: int) -> list[tuple]:
@@ -246,42 +252,40 @@ class Pass:
         # each with what only some cells have behind it, see `numbarnn.kernels.scan`
         x, h, m = self._get("x" + name, (slots, B, sizes.LX), (sizes.g_slots, B, sizes.LM))
         g, _, _ = self._get(
-            "g" + name, (sizes.J, sizes.g_slots, B, sizes.S), (sizes.J, sizes.g_slots, B, sizes.Sm)
+            "g" + name, (sizes.J, sizes.g_slots, B, sizes.S), (sizes.JR, sizes.g_slots, B, sizes.Sm)
         )
         c, further, _ = self._get("c" + name, (slots, B, sizes.E, padded))
         d, dh, _ = self._get("d" + name, (B, padded), (min(1, sizes.Sm), B, padded))
         e, dfurther, _ = self._get("e" + name, (B, sizes.E, padded), (B, sizes.K, padded))
-        for rows in (h, m):
-            rows[:, :, padded : padded + 1] = 1  # nothing ever overwrites these
-        cell, n = direction.cell, EMPTY[self._dtype]
+        for rows, one in ((h, sizes.R), (m, padded)):
+            rows[:, :, one : one + 1] = 1  # nothing ever overwrites these
+        cell, n, flat_h, product = direction.cell, EMPTY[self._dtype], x, d
         first, last = self.T * sizes.reverse % slots, self.T * (1 - sizes.reverse) % slots
         if cell.loops:
             n = self._buffers.get("n" + name, cell.workspace(sizes))
         elif n_noise:
             cell, n = cell.noisy(*self._noise), self._buffers.get("n" + name, n_noise)
-            h = self._noise_views(sizes, n, h, first)
+            if self._noise[0]:
+                h = self._mask_views(sizes, n, h, first)
+                flat_h, product = n, n[sizes.dd :]
+            if self._noise[1]:
+                n[sizes.zm : sizes.ds] = 0  # of the units past the last as well
+                zones = n[sizes.zm : sizes.ds].reshape(sizes.g_slots, B, 1 + sizes.E, padded)
+                self.zones.append(zones[..., : sizes.H])
         for views, slot in ((self.initial, first), (self.final, last)):
-            views.append(_states(h[slot], further[slot], sizes.H))
-        self.dstates.append(_states(dh, dfurther, sizes.H))
-        self._whole_initial += h[first, :, :padded], further[first]
+            views.append(_states(h[slot, :, : sizes.HR], further[slot], sizes.H))
+        self.dstates.append(_states(dh[:, : sizes.HR], dfurther, sizes.H))
+        self._whole_initial += h[first, :, : sizes.R], further[first]
         self._whole_dstates += d, e
-        return _Loop(direction, cell, sizes, x, c, g, d, e, n)
+        return _Loop(direction, cell, sizes, x, flat_h, g, c, d, product, e, n)
 
-    def _noise_views(self, sizes: Sizes, n: NDArray, rows: NDArray, first: int) -> NDArray:
-        """Note the parts of `n` that are to be filled; return where h stands, (slots, n_samples, padded)."""
-        drops, zones = self._noise
-        B, padded = self.B, sizes.J * sizes.U
-        if zones:
-            n[sizes.zm : sizes.ds] = 0  # of the units past the last as well
-            mixed = n[sizes.zm : sizes.ds].reshape(sizes.g_slots, B, 1 + sizes.E, padded)
-            self.zones.append(mixed[..., : sizes.H])
-        if not drops:
-            return rows
-        mask = n[sizes.rm : sizes.dd].reshape(B, padded)
+    def _mask_views(self, sizes: Sizes, n: NDArray, rows: NDArray, first: int) -> NDArray:
+        """Note the mask of h, which is to be filled; return where h stands, (slots, n_samples, padded)."""
+        mask = n[sizes.rm : sizes.dd].reshape(self.B, -1)
         mask[...] = 0
-        h = n[: sizes.rm].reshape(-1, B, padded)
-        self.state_masks.append(mask[:, : sizes.H])
-        self._seen.append((rows[first, :, :padded], h[first], mask))
+        h = n[: sizes.rm].reshape(*rows.shape[:2], -1)
+        self.state_masks.append(mask[:, : sizes.HR])
+        self._seen.append((rows[first, :, : sizes.R], h[first, :, : sizes.R], mask[:, : sizes.R]))
         return h
 
     def _get(
@@ -306,10 +310,10 @@ class Pass:
         phases = [start]
         for k, (loops, z, threads) in enumerate(zip(self._loops, self._inputs, self._threads, strict=True)):
             output, scans, shares = self._output(k), [], ranges(self.B, threads, 2)
-            for i, (direction, cell, sizes, x, c, g, _, _, n) in enumerate(loops):
+            for i, (direction, cell, sizes, x, h, g, c, _, _, _, n) in enumerate(loops):
                 start += direction.pack(training, threads)
-                to = self._own_output(k, i) if self._merge else output.part(i * sizes.H)
-                arguments = (z, direction.packed, x, g, c, n, *to)
+                to = self._own_output(k, i) if self._merge else output.part(i * sizes.HR)
+                arguments = (z, direction.packed, x, h, g, c, n, *to)
                 loop = direction.cell.loops[0] if direction.cell.loops else scan.scan_forward
                 scans += [(loop, cell, sizes, *r, lengths, *arguments) for r in shares]
             phases.append(scans)
@@ -327,7 +331,7 @@ class Pass:
     @property
     def _width(self) -> int:
         """Number of outputs of a layer in a step."""
-        return self._loops[0][0].sizes.H * (1 if self._merge else len(self.layers[0]))
+        return self._loops[0][0].sizes.HR * (1 if self._merge else len(self.layers[0]))
 
     def _output(self, k: int) -> _Rows:
         """Where the output of layer k goes: to the caller, or to the inputs of the next layer."""
@@ -338,7 +342,7 @@ class Pass:
 
     def _own_output(self, k: int, i: int, what: str = "o") -> _Rows:
         """Where the output of one of two directions of layer k is kept that are merged, or its gradient."""
-        H = self._loops[k][i].sizes.H
+        H = self._loops[k][i].sizes.HR
         return _Rows(self._buffers.get(f"{what}{k}.{i}", self.T, self.B, H), self.B * H, H)
 
     def _adds(self, k: int) -> bool:
@@ -383,9 +387,9 @@ class Pass:
                 own = [self._own_output(k, i, what).array for what in ("o", "do") for i in (0, 1)]
                 split = (self._merge, lengths, *gradient, *own)
                 phases.append([(between.split_rows, loops[0].sizes, *r, *split) for r in rows])
-            for i, (direction, cell, sizes, x, c, g, d, e, n) in enumerate(loops):
-                come = self._own_output(k, i, "do") if self._merge else gradient.part(i * sizes.H)
-                arguments = (*come, direction.packed, x, g, c, d, e, n)
+            for i, (direction, cell, sizes, *arrays) in enumerate(loops):
+                come = self._own_output(k, i, "do") if self._merge else gradient.part(i * sizes.HR)
+                arguments = (*come, direction.packed, *arrays)
                 loop = direction.cell.loops[1] if direction.cell.loops else scan.scan_backward
                 scans += [(loop, cell, sizes, *r, lengths, *arguments) for r in rows]
                 weights += loops[i].weight_gradient(z, threads)
@@ -404,7 +408,7 @@ class Pass:
     ) -> _Rows:
         """Add the tasks that fill the gradient of what layer k reads; return where it is."""
         dz = self.input_gradient_rows(k)
-        for i, (direction, _, sizes, _, _, g, _, _, _) in enumerate(self._loops[k]):
+        for i, (direction, _, sizes, _, _, g, *_) in enumerate(self._loops[k]):
             weights += direction.pack_inputs_transposed(self._threads[k])
             panels = direction.padded_inputs, direction.input_panel, direction.input_group
             tasks = [(scan.input_gradient, sizes, *r, i, direction.wxt, g, dz, *panels) for r in rows]
@@ -439,29 +443,30 @@ class _Loop(NamedTuple):
     cell: Cell | Noisy
     sizes: Sizes
     x: NDArray
-    c: NDArray
+    h: NDArray
     g: NDArray
+    c: NDArray
     d: NDArray
+    dh: NDArray
     e: NDArray
     n: NDArray
 
     def weight_gradient(self, z: NDArray, threads: int) -> list[tuple]:
         """List the tasks that fill dwh and dwx, from the input rows `z`."""
         direction, sizes = self.direction, self.sizes
-        B, S, padded, dw = sizes.B, sizes.S, direction.padded, direction.packed_gradients
+        B, padded, dw = sizes.B, direction.padded, direction.packed_gradients
         before, middle = sizes.reverse * B * sizes.LX, sizes.x_slots * B * sizes.LX
-        second = sizes.J * sizes.T * B * S
-        products = [(self.x, before, sizes.LX, sizes.D, 0, S, sizes.Sh, dw[sizes.wh : sizes.wm])]
+        second = sizes.J * sizes.T * B * sizes.S
+        J, S = sizes.J, sizes.S
+        products = [(J, self.x, before, sizes.LX, sizes.D, 0, S, sizes.Sh, dw[sizes.wh : sizes.wm])]
         if not direction.joined:
-            depth = sizes.I + 1
-            products.append((z, 0, sizes.LZ, depth, S - sizes.Sx, S, sizes.Sx, dw[: sizes.wh]))
-        products.append(
-            (self.x, middle, sizes.LM, padded + 1, second, sizes.Sm, sizes.Sm, dw[sizes.wm : sizes.u])
-        )
+            products.append((J, z, 0, sizes.LZ, sizes.I + 1, S - sizes.Sx, S, sizes.Sx, dw[: sizes.wh]))
+        place = middle, sizes.LM, padded + 1, second, sizes.Sm, sizes.Sm
+        products.append((sizes.JR, self.x, *place, dw[sizes.wm : sizes.u]))
         tasks = []
-        for a, a_at, stride, depth, g_at, g_stride, columns, part in products:
+        for n_blocks, a, a_at, stride, depth, g_at, g_stride, columns, part in products:
             if columns:
-                for block in weight_gradient_blocks(sizes, depth, columns, z.itemsize, threads):
+                for block in weight_gradient_blocks(n_blocks, depth, columns, z.itemsize, threads):
                     arguments = (a, a_at, stride, depth, self.g, g_at, g_stride, columns, part)
                     tasks.append((scan.weight_gradient, sizes, *block, *arguments))
         if sizes.K:
@@ -471,8 +476,8 @@ class _Loop(NamedTuple):
 
 
 def _states(h: NDArray, further: NDArray, hidden_size: int) -> list[NDArray]:
-    """Return views (n_samples, hidden_size) of the states in h (B, >= H) and further (B, E, >= H)."""
-    return [h[:, :hidden_size], *(further[:, e, :hidden_size] for e in range(further.shape[1]))]
+    """Return h and views (n_samples, hidden_size) of the further states, (B, E, >= H)."""
+    return [h, *(further[:, e, :hidden_size] for e in range(further.shape[1]))]
 
 
 def _fill(whole: list[NDArray], views: list[list[NDArray]], state: Sequence[NDArray] | None) -> None:

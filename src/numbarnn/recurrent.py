@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from numbarnn.cells import find_cell
+from numbarnn.cells import PROJECTED, Cell, find_cell
 from numbarnn.checks import (
     as_float,
     as_input,
@@ -79,6 +79,9 @@ class Recurrent:
     residual : bool, default=False
         Whether each layer adds its input to its output where both are as wide, as they are from the second
         layer on.
+    proj_size : int, default=0
+        Of cell "lstm": if not 0, h is a projection of that many units, fewer than hidden_size, as in PyTorch
+        [3]_; its weights are ``weight_hr_l0`` (proj_size, hidden_size).
 
     Attributes
     ----------
@@ -108,6 +111,8 @@ class Recurrent:
        NIPS (2016), equation 7 with one mask for all gates.
     .. [2] Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR
        (2017), equations 4 to 6.
+    .. [3] Sak, Senior and Beaufays, "Long short-term memory based recurrent neural network architectures for
+       large vocabulary speech recognition" (2014), arXiv 1402.1128, section 2.2.
 
     Examples
     --------
@@ -141,11 +146,13 @@ class Recurrent:
         zoneout: float | Sequence[float] = 0.0,
         merge: str = "concat",
         residual: bool = False,
+        proj_size: int = 0,
     ) -> None:
         self.cell = find_cell(cell)
         self.input_size = positive_int("input_size", input_size)
         self.hidden_size = positive_int("hidden_size", hidden_size)
         self.num_layers = positive_int("num_layers", num_layers)
+        self.proj_size = self._check_projection(proj_size)
         self.dropout = probability("dropout", dropout)
         self.recurrent_dropout = probability("recurrent_dropout", recurrent_dropout)
         self.zoneout = self._check_zoneout(zoneout)
@@ -178,7 +185,8 @@ class Recurrent:
             raise type(error)(
                 f"random_state was {random_state!r}; expected None, an integer or a Generator"
             ) from error
-        self.output_size = self.hidden_size * (2 if self.bidirectional and merge == "concat" else 1)
+        side_by_side = 2 if self.bidirectional and merge == "concat" else 1
+        self.output_size = (self.proj_size or self.hidden_size) * side_by_side
         if self.residual and self.num_layers == 1 and self.input_size != self.output_size:
             raise ValueError(
                 f"residual was True with one layer, whose input is {self.input_size} wide and whose output "
@@ -198,6 +206,20 @@ class Recurrent:
                 stacklevel=2,
             )
 
+    def _check_projection(self, proj_size: int) -> int:
+        if isinstance(proj_size, (int, np.integer)) and proj_size == 0 and not isinstance(proj_size, bool):
+            return 0
+        proj_size = positive_int("proj_size", proj_size)
+        if self.cell.name not in PROJECTED:
+            raise ValueError(
+                f'proj_size was {proj_size} with cell "{self.cell.name}"; expected 0, or cell "lstm"'
+            )
+        if proj_size >= self.hidden_size:
+            raise ValueError(
+                f"proj_size was {proj_size}; expected less than hidden_size, which is {self.hidden_size}"
+            )
+        return proj_size
+
     def _check_zoneout(self, zoneout: float | Sequence[float]) -> tuple[float, ...]:
         """Return a probability for each state."""
         names = self.cell.states
@@ -209,16 +231,23 @@ class Recurrent:
     def _make_layers(self) -> None:
         """Make the layers and all their buffers."""
         check_count(self.num_layers)
-        directions, hidden = (False, True)[: 1 + self.bidirectional], self.hidden_size
+        directions = (False, True)[: 1 + self.bidirectional]
         widths = [self.input_size] + [self.output_size] * (self.num_layers - 1)
         self._layers = [
-            [Direction(self.cell, n, hidden, self.bias, self.dtype, reverse) for reverse in directions]
-            for n in widths
+            [self._make_direction(n, reverse) for reverse in directions] for n in widths
         ]
         self._buffers = Buffers(self.dtype)
         self._passes: dict[tuple, Pass] = {}  # for batches of the shapes that came last
         self._kept: tuple[Pass, NDArray] | None = None  # what backward needs of the last forward
         self._stepper: dict[str, Any] | None = None  # buffers and packed weights of `step`
+
+    def _make_direction(self, n_inputs: int, reverse: bool) -> Direction:
+        options = (self.bias, self.dtype, reverse, self.proj_size)
+        return Direction(self._kernel_cell, n_inputs, self.hidden_size, *options)
+
+    @property
+    def _kernel_cell(self) -> Cell:
+        return PROJECTED[self.cell.name] if self.proj_size else self.cell
 
     def _mend(self) -> None:
         """Make new buffers if the last call was broken off, by Ctrl-C for example; the lock must be held."""
@@ -330,7 +359,7 @@ class Recurrent:
         for name, array in self._parameters.items():
             if self.init == "uniform" or name.rpartition("_l")[0] in cell.units:
                 array[...] = self._random.uniform(-bound, bound, array.shape)
-            elif name.startswith("weight_ih"):
+            elif name.startswith(("weight_ih", "weight_hr")):
                 limit = np.sqrt(6 / sum(array.shape))
                 array[...] = self._random.uniform(-limit, limit, array.shape)
             elif name.startswith("weight_hh"):
@@ -346,6 +375,7 @@ class Recurrent:
         """Keep options, parameters and the random generator: buffers are made again where they are needed."""
         names = ("input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional")
         names += ("init", "forget_bias", "n_jobs", "recurrent_dropout", "zoneout", "merge", "residual")
+        names += ("proj_size",)
         options = {name: getattr(self, name) for name in names}
         options |= {"cell": self.cell.name, "dtype": self.dtype.name}
         return {"options": options, "parameters": self._flat.copy(), "random": self._random}
@@ -442,7 +472,8 @@ class Recurrent:
         x : array-like of shape (n_samples, n_timesteps, input_size)
             The sequences, padded behind to one length.
         state : ndarray or tuple of ndarray, default=None
-            Initial state: h, or (h, c) for an LSTM, each (num_layers * directions, n_samples, hidden_size),
+            Initial state: h, or (h, c) for an LSTM, each (num_layers * directions, n_samples, hidden_size)
+            (with a projection h is proj_size wide),
             in PyTorch's order; None is zeros.
         lengths : array-like of int of shape (n_samples,), default=None
             Number of valid steps of each sequence, from 1; None is all of them.
@@ -663,7 +694,7 @@ class Recurrent:
             if stepper is None or stepper["B"] != B:
                 stepper = self._stepper = self._new_stepper(B)
             old = old or stepper["zeros"]
-            new = tuple([np.empty(stepper["shape"], self.dtype) for _ in old])
+            new = tuple([np.empty(shape, self.dtype) for shape in stepper["shapes"]])
             below = x_t
             for k, (numbers, *arrays) in enumerate(stepper["layers"]):
                 scan.scan_step(stepper["cell"], numbers, k, below, old, stepper["lengths"], *arrays, new)
@@ -675,14 +706,14 @@ class Recurrent:
         """Pack the weights for `step` and make its buffers, apart from those of `forward` and `backward`."""
         layers, zones = [], any(self.zoneout)
         for (direction,) in self._layers:
-            own = Direction(self.cell, direction.sizes.I, self.hidden_size, self.bias, self.dtype, False)
+            own = self._make_direction(direction.sizes.I, False)
             own.parameters = direction.parameters
             Program(self.dtype, 1, [own.pack(False, 1)]).run()
             sizes = batch_sizes(own.sizes, 1, n_samples, False)
             sizes = sizes._replace(sums=ALONE if n_samples == 1 else 1)
             z = np.ones(n_samples * sizes.LZ, self.dtype)
             x = np.ones(n_samples * (2 * sizes.LX + sizes.LM), self.dtype)
-            x[: 2 * n_samples * sizes.LX].reshape(-1, sizes.LX)[:, : own.padded] = 0
+            x[: 2 * n_samples * sizes.LX].reshape(-1, sizes.LX)[:, : sizes.R] = 0
             g = np.zeros(sizes.J * n_samples * (sizes.S + sizes.Sm), self.dtype)
             c = np.zeros(2 * n_samples * sizes.E * own.padded, self.dtype)
             sizes, n_noise = noise_sizes(sizes, False, zones)
@@ -691,21 +722,24 @@ class Recurrent:
                 mixed = n[sizes.zm : sizes.ds].reshape(n_samples, 1 + sizes.E, own.padded)
                 mixed[:, :, : self.hidden_size] = np.array(self.zoneout)[:, np.newaxis]
             layers.append((tuple(sizes), z, own.packed, x, g, c, n))
-        shape = (self.num_layers, n_samples, self.hidden_size)
+        shapes = self._state_shapes(n_samples)
         return {
             "B": n_samples,
-            "cell": self.cell.noisy(False, True) if zones else self.cell,
+            "cell": self._kernel_cell.noisy(False, True) if zones else self._kernel_cell,
             "layers": layers,
             "lengths": np.ones(n_samples, np.int64),
-            "shape": shape,
-            "zeros": tuple(np.zeros(shape, self.dtype) for _ in self.cell.states),
+            "shapes": shapes,
+            "zeros": tuple(np.zeros(shape, self.dtype) for shape in shapes),
         }
 
     # ---- states
 
     def _new_state(self, n_samples: int) -> list[NDArray]:
-        shape = (self.num_layers * len(self._layers[0]), n_samples, self.hidden_size)
-        return [np.empty(shape, self.dtype) for _ in self.cell.states]
+        return [np.empty(shape, self.dtype) for shape in self._state_shapes(n_samples)]
+
+    def _state_shapes(self, n_samples: int) -> list[tuple[int, int, int]]:
+        widths = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self.cell.n_states - 1)
+        return [(self.num_layers * len(self._layers[0]), n_samples, width) for width in widths]
 
     def _check_state(self, name: str, state: State | None, n_samples: int) -> tuple[NDArray, ...] | None:
         if state is None:
@@ -717,9 +751,8 @@ class Recurrent:
                 f"{name} was {len(states)} array(s); "
                 f'cell "{self.cell.name}" expected {self.cell.n_states}: ({names})'
             )
-        shape = (self.num_layers * len(self._layers[0]), n_samples, self.hidden_size)
         arrays = tuple([as_float(name, s, self.dtype) for s in states])
-        for array, part in zip(arrays, self.cell.states, strict=True):
+        for array, part, shape in zip(arrays, self.cell.states, self._state_shapes(n_samples), strict=True):
             if array.shape != shape:
                 raise ValueError(f"{name} ({part}) had shape {array.shape}; expected {shape}")
         return arrays

@@ -212,17 +212,22 @@ def load_tuple(context, builder, out: types.UniTuple, array_type, array, offset,
     return context.make_tuple(builder, out, values)
 
 
+def store_tuple(context, builder, array_type, array, offset, stride, values):
+    """Emit the stores of registers at offset, offset + stride, ..."""
+    for k, value in enumerate(values):
+        at = builder.add(offset, builder.mul(i64(k), stride))
+        _store(builder, value, _address(context, builder, array_type, array, at))
+    return context.get_dummy_value()
+
+
 @intrinsic
 def store_many(typingctx, array, offset, stride, values):
     """Store a tuple of registers at offset, offset + stride, ..."""
 
     def emit(context, builder, sig, args):
-        array_value, offset_value, stride_value, tuple_value = args
-        for k in range(values.count):
-            at = builder.add(offset_value, builder.mul(i64(k), stride_value))
-            pointer = _address(context, builder, sig.args[0], array_value, at)
-            _store(builder, builder.extract_value(tuple_value, k), pointer)
-        return context.get_dummy_value()
+        return store_tuple(
+            context, builder, sig.args[0], *args[:3], cgutils.unpack_tuple(builder, args[3], values.count)
+        )
 
     return types.void(array, types.intp, types.intp, values), emit
 

@@ -11,13 +11,15 @@ from numbarnn.cells.coupled import LSTM_COUPLED
 from numbarnn.cells.gru import GRU
 from numbarnn.cells.gru_reset_before import GRU_RESET_BEFORE
 from numbarnn.cells.indrnn import INDRNN
-from numbarnn.cells.lstm import LSTM
+from numbarnn.cells.lstm import LSTM, LSTM_PROJECTED
 from numbarnn.cells.mgu import MGU
 from numbarnn.cells.minimal import MINGRU, MINLSTM
 from numbarnn.cells.peephole import LSTM_PEEPHOLE, LSTM_PEEPHOLE_CANDIDATE
 from numbarnn.cells.rnn import RNN_RELU, RNN_TANH
 
-__all__ = ["CELLS", "Cell", "add_cell", "find_cell"]
+__all__ = ["CELLS", "PROJECTED", "Cell", "add_cell", "find_cell"]
+
+PROJECTED = {"lstm": LSTM_PROJECTED}
 
 for _cell in (
     RNN_TANH, RNN_RELU, LSTM, GRU,

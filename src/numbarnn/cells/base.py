@@ -64,6 +64,8 @@ class Cell:
         the part of the gradient of h_prev that passed through `finish`, and the gradient of each new further
         state.
 
+    projects : bool, default=False
+        Whether the second product is the projection ``weight_hr`` that gives h.
     loops : tuple of two tasks or None, default=None
         What runs in place of `scan.scan_forward` and `scan.scan_backward` of `numbarnn.kernels`, with the
         same arguments: for a cell whose units do not go each their own way after the products. Its `forward`
@@ -89,6 +91,7 @@ class Cell:
     scalars: tuple[str, ...] = ()
     finish: Callable | None = None
     finish_backward: Callable | None = None
+    projects: bool = False
     loops: tuple[Task, Task] | None = None
     workspace: Callable[[Sizes], int] | None = None
 
@@ -130,7 +133,7 @@ class Cell:
     @cached_property
     def h_rows(self) -> tuple[str, ...]:
         """The gates that ``weight_hh`` has rows for."""
-        return self._gates_of("h", "xh", "m")
+        return self._gates_of("h", "xh", *(() if self.projects else "m"))
 
     def _gates_of(self, *kinds: str) -> tuple[str, ...]:
         taken = {gate for gate, products in self.slots if products in kinds}
@@ -149,7 +152,8 @@ class Cell:
     @cached_property
     def m_gates(self) -> tuple[int, ...]:
         """Of each slot that has a product with the middle vector, the place of its gate in `h_rows`."""
-        return tuple(self.h_rows.index(gate) for gate, products in self.slots if products == "m")
+        rows = self._gates_of("m") if self.projects else self.h_rows
+        return tuple(rows.index(gate) for gate, products in self.slots if products == "m")
 
     @property
     def n_slots(self) -> int:

@@ -1,9 +1,11 @@
 """Long short-term memory (Hochreiter and Schmidhuber 1997) with a forget gate (Gers et al. 2000)."""
 
+from numbarnn.cells.activations import inlined
 from numbarnn.cells.base import Cell
 from numbarnn.simd import sigmoid, tanh
 
 
+@inlined
 def lstm_forward(gates, states):
     """Compute c = f c_prev + i g and h = o tanh(c) by the equations of torch.nn.LSTM."""
     i, f, g, o = gates
@@ -13,6 +15,7 @@ def lstm_forward(gates, states):
     return (o * tanh(c), c), (i, f, g, o)
 
 
+@inlined
 def lstm_backward(gates, states, new_states, dstates):
     """Go back through `lstm_forward` by the chain rule; all that h does passes through o and c."""
     i, f, g, o = gates
@@ -28,6 +31,27 @@ def lstm_backward(gates, states, new_states, dstates):
     return (di, df, dg, do), (dh * 0.0, dc * f)
 
 
+def project(products, kept, states):
+    """Take the product of `weight_hr` with o tanh(c) as h."""
+    return products[0], products, kept
+
+
+def project_backward(products, kept, states, dh):
+    """Hand the gradient on to the product."""
+    return (dh,), kept, dh * 0.0
+
+
+def projected_forward(gates, states):
+    """Give o tanh(c) to the projection."""
+    (h, c), kept = lstm_forward(gates, states)
+    return h, (c,), kept
+
+
+def projected_backward(kept, states, new_states, dstates, dmiddle):
+    """Go back through `projected_forward`."""
+    return lstm_backward(kept, states, new_states, (dmiddle, dstates[1]))
+
+
 LSTM = Cell(
     name="lstm",
     gates=("i", "f", "g", "o"),
@@ -36,4 +60,18 @@ LSTM = Cell(
     backward=lstm_backward,
     states=("h", "c"),
     forget_gate="f",
+)
+
+# what `Recurrent` takes in its place where h is a projection (Sak et al. 2014)
+LSTM_PROJECTED = Cell(
+    name="lstm_projected",
+    gates=(*LSTM.gates, "r"),
+    slots=(*LSTM.slots, ("r", "m")),
+    forward=projected_forward,
+    backward=projected_backward,
+    states=LSTM.states,
+    forget_gate=LSTM.forget_gate,
+    finish=project,
+    finish_backward=project_backward,
+    projects=True,
 )

@@ -21,7 +21,7 @@ def copy_inputs(sizes: Sizes, r0: int, r1: int, lengths: Ints, inputs: Reals, z:
     for r in range(r0, r1):
         for t in range(sizes.T):
             to = (t * sizes.B + r) * sizes.LZ
-            if runs(sizes, lengths, t, r):
+            if runs(sizes.masked, sizes.B, lengths, t, r):
                 at = (r * sizes.T + t) * sizes.I
                 for i in range(sizes.I):
                     target[to + i] = source[at + i]
@@ -47,8 +47,8 @@ def merge_rows(
     if out.size > 0:
         for t in range(sizes.T):
             for r in range(r0, r1):
-                at, to = (t * sizes.B + r) * sizes.H, t * out_t + r * out_r
-                for u in range(sizes.H):
+                at, to = (t * sizes.B + r) * sizes.HR, t * out_t + r * out_r
+                for u in range(sizes.HR):
                     if mode == 3:
                         out[to + u] = a[at + u] * b[at + u]
                     else:
@@ -64,9 +64,9 @@ def split_rows(
     factor = 0.5 if mode == 2 else 1.0
     for t in range(sizes.T):
         for r in range(r0, r1):
-            at, to = t * dout_t + r * dout_r, (t * sizes.B + r) * sizes.H
-            counts = dout.size > 0 and runs(sizes, lengths, t, r)
-            for u in range(sizes.H):
+            at, to = t * dout_t + r * dout_r, (t * sizes.B + r) * sizes.HR
+            counts = dout.size > 0 and runs(sizes.masked, sizes.B, lengths, t, r)
+            for u in range(sizes.HR):
                 gradient = factor * dout[at + u] if counts else 0.0
                 da[to + u] = gradient * b[to + u] if mode == 3 else gradient
                 db[to + u] = gradient * a[to + u] if mode == 3 else gradient
@@ -81,6 +81,6 @@ def add_rows(
     if a.size > 0 and b.size > 0:
         for t in range(sizes.T):
             for r in range(r0, r1):
-                if runs(sizes, lengths, t, r):
+                if runs(sizes.masked, sizes.B, lengths, t, r):
                     for i in range(n):
                         b[t * b_t + r * b_r + i] += a[t * a_t + r * a_r + i]

@@ -58,7 +58,7 @@ def fan_forward(
                 for u in range(0, U, lanes_of(base)):
                     at = r * E * U + u
                     old = load_states(cell, states, at, states, at + U, U)
-                    new, _ = cell_forward(cell, load_slots(cell, scratch, to + u, U), old, ())
+                    new, _ = cell_forward(cell, load_slots(cell, scratch, to + u, U), old)
                     store(out, (r * m + k) * U + u, new[0])
 
 
@@ -78,8 +78,8 @@ def fan_backward(
                     at = r * E * U + u
                     old = load_states(cell, states, at, states, at + U, U)
                     dnew = load_states(cell, dout, (r * m + k) * U + u, nothing, u, U)
-                    new, kept = cell_forward(cell, load_slots(cell, scratch, to + u, U), old, ())
-                    dgates, dold, _ = cell_backward(cell, kept, old, new, dnew, ())
+                    new, kept = cell_forward(cell, load_slots(cell, scratch, to + u, U), old)
+                    dgates, dold = cell_backward(cell, kept, old, new, dnew)
                     store_many(scratch, to + u, U, dgates)
                     store_many(scratch, to + S * U + u, U, dold)
                 _add(S * U, scratch, to, dbase, r * S * U)

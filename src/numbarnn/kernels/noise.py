@@ -22,97 +22,56 @@ from __future__ import annotations
 
 from numba.extending import overload, register_jitable
 
-from numbarnn.kernels.equations import load_states
 from numbarnn.simd import INLINED, lanes_of, load, store
 
 
-def h_array(cell, x, n):
-    """Take the array in which h stands, whose rows are `h_stride` apart; njit code only."""
-    raise NotImplementedError
+@register_jitable(**INLINED)
+def runs(masked, B, lengths, t, r):
+    """Tell whether row r takes step t: one before its end, and not masked.
 
-
-def h_stride(cell, sizes):
-    """Count the elements from row to row of h."""
-    raise NotImplementedError
-
-
-@overload(h_array, jit_options=INLINED)
-def _h_array(cell, x, n):
-    return (lambda cell, x, n: n) if cell.drops else (lambda cell, x, n: x)
-
-
-@overload(h_stride, jit_options=INLINED)
-def _h_stride(cell, sizes):
-    return (lambda cell, sizes: sizes.J * sizes.U) if cell.drops else (lambda cell, sizes: sizes.LX)
+    As everything here it is given single sizes: all of them would be as many arguments to the compiler.
+    """
+    return t < lengths[r] and (masked == 0 or lengths[B * (1 + t) + r] > 0)
 
 
 @register_jitable(**INLINED)
-def runs(sizes, lengths, t, r):
-    """Tell whether row r takes step t: one before its end, and not masked."""
-    return t < lengths[r] and (sizes.masked == 0 or lengths[sizes.B * (1 + t) + r] > 0)
-
-
-@register_jitable(**INLINED)
-def _mix(n, sizes, r, t, part, old, at, a, to):
-    """Keep Hp new values a[to:], number `part` of the states of row r, and mix them with the old."""
-    padded = sizes.J * sizes.U
-    here = ((t % sizes.g_slots * sizes.B + r) * (1 + sizes.E) + part) * padded
-    for u in range(0, padded, lanes_of(n)):
-        new, z = load(a, to + u), load(n, sizes.zm + here + u)
-        store(n, sizes.nk + here + u, new)
+def _mix(n, nk, zm, count, old, at, a, to):
+    """Keep the new values a[to:] at n[nk:], and mix them with the old by the z of n[zm:]."""
+    for u in range(0, count, lanes_of(n)):
+        new, z = load(a, to + u), load(n, zm + u)
+        store(n, nk + u, new)
         store(a, to + u, z * load(old, at + u) + (1.0 - z) * new)  # exactly one of them in training
 
 
-def disturb(cell, sizes, r0, r1, t, lengths, before, after, x, c, n):
+def disturb(cell, sizes, r0, r1, t, lengths, before, after, x, h, c, n):
     """Mix the states after step t with those before it, and mask what the next product sees."""
     raise NotImplementedError
 
 
 @overload(disturb, inline="always")
-def _disturb(cell, sizes, r0, r1, t, lengths, before, after, x, c, n):
+def _disturb(cell, sizes, r0, r1, t, lengths, before, after, x, h, c, n):
     zones, drops = cell.zones, cell.drops
 
-    def noise(cell, sizes, r0, r1, t, lengths, before, after, x, c, n):
-        padded = sizes.J * sizes.U
-        h, stride = h_array(cell, x, n), h_stride(cell, sizes)
+    def noise(cell, sizes, r0, r1, t, lengths, before, after, x, h, c, n):
+        padded, LH, R = sizes.J * sizes.U, sizes.LH, sizes.R
         LC = sizes.E * padded
         if zones:
             for r in range(r0, r1):
-                if runs(sizes, lengths, t, r):
-                    _mix(n, sizes, r, t, 0, h, (before + r) * stride, h, (after + r) * stride)
-                    for s in range(sizes.E):
-                        at, to = (before + r) * LC + s * padded, (after + r) * LC + s * padded
-                        _mix(n, sizes, r, t, 1 + s, c, at, c, to)
+                if runs(sizes.masked, sizes.B, lengths, t, r):
+                    here = (t % sizes.g_slots * sizes.B + r) * (padded + LC)
+                    nk, zm = sizes.nk + here, sizes.zm + here
+                    _mix(n, nk, zm, R, h, (before + r) * LH, h, (after + r) * LH)
+                    _mix(n, nk + padded, zm + padded, LC, c, (before + r) * LC, c, (after + r) * LC)
         if drops:
             for r in range(r0, r1):
-                for u in range(0, padded, lanes_of(n)):
-                    masked = load(h, (after + r) * stride + u) * load(n, sizes.rm + r * padded + u)
+                for u in range(0, R, lanes_of(n)):
+                    masked = load(h, (after + r) * LH + u) * load(n, sizes.rm + r * padded + u)
                     store(x, (after + r) * sizes.LX + u, masked)
 
-    def nothing(cell, sizes, r0, r1, t, lengths, before, after, x, c, n):
+    def nothing(cell, sizes, r0, r1, t, lengths, before, after, x, h, c, n):
         pass
 
     return noise if zones or drops else nothing
-
-
-def new_states(cell, sizes, t, r, row, u, x, c, n):
-    """Load the new states of unit u as the cell gave them; `row` is where they stand after the step."""
-    raise NotImplementedError
-
-
-@overload(new_states, jit_options=INLINED)
-def _new_states(cell, sizes, t, r, row, u, x, c, n):
-    def kept(cell, sizes, t, r, row, u, x, c, n):
-        padded = sizes.J * sizes.U
-        at = sizes.nk + (t * sizes.B + r) * (1 + sizes.E) * padded + u
-        return load_states(cell, n, at, n, at + padded, padded)
-
-    def as_they_are(cell, sizes, t, r, row, u, x, c, n):
-        padded = sizes.J * sizes.U
-        at = row * h_stride(cell, sizes) + u
-        return load_states(cell, h_array(cell, x, n), at, c, row * sizes.E * padded + u, padded)
-
-    return kept if cell.zones else as_they_are
 
 
 def split_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
@@ -126,7 +85,7 @@ def _split_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
         padded = sizes.J * sizes.U
         W = (1 + sizes.E) * padded
         for r in range(r0, r1):
-            if runs(sizes, lengths, t, r):
+            if runs(sizes.masked, sizes.B, lengths, t, r):
                 z = sizes.zm + (t * sizes.B + r) * W
                 _set_aside(n, z, d, r * padded, sizes.ds + r * W, padded)
                 _set_aside(n, z + padded, e, r * (W - padded), sizes.ds + r * W + padded, W - padded)
@@ -160,7 +119,7 @@ def _join_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
         padded = sizes.J * sizes.U
         W = (1 + sizes.E) * padded
         for r in range(r0, r1):
-            if runs(sizes, lengths, t, r):
+            if runs(sizes.masked, sizes.B, lengths, t, r):
                 if zones:
                     for u in range(0, padded, lanes_of(n)):
                         store(d, r * padded + u, load(d, r * padded + u) + load(n, sizes.ds + r * W + u))
@@ -177,13 +136,3 @@ def _join_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
         pass
 
     return join if zones or drops else nothing
-
-
-def product_target(cell, d, n):
-    """Take the array that the product of the way back adds to: d, or n where the mask comes in between."""
-    raise NotImplementedError
-
-
-@overload(product_target, jit_options=INLINED)
-def _product_target(cell, d, n):
-    return (lambda cell, d, n: n) if cell.drops else (lambda cell, d, n: d)

@@ -4,9 +4,10 @@ Letters: T time steps, B batch, I inputs, H hidden units, V lanes of a register.
 blocks of U units (a multiple of V); Hp = J U. The arrays are flat; their shapes, with the names of `Sizes`:
 
     z    (T, B, LZ)            input rows [x | 1]: the one makes the bias the last row of the weights
-    x    (x_slots, B, LX)      state rows [h (Hp) | 1]; slot t holds the state before step t, slot t + 1 that
-                               after it (in the reverse direction the other way round). Few inputs that all
-                               slots see stand behind them: [h | 1 | x | 1]
+    x    (x_slots, B, LX)      state rows [h (R) | 1], R as Hp; slot t holds the state before step t, slot
+                               t + 1 that after it (in the reverse direction the other way round). Few inputs
+                               that all slots see stand behind them: [h | 1 | x | 1]
+    h                          x again; with recurrent dropout what x would be without it, see `noise`
     c    (x_slots, B, E Hp)    the E further states, side by side
     g    (J, g_slots, B, S)    a block's S columns: its U units for each of the cell's slots. Sums, then what
                                the cell keeps of its gates, then, in place, their gradient: the right operand
@@ -15,11 +16,11 @@ blocks of U units (a multiple of V); Hp = J U. The arrays are flat; their shapes
     dz   (T, B, LD)            gradient of the input rows
     w                          all packed weights, one behind the other; `Sizes` has where:
       wx   (J, I + 1, Sx)      of the slots that see the input, the last Sx columns of a block
-      wh   (J, D, Sh)          of the slots that see the state, the first Sh columns of a block; D is Hp + 1,
-                               or Hp + 1 + I + 1 where wx is part of it
+      wh   (J, D, Sh)          of the slots that see the state, the first Sh columns of a block; D is R + 1,
+                               or R + 1 + I + 1 where wx is part of it
       wm   (J, Hp + 1, Sm)     of the second product
       u    (K, Hp)             the parameters of single units
-      wht  (Hp / P, J, Sh, P)  wh transposed, without the bias, in panels of P columns; wmt is wm likewise
+      wht  (R / P, J, Sh, P)   wh transposed, without the bias, in panels of P columns; wmt is wm likewise
       wxt  (LD / P, J, Sx, P)  wx likewise, with a P of its own; LD is I up to whole registers
     dw                         gradients of wx, wh, wm and u, shaped like them
 
@@ -44,39 +45,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from numba import njit
-from numba.extending import overload, register_jitable
+from numba.extending import register_jitable
 
 from numbarnn.kernels.compiler import Ints, Reals, kernel, task
-from numbarnn.kernels.equations import (
-    cell_backward,
-    cell_finish,
-    cell_finish_backward,
-    cell_first_backward,
-    cell_forward,
-    load_products,
-    load_slots,
-    load_states,
-    load_units,
-)
+from numbarnn.kernels.equations import advance, retreat
 from numbarnn.kernels.gemm import gemm
-from numbarnn.kernels.noise import (
-    disturb,
-    h_array,
-    h_stride,
-    join_gradient,
-    new_states,
-    product_target,
-    runs,
-    split_gradient,
-)
+from numbarnn.kernels.halves import clear, finish_forward, start_backward
+from numbarnn.kernels.noise import disturb, join_gradient, runs, split_gradient
 from numbarnn.kernels.sizes import Sizes
-from numbarnn.simd import INLINED, address, flush_subnormals, lanes_of, load, restore_mode, store, store_many
+from numbarnn.simd import INLINED, address, flush_subnormals, lanes_of, load, restore_mode, store
 
 if TYPE_CHECKING:
     from numbarnn.cells import Cell
-
-inline = njit(inline="always")  # into the kernel it is part of: compiled once, there
 
 
 @register_jitable(**INLINED)
@@ -101,7 +81,7 @@ def _add_row(n, a, at, b, to):
         b[to + i] += a[at + i]
 
 
-@inline
+@register_jitable(**INLINED)
 def _input_product(sizes, j, r0, r1, s0, s1, z, w, g):
     """Set steps s0 to s1 of block j of g to [x | 1] wx, in slots that do not see the input to zero."""
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
@@ -123,73 +103,45 @@ def _input_product(sizes, j, r0, r1, s0, s1, z, w, g):
                     g[to + r * S + i] = 0
 
 
-def _advance(cell, sizes, units, gates_at, states, h, to, c, c_to, x, m_to, g):
-    """Take a register of units from their sums and old states to the new ones; all that is kept is stored.
-
-    Of a step with two products this is the first half, in which the middle vector goes to x[m_to].
-    """
-    raise NotImplementedError
-
-
-@overload(_advance, jit_options=INLINED)
-def _advance_of(cell, sizes, units, gates_at, states, h, to, c, c_to, x, m_to, g):
-    def whole(cell, sizes, units, gates_at, states, h, to, c, c_to, x, m_to, g):
-        states, kept = cell_forward(cell, load_slots(cell, g, gates_at, sizes.U), states, units)
-        store_many(g, gates_at, sizes.U, kept)
-        store(h, to, states[0])
-        store_many(c, c_to, sizes.J * sizes.U, states[1:])
-
-    def first_half(cell, sizes, units, gates_at, states, h, to, c, c_to, x, m_to, g):
-        gates = load_slots(cell, g, gates_at, sizes.U)
-        middle, further, kept = cell_forward(cell, gates, states, units)
-        store_many(g, gates_at, sizes.U, kept)
-        store(x, m_to, middle)
-        store_many(c, c_to, sizes.J * sizes.U, further)
-
-    return first_half if cell.n_products else whole
+@register_jitable(**INLINED)
+def _join_inputs(sizes, r0, r1, t, before, z, x):
+    """Put the input rows of step t behind the state rows."""
+    source, target = address(z), address(x)
+    for r in range(r0, r1):
+        at, to = (t * sizes.B + r) * sizes.LZ, (before + r) * sizes.LX + sizes.R + 1
+        for i in range(sizes.I + 1):
+            target[to + i] = source[at + i]
 
 
-def _hold(cell, sizes, states, h, to, c, c_to, x, m_to):
-    """Let a register of units of a row past its length stay as it is."""
-    raise NotImplementedError
+@register_jitable(**INLINED)
+def _hold(sizes, r0, r1, t, lengths, before, after, h, c):
+    """Let the states of rows that do not take step t be as they were."""
+    LH, LC = sizes.LH, sizes.E * sizes.J * sizes.U
+    for r in range(r0, r1):
+        if not runs(sizes.masked, sizes.B, lengths, t, r):
+            _copy_row(sizes.R, h, (before + r) * LH, h, (after + r) * LH)
+            _copy_row(LC, c, (before + r) * LC, c, (after + r) * LC)
 
 
-@overload(_hold, jit_options=INLINED)
-def _hold_of(cell, sizes, states, h, to, c, c_to, x, m_to):
-    def both(cell, sizes, states, h, to, c, c_to, x, m_to):
-        store(h, to, states[0])
-        store_many(c, c_to, sizes.J * sizes.U, states[1:])
-
-    def and_middle(cell, sizes, states, h, to, c, c_to, x, m_to):
-        both(cell, sizes, states, h, to, c, c_to, x, m_to)
-        store(x, m_to, states[0])  # a number, which no gradient reaches
-
-    both = register_jitable(**INLINED)(both)
-    return and_middle if cell.n_products else both
-
-
-@inline
-def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, w, x, g, c, n):
+@register_jitable(**INLINED)
+def _step_forward(cell, sizes, r0, r1, s, lengths, active, all_run, z, w, x, h, g, c, n):
     """Do step s of rows r0 to r1: both products (the recurrent one only if `active`), then the cell.
+
+    `all_run` tells that no row is past its end or masked.
 
     Where `sizes.steps` says that several steps have their input product at once, it has been done.
     """
-    B, U, S, Sh, LX = sizes.B, sizes.U, sizes.S, sizes.Sh, sizes.LX
+    B, U, S, Sh, LX, LH = sizes.B, sizes.U, sizes.S, sizes.Sh, sizes.LX, sizes.LH
     lanes = lanes_of(g)
     t = sizes.T - 1 - s if sizes.reverse else s
     padded = sizes.J * U
-    joined = sizes.D > padded + 1
+    joined = sizes.D > sizes.R + 1
     LC = sizes.E * padded
     before = (t + sizes.reverse) % sizes.x_slots * B
     after = (t + 1 - sizes.reverse) % sizes.x_slots * B
     middle = sizes.x_slots * B * LX + t % sizes.g_slots * B * sizes.LM
-    hs, LH = h_array(cell, x, n), h_stride(cell, sizes)
     if joined:
-        source, target = address(z), address(x)
-        for r in range(r0, r1):
-            at, to = (t * B + r) * sizes.LZ, (before + r) * LX + padded + 1
-            for i in range(sizes.I + 1):
-                target[to + i] = source[at + i]
+        _join_inputs(sizes, r0, r1, t, before, z, x)
     for j in range(sizes.J):
         block = (j * sizes.g_slots + t % sizes.g_slots) * B
         if sizes.steps == 1 and not joined:  # here, while the block stays in the first-level cache
@@ -200,94 +152,32 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, z, w, x, g, c, n):
                      LX, 0, 1, w, sizes.wh + (j * sizes.D + k) * Sh, Sh, 1, min(sizes.kh, sizes.D - k),
                      g, (block + r0) * S, S)
         for r in range(r0, r1):
-            for i in range(0, U, lanes):
-                u = j * U + i
-                at, c_at = (before + r) * LH + u, (before + r) * LC + u
-                to, c_to = (after + r) * LH + u, (after + r) * LC + u
-                m_to = middle + r * sizes.LM + u
-                states = load_states(cell, hs, at, c, c_at, padded)
-                if runs(sizes, lengths, t, r):
-                    units = load_units(cell, w, sizes.u + u, padded)
-                    _advance(cell, sizes, units, (block + r) * S + i, states, hs, to, c, c_to, x, m_to, g)
-                else:
-                    _hold(cell, sizes, states, hs, to, c, c_to, x, m_to)
+            if all_run or runs(sizes.masked, B, lengths, t, r):
+                for i in range(0, U, lanes):
+                    u = j * U + i
+                    c_at, c_to = (before + r) * LC + u, (after + r) * LC + u
+                    advance(cell, U, padded, w, sizes.u + u, g, (block + r) * S + i, h, (before + r) * LH + u,
+                            (after + r) * LH + u, c, c_at, c_to, x, middle + r * sizes.LM + u)
         if (j + 1) * U > sizes.H:
-            _clear_padding(sizes, r1 - r0, hs, (after + r0) * LH, LH, padded, 1)
-            _clear_padding(sizes, r1 - r0, x, middle + r0 * sizes.LM, sizes.LM, padded, min(1, sizes.Sm))
-            _clear_padding(sizes, r1 - r0, c, (after + r0) * LC, LC, padded, sizes.E)
-            _clear_padding(sizes, r1 - r0, g, (block + r0) * S - j * U, S, U, S // U)
-    _finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs)
-    disturb(cell, sizes, r0, r1, t, lengths, before, after, x, c, n)
-
-
-def _finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs):
-    """Do the second half of step t, where the cell has one: the product with the middle vector, then h."""
-    raise NotImplementedError
-
-
-@overload(_finish_forward, inline="always")
-def _finish_forward_of(cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs):
-    if not cell.n_products:
-        return lambda cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs: None
-
-    def finish(cell, sizes, r0, r1, t, lengths, active, w, x, g, c, hs):
-        B, U, S, Sm, LX, LM = sizes.B, sizes.U, sizes.S, sizes.Sm, sizes.LX, sizes.LM
-        lanes = lanes_of(g)
-        padded = sizes.J * U
-        LC, LH = sizes.E * padded, h_stride(cell, sizes)
-        before = (t + sizes.reverse) % sizes.x_slots * B
-        after = (t + 1 - sizes.reverse) % sizes.x_slots * B
-        middle = sizes.x_slots * B * LX + t % sizes.g_slots * B * LM
-        products = sizes.J * sizes.g_slots * B * S
-        for j in range(sizes.J):
-            block = (j * sizes.g_slots + t % sizes.g_slots) * B
-            if active:
-                for k in range(0, padded + 1, sizes.km):
-                    gemm(Sm // lanes, r1 - r0, sizes.sums, k > 0, x, middle + r0 * LM + k, LM, 0, 1,
-                         w, sizes.wm + (j * (padded + 1) + k) * Sm, Sm, 1, min(sizes.km, padded + 1 - k),
-                         g, products + (block + r0) * Sm, Sm)
-            for r in range(r0, r1):
-                if runs(sizes, lengths, t, r):
-                    for i in range(0, U, lanes):
-                        u = j * U + i
-                        at, q_at = (block + r) * S + i, products + (block + r) * Sm + i
-                        states = load_states(
-                            cell, hs, (before + r) * LH + u, c, (before + r) * LC + u, padded
-                        )
-                        q, gates = load_products(cell, g, q_at, U), load_slots(cell, g, at, U)
-                        h, q, gates = cell_finish(cell, q, gates, states)
-                        store_many(g, q_at, U, q)
-                        store_many(g, at, U, gates)
-                        store(hs, (after + r) * LH + u, h)
-            if (j + 1) * U > sizes.H:
-                _clear_padding(sizes, r1 - r0, hs, (after + r0) * LH, LH, padded, 1)
-                _clear_padding(sizes, r1 - r0, g, (block + r0) * S - j * U, S, U, S // U)
-                _clear_padding(sizes, r1 - r0, g, products + (block + r0) * Sm - j * U, Sm, U, Sm // U)
-
-    return finish
-
-
-@register_jitable(**INLINED)
-def _clear_padding(sizes, rows, a, at, stride, part, parts):
-    """Zero the units past H of `parts` parts of rows: what zero weights make of an inf is NaN.
-
-    A row is `stride` elements, a part of it `part`, and unit u stands at place u of it.
-    """
-    for r in range(rows):
-        for k in range(parts):
-            for u in range(sizes.H, sizes.J * sizes.U):
-                a[at + r * stride + k * part + u] = 0
+            clear(sizes.H, padded, r1 - r0, c, (after + r0) * LC, LC, padded, sizes.E)
+            clear(sizes.H - j * U, U, r1 - r0, g, (block + r0) * S, S, U, S // U)
+    finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, h, g, c)
+    if not all_run:
+        _hold(sizes, r0, r1, t, lengths, before, after, h, c)
+    if sizes.HR < sizes.R:
+        clear(sizes.HR, sizes.R, r1 - r0, h, (after + r0) * LH, LH, 0, 1)
+    disturb(cell, sizes, r0, r1, t, lengths, before, after, x, h, c, n)
 
 
 @task
 def scan_forward(
-    cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, z: Reals, w: Reals, x: Reals, g: Reals,
-    c: Reals, n: Reals, out: Reals, out_t: int, out_r: int,
+    cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, z: Reals, w: Reals, x: Reals, h: Reals,
+    g: Reals, c: Reals, n: Reals, out: Reals, out_t: int, out_r: int,
 ):
     """Take rows r0 to r1 through all time steps; out[t out_t + r out_r + unit] = h, unless out is empty."""
-    last = 0
+    first, last = sizes.T, 0
     for r in range(r0, r1):
-        last = max(last, lengths[r])
+        first, last = min(first, lengths[r]), max(last, lengths[r])
     for s0 in range(0, sizes.T, sizes.steps):
         s1 = min(sizes.T, s0 + sizes.steps)
         if sizes.steps > 1:
@@ -295,146 +185,55 @@ def scan_forward(
                 _input_product(sizes, j, r0, r1, s0, s1, z, w, g)
         for s in range(s0, s1):
             t = sizes.T - 1 - s if sizes.reverse else s
-            _step_forward(cell, sizes, r0, r1, s, lengths, t < last, z, w, x, g, c, n)
+            all_run = t < first and sizes.masked == 0
+            _step_forward(cell, sizes, r0, r1, s, lengths, t < last, all_run, z, w, x, h, g, c, n)
             if out.size > 0:
                 after = (t + 1 - sizes.reverse) % sizes.x_slots * sizes.B
                 for r in range(r0, r1):
-                    at, to = (after + r) * h_stride(cell, sizes), t * out_t + r * out_r
-                    if runs(sizes, lengths, t, r):
-                        _copy_row(sizes.H, h_array(cell, x, n), at, out, to)
+                    at, to = (after + r) * sizes.LH, t * out_t + r * out_r
+                    if all_run or runs(sizes.masked, sizes.B, lengths, t, r):
+                        _copy_row(sizes.HR, h, at, out, to)
                     else:
-                        for u in range(sizes.H):
+                        for u in range(sizes.HR):
                             out[to + u] = 0
 
 
-@inline
-def _cell_backward(cell, sizes, r0, r1, t, lengths, w, x, g, c, d, e, n):
+@register_jitable(**INLINED)
+def _cell_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d, e, n):
     """Go back through the cell: gates in g become their gradient, d and e that of the states before."""
-    B, U, S, LH = sizes.B, sizes.U, sizes.S, h_stride(cell, sizes)
+    B, U, S, LH = sizes.B, sizes.U, sizes.S, sizes.LH
     lanes = lanes_of(g)
     padded = sizes.J * U
     LC = sizes.E * padded
-    hs = h_array(cell, x, n)
     before = (t + sizes.reverse) * B
     after = (t + 1 - sizes.reverse) * B
     for j in range(sizes.J):
         block = (j * sizes.T + t) * B
         for r in range(r0, r1):
-            if runs(sizes, lengths, t, r):
+            if runs(sizes.masked, B, lengths, t, r):
                 for i in range(0, U, lanes):
                     u = j * U + i
-                    states = load_states(cell, hs, (before + r) * LH + u, c, (before + r) * LC + u, padded)
-                    new = new_states(cell, sizes, t, r, after + r, u, x, c, n)
-                    dstates = load_states(cell, d, r * padded + u, e, r * LC + u, padded)
-                    kept = load_slots(cell, g, (block + r) * S + i, U)
-                    units = load_units(cell, w, sizes.u + u, padded)
-                    dgates, dstates, dunits = _back(
-                        cell, kept, states, new, dstates, d, (B + r) * padded + u, units
-                    )
-                    store_many(g, (block + r) * S + i, U, dgates)
-                    store(d, r * padded + u, dstates[0])
-                    store_many(e, r * LC + u, padded, dstates[1:])
-                    _add_units(cell, sizes, dunits, e, B * LC + r * sizes.K * padded + u)
+                    c_at, c_to = (before + r) * LC + u, (after + r) * LC + u
+                    du_at = B * LC + r * sizes.K * padded + u
+                    n_at = sizes.nk + (t * B + r) * (padded + LC) + u
+                    retreat(cell, U, padded, w, sizes.u + u, g, (block + r) * S + i, h, (before + r) * LH + u,
+                            (after + r) * LH + u, c, c_at, c_to, d, r * padded + u, (B + r) * padded + u,
+                            e, r * LC + u, du_at, n, n_at)
             else:
                 for i in range(S):
                     g[(block + r) * S + i] = 0
-        if (j + 1) * U > sizes.H:
-            _clear_padding(sizes, r1 - r0, g, (block + r0) * S - j * U, S, U, S // U)
-            _clear_padding(sizes, r1 - r0, d, r0 * padded, padded, padded, 1)
-            _clear_padding(sizes, r1 - r0, e, r0 * LC, LC, padded, sizes.E)
-
-
-def _back(cell, kept, states, new_states, dstates, d, dm_at, units):
-    """Give (dgates, dstates, dunits); of a first half d[dm_at] is the middle vector's gradient."""
-    raise NotImplementedError
-
-
-@overload(_back, jit_options=INLINED)
-def _back_of(cell, kept, states, new_states, dstates, d, dm_at, units):
-    def whole(cell, kept, states, new_states, dstates, d, dm_at, units):
-        return cell_backward(cell, kept, states, new_states, dstates, units)
-
-    def first_half(cell, kept, states, new_states, dstates, d, dm_at, units):
-        return cell_first_backward(cell, kept, states, new_states, dstates, load(d, dm_at), units)
-
-    return first_half if cell.n_products else whole
-
-
-def _add_units(cell, sizes, dunits, e, at):
-    """Add to the gradients of the parameters of single units, if the cell has any."""
-    raise NotImplementedError
-
-
-@overload(_add_units, jit_options=INLINED)
-def _add_units_of(cell, sizes, dunits, e, at):
-    if not cell.n_units:
-        return lambda cell, sizes, dunits, e, at: None
-
-    def add(cell, sizes, dunits, e, at):
-        padded = sizes.J * sizes.U
-        for k in range(len(dunits)):
-            store(e, at + k * padded, load(e, at + k * padded) + dunits[k])
-
-    return add
-
-
-def _finish_backward(cell, sizes, r0, r1, t, lengths, w, hs, g, c, d):
-    """Go back through the second half of step t, where the cell has one: d is then of h before, and dm."""
-    raise NotImplementedError
-
-
-@overload(_finish_backward, inline="always")
-def _finish_backward_of(cell, sizes, r0, r1, t, lengths, w, hs, g, c, d):
-    if not cell.n_products:
-        return lambda cell, sizes, r0, r1, t, lengths, w, hs, g, c, d: None
-
-    def back(cell, sizes, r0, r1, t, lengths, w, hs, g, c, d):
-        T, B, U, S, Sm, P = sizes.T, sizes.B, sizes.U, sizes.S, sizes.Sm, sizes.P
-        lanes = lanes_of(g)
-        padded = sizes.J * U
-        LC, LH = sizes.E * padded, h_stride(cell, sizes)
-        before = (t + sizes.reverse) * B
-        products = sizes.J * T * B * S
-        for j in range(sizes.J):
-            block = (j * T + t) * B
-            for r in range(r0, r1):
-                if runs(sizes, lengths, t, r):
-                    for i in range(0, U, lanes):
-                        u = j * U + i
-                        at, q_at = (block + r) * S + i, products + (block + r) * Sm + i
-                        states = load_states(
-                            cell, hs, (before + r) * LH + u, c, (before + r) * LC + u, padded
-                        )
-                        q, kept = load_products(cell, g, q_at, U), load_slots(cell, g, at, U)
-                        dh = load(d, r * padded + u)
-                        dq, kept, dh = cell_finish_backward(cell, q, kept, states, dh)
-                        store_many(g, q_at, U, dq)
-                        store_many(g, at, U, kept)
-                        store(d, r * padded + u, dh)
-                else:
-                    for i in range(Sm):
-                        g[products + (block + r) * Sm + i] = 0
-            if (j + 1) * U > sizes.H:
-                _clear_padding(sizes, r1 - r0, g, products + (block + r0) * Sm - j * U, Sm, U, Sm // U)
-        for p in range(padded // P):
-            for j in range(0, sizes.J, sizes.group_m):
-                gemm(P // lanes, r1 - r0, sizes.sums, j > 0,
-                     g, products + ((j * T + t) * B + r0) * Sm, Sm, T * B * Sm, 1,
-                     w, sizes.wmt + (p * sizes.J + j) * Sm * P, P, min(sizes.group_m, sizes.J - j), Sm,
-                     d, (B + r0) * padded + p * P, padded)
-
-    return back
 
 
 @task
 def scan_backward(
     cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, dout: Reals, dout_t: int, dout_r: int,
-    w: Reals, x: Reals, g: Reals, c: Reals, d: Reals, e: Reals, n: Reals,
+    w: Reals, x: Reals, h: Reals, g: Reals, c: Reals, d: Reals, dh: Reals, e: Reals, n: Reals,
 ):
     """Take rows r0 to r1 back through all time steps.
 
     dout is strided as `out` in `scan_forward` and may be empty. d and e hold the gradient of the final states
-    at first and of the initial states in the end.
+    at first and of the initial states in the end. dh is what the product adds to: d, or a part of n where a
+    mask comes in between.
     """
     mode = flush_subnormals()
     T, B, S, Sh, P = sizes.T, sizes.B, sizes.S, sizes.Sh, sizes.P
@@ -446,18 +245,18 @@ def scan_backward(
         t = T - 1 - s if sizes.reverse else s
         if dout.size > 0:
             for r in range(r0, r1):
-                if runs(sizes, lengths, t, r):
-                    _add_row(sizes.H, dout, t * dout_t + r * dout_r, d, r * padded)
+                if runs(sizes.masked, B, lengths, t, r):
+                    _add_row(sizes.HR, dout, t * dout_t + r * dout_r, d, r * padded)
         split_gradient(cell, sizes, r0, r1, t, lengths, d, e, n)
-        _finish_backward(cell, sizes, r0, r1, t, lengths, w, h_array(cell, x, n), g, c, d)
-        _cell_backward(cell, sizes, r0, r1, t, lengths, w, x, g, c, d, e, n)
+        start_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d)
+        _cell_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d, e, n)
         if t < last and Sh > 0:
-            for p in range(padded // P):
+            for p in range(sizes.R // P):
                 for j in range(0, sizes.J, sizes.group):
                     gemm(P // lanes_of(g), r1 - r0, sizes.sums, j > 0 or sizes.dd == 0,
                          g, ((j * T + t) * B + r0) * S, S, T * B * S, 1,
                          w, sizes.wht + (p * sizes.J + j) * Sh * P, P, min(sizes.group, sizes.J - j), Sh,
-                         product_target(cell, d, n), sizes.dd + r0 * padded + p * P, padded)
+                         dh, r0 * padded + p * P, padded)
         join_gradient(cell, sizes, r0, r1, t, lengths, d, e, n)
     restore_mode(mode)
 
@@ -533,14 +332,14 @@ def scan_step(cell, numbers, layer, x_t, states, lengths, z, w, x, g, c, n, new_
     for r in range(B):
         for i in range(sizes.I):
             z[r * sizes.LZ + i] = x_t[r, i]
-        for u in range(H):
+        for u in range(sizes.HR):
             x[r * sizes.LX + u] = states[0][layer, r, u]
         for s in range(sizes.E):
             for u in range(H):
                 c[(r * sizes.E + s) * padded + u] = states[s + 1][layer, r, u]
-    _step_forward(cell, sizes, 0, B, 0, lengths, True, z, w, x, g, c, n)
+    _step_forward(cell, sizes, 0, B, 0, lengths, True, True, z, w, x, x, g, c, n)
     for r in range(B):
-        for u in range(H):
+        for u in range(sizes.HR):
             new_states[0][layer, r, u] = x[(B + r) * sizes.LX + u]
         for s in range(sizes.E):
             for u in range(H):

@@ -35,12 +35,17 @@ class Sizes(NamedTuple):
     S: int  # columns of a block of g
     Sh: int  # of these, the columns of the slots that see the state
     Sx: int  # likewise the input
+    HR: int  # numbers of h: H, or fewer where h is a projection
+    JR: int  # blocks of it
+    R: int  # JR U
+    projects: int
     D: int  # rows of a block of wh
     E: int  # states beside h
     Sm: int  # columns of a block of second products
     K: int  # parameters of single units
     LZ: int  # from row to row of z
     LX: int  # from row to row of x
+    LH: int  # from row to row of h, which stands in x unless there is a mask in between
     LM: int  # from row to row of the middle vectors
     wh: int  # where wh begins in the packed weights, and so on; wx begins at 0
     wm: int
@@ -63,7 +68,8 @@ class Sizes(NamedTuple):
     kh: int
     km: int
     kn: int  # of a panel of g, in the gradient of the weights
-    P: int  # columns of a panel of wht and wmt
+    P: int  # columns of a panel of wht
+    PM: int  # of wmt
     group: int  # blocks of a panel of wht that one product goes through
     group_m: int  # likewise of wmt
 
@@ -96,7 +102,9 @@ def row_stride(elements: int, itemsize: int) -> int:
     return elements if elements <= line else -(-elements // line) // 2 * 2 * line + line
 
 
-def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reverse: bool) -> Sizes:
+def layer_sizes(
+    cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reverse: bool, proj_size: int = 0
+) -> Sizes:
     """Give the sizes of a layer before it knows a batch: T, B and what depends on them are 0."""
     lanes = VECTOR_BYTES // itemsize
     n_slots, n_products, n_units = cell.n_slots, len(cell.m_gates), len(cell.units)
@@ -106,27 +114,31 @@ def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reve
     units = each * lanes
     blocks = -(-vectors // each)
     padded = blocks * units
-    panel = panel_vectors(padded // lanes) * lanes
+    seen = proj_size or hidden_size
+    blocks_h = -(-seen // units)
+    width = blocks_h * units
+    panel, panel_m = (panel_vectors(n // lanes) * lanes for n in (width, padded))
     h_columns, x_columns = len(cell.h_gates) * units, len(cell.x_gates) * units
     m_columns = n_products * units
-    depth = padded + 1
+    depth = width + 1
     joined = n_inputs < WIDE_INPUTS and h_columns == x_columns == n_slots * units  # one product for both
     if joined:
         depth += n_inputs + 1
     parts = {
         "wh": 0 if joined else blocks * (n_inputs + 1) * x_columns,  # wx stands in front of it
         "wm": blocks * depth * h_columns,
-        "u": blocks * (padded + 1) * m_columns,
+        "u": blocks_h * (padded + 1) * m_columns,
         "wht": n_units * padded,
-        "wmt": padded * blocks * h_columns,
-        "wxt": padded * blocks * m_columns,
+        "wmt": width * blocks * h_columns,
+        "wxt": padded * blocks_h * m_columns,
     }
     line = LINE_BYTES // itemsize
     places = accumulate(-(-part // line) * line for part in parts.values())
     return Sizes(
         T=0, B=0, I=n_inputs, H=hidden_size, U=units, J=blocks, S=n_slots * units, Sh=h_columns, Sx=x_columns,
+        HR=seen, JR=blocks_h, R=width, projects=int(proj_size > 0),
         D=depth, E=cell.n_states - 1, Sm=m_columns, K=n_units,
-        LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(depth, itemsize),
+        LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(depth, itemsize), LH=row_stride(depth, itemsize),
         LM=row_stride(padded + 1, itemsize) if n_products else 0,
         **dict(zip(parts, places, strict=True)),
         g_slots=0, x_slots=0, steps=0, reverse=int(reverse), masked=0, rm=0, dd=0, nk=0, zm=0, ds=0, sums=1,
@@ -134,8 +146,8 @@ def layer_sizes(cell: Cell, n_inputs: int, hidden_size: int, itemsize: int, reve
         km=panel_depth(m_columns, itemsize, padded + 1),
         # half a panel: the other half is for the rows of x or z, which lie apart
         kn=max(16, panel_depth(h_columns, itemsize) // 2),
-        P=panel, group=_panel_blocks(panel, h_columns, itemsize),
-        group_m=_panel_blocks(panel, m_columns, itemsize),
+        P=panel, PM=panel_m, group=_panel_blocks(panel, h_columns, itemsize),
+        group_m=_panel_blocks(panel_m, m_columns, itemsize),
     )
 
 
@@ -172,22 +184,23 @@ def noise_sizes(sizes: Sizes, drops: bool, zones: bool) -> tuple[Sizes, int]:
     }
     places = dict(zip(parts, accumulate(parts.values()), strict=True))
     used = {name: at for name, at in places.items() if (drops if name in ("rm", "dd") else zones)}
-    return sizes._replace(**used), places["ds"] + zones * states
+    stride = sizes.J * sizes.U if drops else sizes.LH
+    return sizes._replace(LH=stride, **used), places["ds"] + zones * states
 
 
 def weight_gradient_blocks(
-    sizes: Sizes, depth: int, columns: int, itemsize: int, threads: int
+    n_blocks: int, depth: int, columns: int, itemsize: int, threads: int
 ) -> list[tuple[int, int, int, int]]:
-    """Cut dw (J, depth, columns) into pieces (j0, j1, m0, m1) that stay in the second-level cache.
+    """Cut dw (n_blocks, depth, columns) into pieces (j0, j1, m0, m1) that stay in the second-level cache.
 
     There are enough of them to keep every thread busy to the end, where dw is large enough.
     """
     wanted = 1 if threads == 1 else 2 * threads
-    parts = max(-(-depth // 264), min(-(-wanted // sizes.J), depth // 6))
+    parts = max(-(-depth // 264), min(-(-wanted // n_blocks), depth // 6))
     rows = -(-depth // parts)
-    group = max(1, min(L2_BYTES // (rows * columns * itemsize), -(-sizes.J * parts // wanted)))
+    group = max(1, min(L2_BYTES // (rows * columns * itemsize), -(-n_blocks * parts // wanted)))
     return [
-        (j, min(sizes.J, j + group), m, min(depth, m + rows))
+        (j, min(n_blocks, j + group), m, min(depth, m + rows))
         for m in range(0, depth, rows)
-        for j in range(0, sizes.J, group)
+        for j in range(0, n_blocks, group)
     ]
