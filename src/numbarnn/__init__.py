@@ -17,19 +17,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import cells, datasets
+    from .cells import check_cell, register_cell
     from .estimators import RNNClassifier, RNNRegressor
     from .forecasting import RNNForecaster
     from .recurrent import Recurrent
 
 __version__ = "0.1.0"
 
-__all__ = ["RNNClassifier", "RNNForecaster", "RNNRegressor", "Recurrent", "cells", "datasets"]
+__all__ = [
+    "RNNClassifier",
+    "RNNForecaster",
+    "RNNRegressor",
+    "Recurrent",
+    "cells",
+    "check_cell",
+    "datasets",
+    "register_cell",
+]
 
 _HOME = {
     "RNNClassifier": "estimators",
     "RNNForecaster": "forecasting",
     "RNNRegressor": "estimators",
     "Recurrent": "recurrent",
+    "check_cell": "cells",
+    "register_cell": "cells",
 }
 
 
