@@ -1,14 +1,17 @@
 """The registry of cells: each one's equations on NumPy arrays, and a cell that is added by a user."""
 
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 import oracle
 import test_recurrent
 from numbarnn.cells import CELLS, Cell, add_cell, check, find_cell
-from numbarnn.cells.check import check_cell
+from numbarnn.cells.check import check_cell, register_cell
 from numbarnn.recurrent import Recurrent
 from numbarnn.simd import sigmoid, tanh
 
@@ -315,3 +318,133 @@ def test_bad_table_rows(slots):
 def test_bad_forget_gate():
     with pytest.raises(ValueError, match="forget_gate"):
         toy_cell(forget_gate="z")
+
+
+# ------------------------------------------------------------------ a cell of one's own
+
+
+def lstm_with(**changes):
+    """Return an LSTM under the name "mine", with other functions or another table row."""
+    lstm = CELLS["lstm"]
+    row = {"name": "mine", "gates": lstm.gates, "slots": lstm.slots, "states": lstm.states,
+           "forward": lstm.forward, "backward": lstm.backward}
+    return Cell(**{**row, **changes})
+
+
+def changed_backward(cell, change):
+    """Return the backward of a cell with its results changed by a function of lists of them."""
+    def backward(*arguments):
+        results = [list(values) for values in cell.backward(*arguments)]
+        change(results)
+        return tuple(tuple(values) for values in results)
+
+    return backward
+
+
+def scaled(result, place):
+    def change(results):
+        results[result][place] = results[result][place] * 1.5
+
+    return change
+
+
+def zeroed(result, place):
+    def change(results):
+        results[result][place] = results[result][place] * 0.0
+
+    return change
+
+
+def test_check_cell_names_the_gradient_that_is_wrong():
+    lstm = CELLS["lstm"]
+    for change, name in [(scaled(0, 1), r"slot 1 \(gate f, products 'xh'\), through new state h: \S+ where"),
+                         (scaled(1, 1), "state c, through new state c: "),
+                         (zeroed(0, 3), r"slot 3 \(gate o")]:
+        with pytest.raises(ValueError, match=name) as raised:
+            check_cell(lstm_with(backward=changed_backward(lstm, change)))
+        assert raised.value.args[0].count("where finite differences give") <= 3  # by h, by c, by both
+
+    double = double_cell()
+    for change, name in [(scaled(2, 0), "the vector v"), (zeroed(2, 1), "the scalar s"),
+                         (scaled(0, 0), r"slot 0 \(gate a, products 'h'\), through the middle vector")]:
+        with pytest.raises(ValueError, match=name):
+            check_cell(double_cell(backward=changed_backward(double, change)))
+
+    def finish_backward(products, kept, states, dh):
+        return (dh * products[0],), kept, dh
+
+    with pytest.raises(ValueError, match=r"slot 3 \(gate n, products 'm'\), through new state h"):
+        check_cell(double_cell(finish_backward=finish_backward))
+
+
+def test_check_cell_sees_what_is_wrong_with_two_results_together():
+    def change(results):
+        results[0][0] = results[0][0] + results[1][1] * results[0][3]  # zero if either is
+
+    lstm = CELLS["lstm"]
+    with pytest.raises(ValueError, match=r"slot 0 \(gate i"):
+        check_cell(lstm_with(backward=changed_backward(lstm, change)))
+
+
+calls = iter(range(100))
+
+
+@pytest.mark.parametrize(("forward", "message"), [
+    (lambda g, s: (g[:2], g, s), r"forward returned a tuple of 3 .* expected \(new_states, kept\)"),
+    (lambda g, s: (g[:2], g[:3]), "kept of forward was a tuple of 3 .* 4 .* each slot"),
+    (lambda g, s: (g[:1], g), "new_states of forward was a tuple of 1 "),
+    (lambda g, s: (g[:2], list(g)), "kept of forward was list; expected a tuple of 4"),
+    (lambda g, s: (g[:2], (1.0, *g[1:])), r"value 0 of kept of forward had shape \(\)"),
+    (lambda g, s: ((g[0], g[1].sum(axis=1)), g), "value 1 of new_states of forward had shape"),
+    (lambda g, s: ((g[0], g[1] * np.float64(2)), g), "had dtype float64 where gates had float32"),
+    (lambda g, s: ((g[0], g[1] + float(next(calls))), g), "was another in a second call"),
+    (lambda g, s: ((g[0].__iadd__(1.0), g[1]), g), "changed their argument gates"),
+    (lambda g, s: ((g[0] - g[0].max(axis=1, keepdims=True), g[1]), g), "each unit by itself"),
+    (lambda g: (g[:2], g), "forward was given its 2 arguments"),
+])
+def test_check_cell_says_what_is_wrong_with_what_is_returned(forward, message):
+    with pytest.raises(ValueError, match=f"^cell 'mine': .*{message}"):
+        check_cell(lstm_with(forward=forward, backward=lambda k, s, n, d: (k, s)))
+
+
+def test_check_cell_takes_cells_alone():
+    for function in (check_cell, register_cell):
+        with pytest.raises(TypeError, match="cell was 'lstm'; expected a numbarnn.cells.Cell"):
+            function("lstm")
+
+
+def test_register_cell(monkeypatch):
+    monkeypatch.setattr(check, "_OWN", set())
+    monkeypatch.setitem(CELLS, "mine", None)
+    monkeypatch.delitem(CELLS, "mine")  # also what the test leaves there
+    for name, expected in (("lstm", "another name"), ("no name", "letters"), ("", "letters")):
+        with pytest.raises(ValueError, match=f"name was {name!r}.*; expected {expected}"):
+            register_cell(lstm_with(name=name))
+    assert CELLS["lstm"].name == "lstm"
+
+    wrong = lstm_with(backward=changed_backward(CELLS["lstm"], scaled(0, 1)))
+    with pytest.raises(ValueError, match="gate f"):
+        register_cell(wrong)
+    assert "mine" not in CELLS
+    assert register_cell(wrong, check=False) is find_cell("mine") is wrong
+    right = register_cell(lstm_with())
+    assert find_cell("mine") is right
+    x = np.ones((2, 3, 4))
+    mine, lstm = (Recurrent(cell, 4, 5, random_state=0).forward(x)[0] for cell in ("mine", "lstm"))
+    np.testing.assert_array_equal(mine, lstm)
+
+
+def test_the_page_on_own_cells_runs(monkeypatch, capsys):
+    monkeypatch.setattr(check, "_OWN", set())
+    monkeypatch.setitem(CELLS, "mine", None)
+    monkeypatch.delitem(CELLS, "mine")
+    page = (Path(__file__).parent.parent / "docs" / "own_cell.md").read_text(encoding="utf-8")
+    namespace = {}
+    for code in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(code, namespace)
+    assert "gradient of state h, through new state h" in capsys.readouterr().out
+    x = np.random.default_rng(0).standard_normal((20, 4, 2))
+    namespace["model"].set_params(max_iter=2, tol=0.0, early_stopping=False)
+    with pytest.warns(ConvergenceWarning):
+        namespace["model"].fit(x, x[:, -1, 0])
+    assert np.isfinite(namespace["model"].predict(x)).all()

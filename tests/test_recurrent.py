@@ -290,8 +290,10 @@ def test_nan_and_inf_propagate_and_stay_in_their_row(cell, dtype, value):
     for name in ("state", "dstate_0"):
         np.testing.assert_array_equal(actual[name][..., others, :], clean[name][..., others, :])
     if abs(value) > 1e30 or np.isnan(value):  # a float32 of 1e30 may overflow where a float64 does not
-        np.testing.assert_array_equal(np.isnan(actual["output"]), np.isnan(expected["output"]))
-        np.testing.assert_array_equal(np.isnan(actual["state"]), np.isnan(expected["state"]))
+        # what inf is behind a gate that is shut depends on whether the gate is 0 or nearly so
+        same = np.isfinite if cell in ("mingru", "minlstm") else np.isnan
+        for name in ("output", "state"):
+            np.testing.assert_array_equal(same(actual[name]), same(expected[name]))
     if np.isnan(value):
         assert np.isnan(actual["output"][4]).all()
         assert np.isnan(actual["weight_ih_l0"]).any()
@@ -431,12 +433,12 @@ def test_uniform_initialisation(cell):
 @every_cell
 def test_orthogonal_initialisation(cell):
     parameters = Recurrent(cell, 20, 16, random_state=0, init="orthogonal").parameters
-    recurrent = parameters["weight_hh_l0"]
-    np.testing.assert_allclose(recurrent.T @ recurrent, np.eye(16), atol=1e-5)
-    limit = np.sqrt(6 / (20 + len(recurrent)))  # Glorot's bound, over the whole matrix as in Keras
-    assert 0.9 * limit < np.abs(parameters["weight_ih_l0"]).max() <= limit * (1 + 1e-6)
-    assert (parameters["bias_ih_l0"] == 0).all()
-    assert (parameters["bias_hh_l0"] == 0).all()
+    recurrent, inputs = parameters.get("weight_hh_l0", np.zeros(16)), parameters["weight_ih_l0"]
+    if recurrent.ndim == 2:  # not of a cell whose units see themselves alone, or nothing
+        np.testing.assert_allclose(recurrent.T @ recurrent, np.eye(16), atol=1e-5)
+    limit = np.sqrt(6 / sum(inputs.shape))  # Glorot's bound, over the whole matrix as in Keras
+    assert 0.9 * limit < np.abs(inputs).max() <= limit * (1 + 1e-6)
+    assert all((value == 0).all() for name, value in parameters.items() if name.startswith("bias"))
 
 
 @pytest.mark.parametrize("init", ["uniform", "orthogonal"])

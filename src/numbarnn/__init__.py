@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import cells, datasets
+    from .cells import check_cell, register_cell
     from .estimators import RNNClassifier, RNNRegressor
     from .forecasting import RNNForecaster
     from .interop.onnx import to_onnx
@@ -31,8 +32,10 @@ __all__ = [
     "RNNRegressor",
     "Recurrent",
     "cells",
+    "check_cell",
     "datasets",
     "load",
+    "register_cell",
     "save",
     "to_onnx",
 ]
@@ -42,7 +45,9 @@ _HOME = {
     "RNNForecaster": "forecasting",
     "RNNRegressor": "estimators",
     "Recurrent": "recurrent",
+    "check_cell": "cells",
     "load": "serialization",
+    "register_cell": "cells",
     "save": "serialization",
     "to_onnx": "interop.onnx",
 }

@@ -61,8 +61,7 @@ class Cell:
 
         Gates and kept are the slots but those of ``"m"``, which are the products. A slot of the kept values
         that `finish_backward` hands on to `backward` may hold a gradient; ``dstates`` given to `backward` are
-        the part of the gradient of h_prev that passed through `finish`, and the gradient of each new further
-        state.
+        whatever `finish_backward` gave for ``dh_prev``, and the gradient of each new further state.
 
     projects : bool, default=False
         Whether the second product is the projection ``weight_hr`` that gives h.
@@ -218,7 +217,9 @@ def _digest_function(digest, function: Callable, seen: set[Callable]) -> None:
     closure = inspect.getclosurevars(function)
     for name, value in sorted((closure.nonlocals | closure.globals).items()):
         digest.update(name.encode())
-        if inspect.isfunction(value) and value.__module__ != simd.__name__:  # simd is in the cache's own key
+        if inspect.isfunction(value) and value.__module__ == simd.__name__:  # simd is in the cache's own key
+            digest.update(value.__qualname__.encode())
+        elif inspect.isfunction(value):
             _digest_function(digest, value, seen)
         elif not inspect.isfunction(value):
             digest.update(repr(value).encode())
@@ -235,7 +236,7 @@ def _digest_code(digest, code: CodeType) -> None:
 
 
 def _cell_named(name: str) -> Cell:
-    return CELLS[name]
+    return find_cell(name)
 
 
 def add_cell(cell: Cell) -> Cell:
@@ -252,6 +253,13 @@ def find_cell(name: str) -> Cell:
     ValueError
         If there is none.
     """
+    if isinstance(name, str) and "[" in name:
+        from numbarnn.cells.general import general_cell  # which imports this module
+
+        return general_cell(name)
     if not isinstance(name, str) or name not in CELLS:
-        raise ValueError(f"cell was {name!r}; expected one of {', '.join(sorted(CELLS))}")
+        raise ValueError(
+            f"cell was {name!r}; expected one of {', '.join(sorted(CELLS))}, or a cell of your own: "
+            "see numbarnn.register_cell"
+        )
     return CELLS[name]

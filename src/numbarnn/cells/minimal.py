@@ -1,7 +1,8 @@
 """minGRU and minLSTM: gates and candidate see the input alone (Feng et al. 2024).
 
 There is no recurrent product, so that what depends on the input is one large product for the whole sequence,
-and a step is a few operations on each unit by itself.
+and a step is a few operations on each unit by itself. States have no bound: sums of them are not written with
+differences, in which an infinite one would become NaN.
 
 The candidate is the plain one, a linear function of the input. The article's other form passes it through a
 function g with positive values, only so that a parallel scan can work with logarithms of the state; the loop
@@ -22,7 +23,7 @@ def mingru_forward(gates, states):
     z, n = gates
     (h_prev,) = states
     z = sigmoid(z)
-    return (h_prev + z * (n - h_prev),), (z, n)
+    return ((1.0 - z) * h_prev + z * n,), (z, n)
 
 
 def mingru_backward(gates, states, new_states, dstates):
@@ -46,7 +47,7 @@ def minlstm_forward(gates, states):
     take = i + (1.0 - s) * (1.0 - i)
     hold = f + s * (1.0 - f)
     hold = hold / (hold + take)
-    return (n + hold * (h_prev - n),), (hold, f, n)
+    return (hold * h_prev + (1.0 - hold) * n,), (hold, f, n)
 
 
 def minlstm_backward(gates, states, new_states, dstates):
