@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import further_cells
 from numbarnn.bench.peers import PEERS
 from numbarnn.bench.report import format_seconds, markdown
 
@@ -112,6 +113,9 @@ def make_tables(results: Path) -> dict[str, str]:
         tables |= {kind: seconds_table(kinds[kind]) for kind in ("step", "fit") if kinds[kind]}
     if (results / "startup.json").exists():
         tables["startup"] = startup_table(json.loads((results / "startup.json").read_text(encoding="utf-8")))
+    if (results / "cells.json").exists():
+        rows = json.loads((results / "cells.json").read_text(encoding="utf-8"))["rows"]
+        tables["cells"] = further_cells.table(rows)
     if (results / "accuracy_etth1.json").exists():
         accuracy = json.loads((results / "accuracy_etth1.json").read_text(encoding="utf-8"))
         if "summary" in accuracy:
