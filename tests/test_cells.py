@@ -448,3 +448,14 @@ def test_the_page_on_own_cells_runs(monkeypatch, capsys):
     with pytest.warns(ConvergenceWarning):
         namespace["model"].fit(x, x[:, -1, 0])
     assert np.isfinite(namespace["model"].predict(x)).all()
+
+
+def test_zeros_must_go_back_to_zeros():
+    """As a cell that divides by what it kept: NaN in the units that fill up a register."""
+    def backward(kept, states, new_states, dstates):
+        (h,) = kept
+        return (dstates[0] * (1.0 - h * h) * h / h,), (dstates[0] * 0.0,)
+
+    rnn = CELLS["rnn"]
+    with pytest.raises(ValueError, match="backward of zeros alone"):
+        check_cell(Cell("divides", rnn.gates, rnn.slots, rnn.forward, backward))

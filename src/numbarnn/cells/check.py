@@ -45,7 +45,7 @@ def check_cell(cell: Cell) -> None:
         If a gradient is not that of the forward equations: the message names each that is wrong, says through
         which result it is, and by how much. Also if a function does not return what it should: another number
         of values, another shape or dtype, other values for the same arguments, values of a unit that depend
-        on other units, or if it changes its arguments.
+        on other units, gradients that are not zero where everything is, or if it changes its arguments.
     TypeError
         If `cell` is no Cell.
 
@@ -60,6 +60,7 @@ def check_cell(cell: Cell) -> None:
     for dtype in (np.float64, np.float32):
         _check_results(cell, _draw(cell, dtype))
     point = _draw(cell, np.float64)
+    _check_zeros(cell)
     alone, _, _ = _run(cell, _map(lambda value: value[..., :1], point))
     for ours, expected in zip(alone, _run(cell, point)[0], strict=True):
         if not np.allclose(ours, expected[:, :1], rtol=1e-12, atol=1e-12):
@@ -243,6 +244,29 @@ def _check_value(name: str, value: Any, again: Any, dtype: np.dtype) -> None:
 
 
 # ---- gradients
+
+
+def _check_zeros(cell: Cell) -> None:
+    """Check that zeros go back to zeros: the units that fill up a register are such, and must stay so."""
+
+    def zeros(count: int) -> Values:
+        return tuple(np.zeros((count, 1, 1)))
+
+    kept, states, units = zeros(cell.n_slots), zeros(cell.n_states), zeros(len(cell.units))
+    units, dstates, dproducts = (units,) if units else (), states, ()
+    with np.errstate(all="ignore"):
+        if cell.m_gates:
+            products = zeros(len(cell.m_gates))
+            dproducts, kept, dh = cell.finish_backward(products, kept, states, states[0])
+            dstates = (dh, *dstates[1:], np.zeros((1, 1)))
+            results = cell.backward(kept, states, states, dstates[:-1], dstates[-1], *units)
+        else:
+            results = cell.backward(kept, states, states, dstates, *units)
+    if any(np.any(value != 0) for value in sum(results, start=tuple(dproducts))):
+        raise ValueError(
+            f"cell {cell.name!r}: backward of zeros alone (kept, states and their gradients) was not zero; "
+            "expected no division by what is kept, and nothing added to gradients"
+        )
 
 
 def _gradient_names(cell: Cell) -> list[str]:
