@@ -19,7 +19,7 @@ References
 .. [7] Zhou et al., "Minimal gated unit for recurrent neural networks", IJAC 13 (2016).
 .. [8] Li et al., "Independently recurrent neural network (IndRNN)", CVPR (2018).
 .. [9] Feng et al., "Were RNNs all we needed?", arXiv:2410.01201 (2024).
-.. [10] The article the project began with, sections 2.1.2 and 2.1.3, with the repairs that
+.. [10] The article of numbarnn/cells/article.py, sections 2.1.2 and 2.1.3, with the repairs that
    ``numbarnn/cells/article.py`` names.
 """
 

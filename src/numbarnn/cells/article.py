@@ -1,4 +1,4 @@
-"""The first forms of LSTM and GRU in the article that the project began with, section 2.1 of it.
+"""The forms of LSTM and GRU by which a Chinese article introduces them, section 2.1 of it.
 
 Both are written as printed, with the repairs that are needed for a cell that works. [x, h] stands for the
 input and the last state, each with its weights and its bias.
@@ -22,7 +22,8 @@ the state, and not r h_prev.
 
 References
 ----------
-.. [1] The article, sections 2.1.2 (LSTM) and 2.1.3 (GRU); its equations have no numbers.
+.. [1] "Chan yu jisuanji chengxu sheji yishu" (pen name), article on LSTM and GRU from their principles to a
+   simple program, sections 2.1.2 (LSTM) and 2.1.3 (GRU); its equations have no numbers.
 .. [2] Zhou, Wu, Zhang and Zhou, "Minimal gated unit for recurrent neural networks", International Journal of
    Automation and Computing 13 (2016).
 """
