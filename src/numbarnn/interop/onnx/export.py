@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 import numbarnn
-from numbarnn.interop.onnx.cells import find_operator, weights_to_onnx
+from numbarnn.interop.onnx.layers import (
+    check_layers,
+    check_options,
+    join_directions,
+    write_layers,
+    write_output,
+    write_recurrent,
+    write_valid,
+)
 from numbarnn.losses import LOSSES
 from numbarnn.network import Network
 from numbarnn.recurrent import Recurrent
@@ -29,11 +36,7 @@ OPSET, IR_VERSION = 17, 8  # of June 2022; ONNX Runtime reads them from its vers
 NETWORK_OPTIONS = {
     "cell", "input_size", "hidden_size", "n_outputs", "num_layers", "bidirectional", "dropout",
     "return_sequences", "dtype", "embedding", "stem_sizes", "head_sizes", "initial_state",
-    "recurrent_dropout",
-}  # fmt: skip
-LAYER_OPTIONS = {
-    "cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional", "dropout",
-    "recurrent_dropout", "dtype", "init", "forget_bias", "n_jobs",
+    "recurrent_dropout", "residual", "merge",
 }  # fmt: skip
 
 
@@ -98,7 +101,7 @@ def to_onnx(estimator: Any, path: str | PathLike | None = None, *, lengths: bool
 
     graph = Graph(lengths)
     if isinstance(estimator, Recurrent):
-        _write_recurrent(graph, estimator)
+        write_recurrent(graph, estimator)
     else:
         _write_estimator(graph, *_unpack(estimator))
     model = onnx.helper.make_model(
@@ -129,106 +132,14 @@ def _unpack(estimator: Any) -> tuple[list, Any]:
     return scalers, estimator
 
 
-# ---- recurrent layers
-
-
-def _check_options(options: Mapping[str, Any], written: set[str], owner: Callable, what: str) -> None:
-    """Refuse an option that is not written, unless it has its default."""
-    parameters = inspect.signature(owner).parameters
-    for name, value in options.items():
-        default = parameters[name].default if name in parameters else inspect.Parameter.empty
-        usual = value == default or not (np.any(value) or np.any(default))  # nothing is 0, (), None, (0, 0)
-        if name not in written and not usual:
-            raise ValueError(f"{name} of the {what} was {value!r}, which cannot be written as ONNX yet")
-
-
-def _check_layers(layers: Recurrent) -> None:
-    """Refuse what ONNX's operators cannot say."""
-    find_operator(layers.cell.name, 1)
-    _check_options(layers.__getstate__()["options"], LAYER_OPTIONS, Recurrent, "recurrent layers")
-
-
-def _write_layers(
-    graph: Graph, layers: Recurrent, x: str, initial: Sequence[NDArray] = ()
-) -> tuple[str, list[list[str]]]:
-    """Write the stack.
-
-    Parameters
-    ----------
-    graph : Graph
-    layers : Recurrent
-    x : str
-        Name of the input, of shape (n_samples, n_timesteps, n_features).
-    initial : sequence of ndarray of shape (num_layers * directions, hidden_size), default=()
-        Initial states of all samples, h first; zeros if there are none.
-
-    Returns
-    -------
-    output : str
-        Name of the last layer's Y, of shape (n_timesteps, directions, n_samples, hidden_size).
-    states : list of list of str
-        Names of Y_h (and Y_c) of each layer, each of shape (directions, n_samples, hidden_size).
-    """
-    directions = 1 + layers.bidirectional
-    operator = find_operator(layers.cell.name, directions)
-    below, states = graph.add("Transpose", x, perm=[1, 0, 2]), []
-    for k in range(layers.num_layers):
-        suffixes = [f"l{k}", f"l{k}_reverse"][:directions]
-        arrays = weights_to_onnx(layers.cell.name, layers.parameters, suffixes)
-        names = {
-            name: "" if array is None else graph.constant(array, f"{name}_l{k}")
-            for name, array in arrays.items()
-        }
-        begin = [_write_initial(graph, x, state[k * directions :][:directions]) for state in initial]
-        inputs = [below, names["W"], names["R"], names["B"], graph.lengths, *begin]
-        inputs += [""] * (7 - len(inputs)) + [names["P"]] if names["P"] else []
-        states.append([f"{state}_l{k}" for state in layers.cell.states])
-        output = graph.add(
-            operator.op_type, *inputs, out=[f"output_l{k}", *states[-1]], hidden_size=layers.hidden_size,
-            direction="bidirectional" if layers.bidirectional else "forward",
-            **operator.attributes,
-        )  # fmt: skip
-        if k + 1 < layers.num_layers:
-            below = _join_directions(graph, output, layers, [0, 2, 1, 3])
-    return output, states
-
-
-def _write_initial(graph: Graph, x: str, state: NDArray) -> str:
-    """Write one initial state of all samples, (directions, hidden_size), for as many as there are."""
-    directions, hidden = state.shape
-    n_samples = graph.add("Gather", graph.add("Shape", x), np.array([0]))
-    shape = graph.add("Concat", np.array([directions]), n_samples, np.array([hidden]), axis=0)
-    return graph.add("Expand", state[:, np.newaxis].astype(np.float32), shape)
-
-
-def _join_directions(graph: Graph, array: str, layers: Recurrent, perm: list[int], out: str = "") -> str:
-    """Put the directions side by side as features: `perm` puts them in front of the hidden units."""
-    width = layers.hidden_size * (1 + layers.bidirectional)
-    moved = graph.add("Transpose", array, perm=perm)
-    return graph.add("Reshape", moved, np.array([0] * (len(perm) - 2) + [width]), out=out)
-
-
-def _write_recurrent(graph: Graph, layers: Recurrent) -> None:
-    """Write a `Recurrent`: output and final states."""
-    _check_layers(layers)
-    x = graph.input(["n_samples", "n_timesteps", layers.input_size])
-    output, states = _write_layers(graph, layers, x)
-    directions = 1 + layers.bidirectional
-    _join_directions(graph, output, layers, [2, 0, 1, 3], out="output")
-    graph.output("output", np.float32, ["n_samples", "n_timesteps", directions * layers.hidden_size])
-    for k, name in enumerate(layers.cell.states):
-        graph.add("Concat", *(layer[k] for layer in states), axis=0, out=name)
-        graph.output(name, np.float32, [layers.num_layers * directions, "n_samples", layers.hidden_size])
-
-
 # ---- estimators
 
 
 def _write_estimator(graph: Graph, scalers: list, estimator: Any) -> None:
     """Write scalers, layers, head and what the loss makes of its output."""
     network, loss = estimator.network_, estimator._trained_loss
-    _check_options(network.config, NETWORK_OPTIONS, Network, "network")
-    _check_layers(network.recurrent)
+    check_options(network.config, NETWORK_OPTIONS, Network, "network")
+    check_layers(network.recurrent)
     kind = {cls: name for name, cls in LOSSES.items()}.get(type(loss))
     if kind is None:
         raise ValueError(f"loss was {type(loss).__name__}; expected one of {', '.join(LOSSES)}")
@@ -243,14 +154,11 @@ def _write_estimator(graph: Graph, scalers: list, estimator: Any) -> None:
     initial = [values for name, values in parameters.items() if name.startswith("initial_state.")]
     below = _write_embedding(graph, network, x)
     below = _write_stack(graph, parameters, "stem", len(network.config["stem_sizes"]), below)
-    output, states = _write_layers(graph, network.recurrent, below, initial)
-    if network.return_sequences:
-        features = _join_directions(graph, output, network.recurrent, [2, 0, 1, 3])
-    else:  # of the last valid step; of the other direction, of the first
-        features = _join_directions(graph, states[-1][0], network.recurrent, [1, 0, 2])
+    features = _write_features(graph, network, below, initial)
     name = "probabilities" if kind == "log_loss" else "result"
     if graph.lengths and network.return_sequences:
-        _write_mask(graph, x, _write_head(graph, network, kind, features), name)
+        result = _write_head(graph, network, kind, features)
+        graph.add("Where", write_valid(graph, x), result, np.float32(0), out=name)
     else:
         _write_head(graph, network, kind, features, name)
     leading = ["n_samples", _steps(estimator)] if network.return_sequences else ["n_samples"]
@@ -258,6 +166,30 @@ def _write_estimator(graph: Graph, scalers: list, estimator: Any) -> None:
         _write_classes(graph, estimator.classes_, leading)
     else:
         _write_targets(graph, estimator, leading)
+
+
+def _write_features(graph: Graph, network: Network, x: str, initial: Sequence[NDArray]) -> str:
+    """Write the recurrent layers and what the head sees of them."""
+    layers = network.recurrent
+    output, states, read = write_layers(graph, layers, x, initial)
+    if network.return_sequences:
+        return graph.add("Transpose", write_output(graph, layers, -1, output, read), perm=[1, 0, 2])
+    if not layers.residual:  # of the last valid step; of the other direction, of the first
+        return join_directions(graph, states[-1][0], layers, 0)
+    output = write_output(graph, layers, -1, output, read)
+    if graph.lengths:
+        last = graph.add("Sub", graph.add("Cast", graph.lengths, to=INT64), np.array(1))
+        found = graph.add("Transpose", output, perm=[1, 0, 2])
+        found = graph.add("GatherND", found, graph.add("Unsqueeze", last, np.array([1])), batch_dims=1)
+        ends = [graph.add("Unsqueeze", found, np.array([0]))]
+    else:
+        ends = [graph.add("Gather", output, np.array([-1]), axis=0)]
+    if layers.bidirectional:
+        ends.append(graph.add("Gather", output, np.array([0]), axis=0))
+        if layers.merge == "concat":
+            halves = np.split(np.arange(layers.output_size), 2)
+            ends = [graph.add("Gather", end, half, axis=2) for end, half in zip(ends, halves, strict=True)]
+    return join_directions(graph, graph.add("Concat", *ends, axis=0), layers, 0)
 
 
 def _steps(estimator: Any) -> int | str:
@@ -333,15 +265,6 @@ def _write_head(graph: Graph, network: Network, kind: str, features: str, out: s
         weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
     link = {"log_loss": "Softmax", "poisson": "Exp"}.get(kind)
     return _write_dense(graph, "head", weight, bias, x, link, out)
-
-
-def _write_mask(graph: Graph, x: str, result: str, out: str) -> None:
-    """Write what sets results past the end of a sequence to zero."""
-    n_timesteps = graph.add("Gather", graph.add("Shape", x), np.array(1))
-    steps = graph.add("Range", np.array(0), n_timesteps, np.array(1))
-    ends = graph.add("Unsqueeze", graph.add("Cast", graph.lengths, to=INT64), np.array([1]))
-    valid = graph.add("Unsqueeze", graph.add("Less", steps, ends), np.array([2]))
-    graph.add("Where", valid, result, np.float32(0), out=out)
 
 
 def _write_classes(graph: Graph, classes: NDArray, leading: list) -> None:

@@ -40,6 +40,23 @@ def _gather(x: NDArray, indices: NDArray, axis: int = 0) -> NDArray:
     return np.asarray(np.take(x, indices, axis=axis))
 
 
+def _gather_nd(x: NDArray, indices: NDArray, batch_dims: int = 0) -> NDArray:
+    batch = np.indices(indices.shape[:-1])[:batch_dims]
+    return x[(*batch, *np.moveaxis(indices, -1, 0))]
+
+
+def _reduce_sum(x: NDArray, axes: NDArray, keepdims: int = 1) -> NDArray:
+    return x.sum(axis=tuple(axes.tolist()), keepdims=bool(keepdims))
+
+
+def _reduce_mean(x: NDArray, axes: Sequence[int], keepdims: int = 1) -> NDArray:
+    return x.mean(axis=tuple(axes), keepdims=bool(keepdims))
+
+
+def _reduce_prod(x: NDArray, axes: Sequence[int], keepdims: int = 1) -> NDArray:
+    return x.prod(axis=tuple(axes), keepdims=bool(keepdims))
+
+
 def _top_k(x: NDArray, k: NDArray, axis: int = -1, largest: int = 1) -> tuple[NDArray, NDArray]:
     order = np.argsort(-x if largest else x, axis=axis, kind="stable")
     order = order.take(np.arange(int(k.item())), axis=axis)
@@ -67,10 +84,14 @@ OPERATORS: dict[str, Callable] = {
     "Exp": lambda x: np.exp(x),
     "Expand": lambda x, shape: x * np.ones(shape, x.dtype),
     "Gather": _gather,
+    "GatherND": _gather_nd,
     "Less": lambda a, b: np.asarray(a < b),
     "MatMul": lambda a, b: a @ b,
     "Mul": lambda a, b: a * b,
     "Range": _range,
+    "ReduceMean": _reduce_mean,
+    "ReduceProd": _reduce_prod,
+    "ReduceSum": _reduce_sum,
     "Relu": lambda x: np.maximum(x, 0),
     "Reshape": _reshape,
     "Shape": _shape,
