@@ -1,6 +1,5 @@
 """Weights from Keras's arrays and files and back; what Keras computed with them is in fixtures."""
 
-import inspect
 import io
 import json
 import subprocess
@@ -13,14 +12,12 @@ import numpy as np
 import pytest
 
 from numbarnn import Recurrent
-from numbarnn.cells import CELLS
+from numbarnn.cells import find_cell
 from numbarnn.interop.keras import from_keras, read_keras, to_keras_weights
+from numbarnn.interop.keras_file import ACTIVATIONS, name_cell
 
 FIXTURES = Path(__file__).parent / "fixtures"
 LAYERS, STACK = FIXTURES / "keras_layers.keras", FIXTURES / "keras_stack.keras"
-HAS_MERGE = "merge" in inspect.signature(Recurrent).parameters
-needs_reset_before = pytest.mark.skipif("gru_reset_before" not in CELLS, reason="a cell to come")
-needs_merge = pytest.mark.skipif(not HAS_MERGE, reason="an option to come")
 # layer -> our options; unless they say otherwise 3 inputs, 4 units, with a bias, one direction
 KINDS = {
     "rnn": {"cell": "rnn"},
@@ -37,10 +34,11 @@ KINDS = {
     "bidirectional_last": {"cell": "gru", "bias": False, "bidirectional": True},
     "merge_None": {"cell": "gru", "bidirectional": True},
     "inner/lstm": {"cell": "lstm", "hidden_size": 2},
+    "rnn_leaky_relu": {"cell": "rnn[leaky_relu(0.2)]"},
+    "lstm_hard": {"cell": f"lstm[hard_sigmoid({1 / 6},0.5),softsign,softsign]"},
 }
 MERGES = {"merge_sum": "sum", "merge_ave": "mean", "merge_mul": "product"}
-every_kind = pytest.mark.parametrize("kind", [
-    pytest.param(kind, marks=needs_reset_before if "reset_before" in kind else ()) for kind in KINDS])
+every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +79,7 @@ def test_arrays(kind, answers):
     assert layer.cell.name == expected.pop("cell")
     assert {name: getattr(layer, name) for name in expected} == expected
     assert_gives(layer, answers["x"], answers[f"layers/{kind}/output"])
-    if kind not in ("rnn_relu", "gru_reset_before_no_bias"):  # the shapes tell
+    if kind not in ("rnn_relu", "gru_reset_before_no_bias", "rnn_leaky_relu", "lstm_hard"):  # the shapes tell
         assert from_keras(weights).cell.name == cell
     for array, given in zip(to_keras_weights(layer), weights, strict=True):
         np.testing.assert_array_equal(array, given)
@@ -97,12 +95,19 @@ def test_file(kind, answers, h5py):
     assert_gives(layer, answers["x"], answers[f"layers/{kind}/output"])
 
 
-@needs_merge
 @pytest.mark.parametrize("kind", MERGES)
 def test_directions_are_merged_as_in_keras(kind, answers, h5py):
     expected = answers[f"layers/{kind}/output"]
     assert_gives(from_keras(LAYERS, kind), answers["x"], expected)
     assert_gives(from_keras(weights_of(answers, kind), merge=MERGES[kind]), answers["x"], expected)
+
+
+def test_activations_are_those_of_keras(answers):
+    x = answers["activations/x"]
+    assert set(ACTIVATIONS) == {name.partition("/")[2] for name in answers if "activations/" in name} - {"x"}
+    for name, ours in ACTIVATIONS.items():
+        (found,), _ = find_cell(name_cell("rnn", "sigmoid", ours)).forward((x,), (x,))
+        np.testing.assert_allclose(found, answers[f"activations/{name}"], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_layers_one_behind_the_other(answers, h5py):
@@ -129,8 +134,7 @@ def test_type_of_the_weights(stored, expected, answers):
     np.testing.assert_array_equal(to_keras_weights(layer)[0], weights[0])
 
 
-@pytest.mark.parametrize("cell", [
-    "rnn", "rnn_relu", "lstm", "gru", pytest.param("gru_reset_before", marks=needs_reset_before)])
+@pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "lstm", "gru", "gru_reset_before"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_every_layer_of_ours_can_go_to_keras(cell, bias):
     whole = Recurrent(cell, 3, 4, num_layers=2, bidirectional=True, bias=bias, random_state=0)
@@ -156,9 +160,9 @@ def test_arrays_are_copies():
 
 @pytest.mark.parametrize(("name", "message"), [
     ("refused_go_backwards", "go_backwards=True; expected False"),
-    ("refused_activation", "activation='relu'; expected 'tanh'"),
-    ("refused_recurrent_activation", "recurrent_activation='hard_sigmoid'; expected 'sigmoid'"),
-    ("refused_backward_layer", "activation='relu'; expected 'tanh'"),
+    ("refused_activation", "activation='gelu'; expected one of 'elu', 'hard_sigmoid', 'leaky_relu'"),
+    ("refused_recurrent_activation", "recurrent_activation='softmax'; expected one of 'elu'"),
+    ("refused_backward_layer", "unlike layers in its two directions"),
     ("refused_rnn", "class RNN"),
 ])
 def test_layers_with_options_that_we_do_not_have(name, message):
@@ -418,6 +422,20 @@ def test_bad_cells():
         from_keras(lstm, "lstm")
 
 
+@pytest.mark.parametrize(("cell", "options", "message"), [
+    ("mgu", {}, "cell was 'mgu'; expected one that Keras has: rnn, rnn_relu, gru"),
+    ("lstm[sigmoid,tanh,relu]", {}, r"cell was 'lstm\[sigmoid,tanh,relu\]'; expected one that Keras has"),
+    ("rnn[relu;clip=1.0]", {}, "cell was"),
+    ("rnn[scaled_tanh]", {}, "cell was"),
+    ("gru", {"num_layers": 2, "residual": True}, "residual was True; expected none"),
+    ("lstm", {"zoneout": (0, 0.1)}, r"zoneout was \(0.0, 0.1\); expected none"),
+    ("lstm", {"proj_size": 2}, "proj_size was 2; expected none"),
+])  # fmt: skip
+def test_cells_and_options_that_keras_does_not_have(cell, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        to_keras_weights(Recurrent(cell, 3, 4, **options), 0)
+
+
 def test_what_cannot_go_to_keras():
     layer = Recurrent("lstm", 3, 4, num_layers=2)
     for which in (None, 2, -1, True, "l0"):
@@ -432,16 +450,16 @@ import os
 os.environ["KERAS_BACKEND"] = "jax"
 import keras, numpy as np
 from numbarnn import Recurrent
-from numbarnn.cells import CELLS
+from numbarnn.cells import find_cell
 from numbarnn.interop.keras import from_keras, to_keras_weights
 
 x = np.random.default_rng(0).standard_normal((2, 7, 3)).astype("float32")
 kinds = {"rnn": (keras.layers.SimpleRNN, {}), "rnn_relu": (keras.layers.SimpleRNN, {"activation": "relu"}),
          "lstm": (keras.layers.LSTM, {}), "gru": (keras.layers.GRU, {}),
-         "gru_reset_before": (keras.layers.GRU, {"reset_after": False})}
+         "gru_reset_before": (keras.layers.GRU, {"reset_after": False}),
+         "gru[hard_sigmoid(0.5,0.5),elu]": (keras.layers.GRU, {"recurrent_activation": "sparse_sigmoid",
+                                                               "activation": "elu"})}
 for cell, (make, options) in kinds.items():
-    if cell not in CELLS:
-        continue
     for bias in (True, False):
         for bidirectional in (True, False):
             ours = Recurrent(cell, 3, 4, bias=bias, bidirectional=bidirectional, random_state=0)

@@ -2,8 +2,11 @@
 
 Of what a ``.keras`` file says about a layer,
 
-* ``units``, ``use_bias``, ``reset_after``, ``Bidirectional`` with every ``merge_mode``, and for SimpleRNN the
-  activations tanh and relu are taken over (outputs of ``merge_mode=None`` stand side by side);
+* ``units``, ``use_bias``, ``reset_after`` and ``Bidirectional`` with every ``merge_mode`` are taken over
+  (outputs of ``merge_mode=None`` stand side by side);
+* so are the activations elu, hard_sigmoid, leaky_relu, linear, relu, sigmoid, softplus, softsign,
+  sparse_sigmoid and tanh: layers with others than Keras's defaults become cells of
+  `numbarnn.cells.general`, such as ``"lstm[sigmoid,relu,relu]"``, which may be slower;
 * other activations and ``go_backwards=True`` are refused;
 * ``return_sequences`` and ``return_state`` have no counterpart: `Recurrent.forward` returns every step and
   the final state, and what Keras returns without ``return_sequences`` is h of the final state;
@@ -18,13 +21,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from numbarnn.interop import keras_file
-from numbarnn.interop.keras_file import StoredLayer, check_shapes
+from numbarnn.interop.keras_file import StoredLayer, check_shapes, family_of
 from numbarnn.recurrent import Recurrent
 
 __all__ = ["from_keras", "read_keras", "to_keras_weights"]
@@ -54,7 +58,8 @@ def from_keras(
     cell : str or None, default=None
         For arrays: the cell. None is what their shapes tell, and Keras's default where they do not: ``"rnn"``
         rather than ``"rnn_relu"``, and for a GRU without bias ``"gru"`` rather than ``"gru_reset_before"``,
-        which is ``reset_after=False``.
+        which is ``reset_after=False``. One with other activations is told by its name, as
+        ``"gru[hard_sigmoid,tanh]"``.
     **options
         Further arguments of `Recurrent`, such as ``dtype``, ``merge``, ``random_state``, ``n_jobs``.
 
@@ -133,7 +138,8 @@ def to_keras_weights(recurrent: Recurrent, layer: int | None = None) -> list[NDA
     Parameters
     ----------
     recurrent : Recurrent
-        Of cell ``"rnn"``, ``"rnn_relu"``, ``"lstm"``, ``"gru"`` or ``"gru_reset_before"``.
+        Of cell ``"rnn"``, ``"rnn_relu"``, ``"lstm"``, ``"gru"`` or ``"gru_reset_before"``, or of one that
+        `from_keras` makes of other activations.
     layer : int or None, default=None
         Which of its layers, from 0: Keras has a layer object for each. None is the only one there is.
 
@@ -147,7 +153,8 @@ def to_keras_weights(recurrent: Recurrent, layer: int | None = None) -> list[NDA
     Raises
     ------
     ValueError
-        If Keras has no such cell, or there is no such layer.
+        If Keras has no such cell, no option ``residual``, ``zoneout`` or ``proj_size`` that is in use, or
+        there is no such layer.
 
     Examples
     --------
@@ -157,9 +164,7 @@ def to_keras_weights(recurrent: Recurrent, layer: int | None = None) -> list[NDA
     [(3, 12), (4, 12), (2, 12)]
     """
     cell, n_layers = recurrent.cell.name, recurrent.num_layers
-    known = [name for names in _CELLS.values() for name in names]
-    if cell not in known:
-        raise ValueError(f"cell was {cell!r}; expected one that Keras has: {', '.join(known)}")
+    _check_can_go(recurrent)
     if layer is None and n_layers == 1:
         layer = 0
     if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n_layers:
@@ -169,8 +174,24 @@ def to_keras_weights(recurrent: Recurrent, layer: int | None = None) -> list[NDA
         arrays += [parameters[f"{kind}_{suffix}"].T for kind in ("weight_ih", "weight_hh")]
         if recurrent.bias:
             both = np.stack([parameters[f"bias_ih_{suffix}"], parameters[f"bias_hh_{suffix}"]])
-            arrays.append(both if cell == "gru" else both.sum(axis=0))
+            arrays.append(both if family_of(cell) == "gru" else both.sum(axis=0))
     return [_exchange_gates(array, cell) for array in arrays]
+
+
+def _check_can_go(recurrent: Recurrent) -> None:
+    """Refuse a cell and options that Keras does not have."""
+    cell, ours = recurrent.cell.name, keras_file.ACTIVATIONS.values()
+    families = [name for names in _CELLS.values() for name in names]
+    named = {keras_file.name_cell(*each) for each in product(families, ours, ours)}
+    if cell not in families and cell not in named:
+        raise ValueError(
+            f"cell was {cell!r}; expected one that Keras has: {', '.join(families)}, or one of these with "
+            "activations as from_keras names them"
+        )
+    for name in ("residual", "zoneout", "proj_size"):
+        value = getattr(recurrent, name)
+        if np.any(value):
+            raise ValueError(f"{name} was {value!r}; expected none: layers of Keras lack this option")
 
 
 # ------------------------------------------------------------------ arrays
@@ -194,7 +215,7 @@ def _from_arrays(arrays: list[NDArray], cell: str | None, options: dict[str, Any
         raise ValueError(
             f"source[1] had shape {recurrent_kernel.shape}; expected 1, 3 or 4 times as many columns as rows"
         )
-    if cell is not None and cell not in cells:
+    if cell is not None and family_of(cell) not in cells:
         raise ValueError(f"cell was {cell!r}; expected {' or '.join(cells)}, of which the arrays are")
     cell = cell or cells[0]
     names = [f"source[{k}]" for k in range(len(arrays))]
@@ -222,7 +243,7 @@ def _build(arrays: list[NDArray], cell: str, bias: bool, options: dict[str, Any]
         kernel, recurrent_kernel, *biases = arrays[k * each : (k + 1) * each]
         parameters |= {f"weight_ih_{suffix}": kernel.T, f"weight_hh_{suffix}": recurrent_kernel.T}
         for array in biases:
-            bias_ih, bias_hh = array if cell == "gru" else (array, np.zeros_like(array))
+            bias_ih, bias_hh = array if family_of(cell) == "gru" else (array, np.zeros_like(array))
             parameters |= {f"bias_ih_{suffix}": bias_ih, f"bias_hh_{suffix}": bias_hh}
     layer.load_parameters(parameters)
     return layer
@@ -230,7 +251,7 @@ def _build(arrays: list[NDArray], cell: str, bias: bool, options: dict[str, Any]
 
 def _exchange_gates(array: NDArray, cell: str) -> NDArray:
     """Copy an array whose last axis is gates from Keras's order into ours or back, which is the same."""
-    if cell not in _SWAPPED:
+    if family_of(cell) not in _SWAPPED:
         return array.copy()
     first, second, third = np.split(array, 3, axis=-1)
     return np.concatenate([second, first, third], axis=-1)

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numbarnn.cells import find_cell
+from numbarnn.cells.general import general_name
 from numbarnn.checks import positive_int
 
 if TYPE_CHECKING:
@@ -28,7 +29,20 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 HDF5 = b"\x89HDF\r\n\x1a\n"
-ACTIVATIONS = {"SimpleRNN": ("tanh", "relu"), "LSTM": ("tanh",), "GRU": ("tanh",)}
+FAMILIES = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}
+# Keras's activations -> ours that are the same functions; the numbers are those that Keras has
+ACTIVATIONS = {
+    "elu": "elu",
+    "hard_sigmoid": f"hard_sigmoid({1 / 6!r},0.5)",
+    "leaky_relu": "leaky_relu(0.2)",
+    "linear": "affine",
+    "relu": "relu",
+    "sigmoid": "sigmoid",
+    "softplus": "softplus",
+    "softsign": "softsign",
+    "sparse_sigmoid": "hard_sigmoid(0.5,0.5)",
+    "tanh": "tanh",
+}
 # merge_mode -> ours; outputs that Keras leaves apart are found side by side
 MERGES = {"concat": "concat", None: "concat", "sum": "sum", "ave": "mean", "mul": "product"}
 DIRECTIONS = ("forward_layer/", "backward_layer/")
@@ -99,7 +113,7 @@ def _recurrent_layers(model: Any, outer: str = "", group: str = "") -> Iterator[
         counts[stem] += 1
         if "layers" in config:
             yield from _recurrent_layers(entry, f"{outer}{config['name']}/", f"{at}/")
-        elif kind in (*ACTIVATIONS, "Bidirectional", "RNN"):
+        elif kind in (*FAMILIES, "Bidirectional", "RNN"):
             yield outer + config["name"], StoredLayer(config["name"], entry, at)
 
 
@@ -152,28 +166,52 @@ def _describe_direction(name: str, entry: Any, go_backwards: bool = False) -> tu
         (entry.get("class_name"), entry.get("module"), entry.get("config")) if isinstance(entry, dict)
         else (None, None, None)
     )
-    if kind not in list(ACTIVATIONS) or not str(module).startswith("keras") or not isinstance(config, dict):
+    if kind not in list(FAMILIES) or not str(module).startswith("keras") or not isinstance(config, dict):
         expected = "SimpleRNN, LSTM or GRU of Keras, or Bidirectional around one"
         raise ValueError(f'layer "{name}" was of class {kind} in {module}; expected {expected}')
-    expected = {
-        "activation": ACTIVATIONS[kind],
-        "recurrent_activation": ("sigmoid",),
-        "go_backwards": (go_backwards,),
-    }
-    for option, values in expected.items():
-        if config.get(option, values[0]) not in values:
-            one_of = " or ".join(map(repr, values))
-            raise ValueError(f'layer "{name}" had {option}={config[option]!r}; expected {one_of}')
-    cell = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}[kind]
-    if kind == "SimpleRNN" and config.get("activation") == "relu":
-        cell = "rnn_relu"
+    if config.get("go_backwards", go_backwards) is not go_backwards:
+        found = config["go_backwards"]
+        raise ValueError(f'layer "{name}" had go_backwards={found!r}; expected {go_backwards}')
+    family = FAMILIES[kind]
     if kind == "GRU" and not config.get("reset_after", True):
-        cell = "gru_reset_before"
+        family = "gru_reset_before"
+    found = [_activation(name, config, option) for option in ("recurrent_activation", "activation")]
     units = positive_int(f'units of layer "{name}"', config.get("units"))
-    return cell, units, bool(config.get("use_bias", True))
+    return name_cell(family, *found), units, bool(config.get("use_bias", True))
+
+
+def _activation(name: str, config: dict[str, Any], option: str) -> str:
+    """Return our name of one of a layer's activations, Keras's default if the layer does not tell."""
+    found = config.get(option, "tanh" if option == "activation" else "sigmoid")
+    if found not in list(ACTIVATIONS):
+        expected = ", ".join(map(repr, ACTIVATIONS))
+        raise ValueError(f'layer "{name}" had {option}={found!r}; expected one of {expected}')
+    return ACTIVATIONS[found]
+
+
+def name_cell(family: str, gates: str, others: str) -> str:
+    """Return the name of the cell with these activations of the gates, and of all else.
+
+    Examples
+    --------
+    >>> from numbarnn.interop.keras_file import name_cell
+    >>> name_cell("lstm", "sigmoid", "tanh"), name_cell("lstm", "sigmoid", "relu")
+    ('lstm', 'lstm[sigmoid,relu,relu]')
+    """
+    if family == "rnn":
+        plain = {"tanh": "rnn", "relu": "rnn_relu"}
+        return plain.get(others) or general_name(family, [others])
+    if (gates, others) == ("sigmoid", "tanh"):
+        return family
+    return general_name(family, [gates, others, *[others] * (family == "lstm")])
 
 
 # ------------------------------------------------------------------ arrays
+
+
+def family_of(cell: str) -> str:
+    """Return the name of a cell without its activations: ``"lstm"`` of ``"lstm[sigmoid,relu,relu]"``."""
+    return cell.partition("[")[0]
 
 
 def check_shapes(names: Sequence[str], arrays: Sequence, cell: str, hidden_size: int, bias: bool) -> None:
@@ -197,7 +235,7 @@ def check_shapes(names: Sequence[str], arrays: Sequence, cell: str, hidden_size:
     n_inputs = arrays[0].shape[0] if arrays[0].shape else 0
     columns = len(find_cell(cell).gates) * hidden_size
     shapes = [(n_inputs, columns), (hidden_size, columns)]
-    shapes += [(2, columns) if cell == "gru" else (columns,)] * bias
+    shapes += [(2, columns) if family_of(cell) == "gru" else (columns,)] * bias
     for k, (name, array) in enumerate(zip(names, arrays, strict=True)):
         shape = shapes[k % len(shapes)]
         if array.shape != shape or 0 in shape:
