@@ -21,6 +21,8 @@ References
 .. [9] Feng et al., "Were RNNs all we needed?", arXiv:2410.01201 (2024).
 .. [10] The article of numbarnn/cells/article.py, sections 2.1.2 and 2.1.3, with the repairs that
    ``numbarnn/cells/article.py`` names.
+.. [11] Ba, Kiros and Hinton, "Layer normalization", arXiv:1607.06450 (2016), equations (20) to (22) of the
+   supplementary material.
 """
 
 from typing import NamedTuple
@@ -178,6 +180,50 @@ def lstm_coupled_backward(gx, gh, states, dstates, *_):
     return da, da, (np.zeros_like(dh), dc * (1.0 - i))
 
 
+def _normalised(z):
+    """Each row less its mean and over its standard deviation, and that."""
+    centred = z - z.mean(axis=1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
+    return centred / deviation, deviation
+
+
+def _normalised_back(hat, deviation, dhat):
+    """What moves the mean or the variance of a row changes nothing."""
+    along = (dhat * hat).mean(axis=1, keepdims=True)
+    return (dhat - dhat.mean(axis=1, keepdims=True) - hat * along) / deviation
+
+
+def _layernorm_parts(gx, gh, c_prev, units):
+    """Normalised gx, gh and c, each with its deviation; the gates; c."""
+    gain_h, gain_x, shift = (np.concatenate(units[k:k + 4]) for k in (0, 4, 8))
+    by_x, by_h = _normalised(gx), _normalised(gh)
+    gates = _lstm_gates(gain_x * by_x[0], gain_h * by_h[0] + shift)
+    i, f, g, _ = gates
+    c = f * c_prev + i * g
+    return by_x, by_h, gates, c, _normalised(c)
+
+
+def lstm_layernorm_forward(gx, gh, states, units, *_):
+    """The LSTM with gx, gh and, on its way to h, c normalised [11]_; no biases in gx and gh."""
+    *_, (_, _, _, o), c, (c_hat, _) = _layernorm_parts(gx, gh, states[1], units)
+    return o * np.tanh(units[12] * c_hat + units[13]), c
+
+
+def lstm_layernorm_backward(gx, gh, states, dstates, units, *_):
+    """As for the LSTM, through each normalisation."""
+    (_, c_prev), (dh, dc) = states, dstates
+    by_x, by_h, (i, f, g, o), _, by_c = _layernorm_parts(gx, gh, c_prev, units)
+    y = np.tanh(units[12] * by_c[0] + units[13])
+    dy = dh * o * (1.0 - y**2)
+    dc = dc + _normalised_back(*by_c, dy * units[12])
+    da = np.concatenate([dc * g * i * (1.0 - i), dc * c_prev * f * (1.0 - f), dc * i * (1.0 - g**2),
+                         dh * y * o * (1.0 - o)], axis=1)
+    dunits = np.split(np.concatenate([da * by_h[0], da * by_x[0], da], axis=1), 12, axis=1)
+    return (_normalised_back(*by_x, da * np.concatenate(units[4:8])),
+            _normalised_back(*by_h, da * np.concatenate(units[:4])),
+            (np.zeros_like(dh), dc * f), *dunits, dy * by_c[0], dy)
+
+
 def _last(values, count):
     """The last of so many gates."""
     return np.split(values, count, axis=1)[-1]
@@ -332,6 +378,7 @@ class Cell(NamedTuple):
     backward: object
     vectors: tuple = ()
     scalars: tuple = ()
+    biases: bool = True
 
 
 CELLS = {
@@ -344,6 +391,9 @@ CELLS = {
     "lstm_peephole_candidate": Cell(4, 4, 2, lstm_peephole_forward, lstm_peephole_backward,
                                     ("weight_ci", "weight_cf", "weight_co", "weight_cg")),
     "lstm_coupled": Cell(3, 3, 2, lstm_coupled_forward, lstm_coupled_backward),
+    "lstm_layernorm": Cell(4, 4, 2, lstm_layernorm_forward, lstm_layernorm_backward,
+                           tuple("gain_hi gain_hf gain_hg gain_ho gain_xi gain_xf gain_xg gain_xo "
+                                 "shift_i shift_f shift_g shift_o gain_c shift_c".split()), (), False),
     "gru_reset_before": Cell(3, 3, 1, gru_reset_before_forward, gru_reset_before_backward),
     "mgu": Cell(2, 2, 1, mgu_forward, mgu_backward),
     "indrnn": Cell(1, 0, 1, indrnn_forward, indrnn_backward, ("weight_hh",)),
@@ -455,7 +505,8 @@ def scan_backward(cell, x, steps, weights, valid, doutput, dstates):
 def kinds(cell):
     """Parameters of one layer and direction: PyTorch's four, as far as there are such, and those of units."""
     ends = ("ih", "hh") if cell.n_recurrent else ("ih",)
-    return tuple(f"{what}_{end}" for what in ("weight", "bias") for end in ends) + cell.vectors + cell.scalars
+    whats = ("weight", "bias") if cell.biases else ("weight",)
+    return tuple(f"{what}_{end}" for what in whats for end in ends) + cell.vectors + cell.scalars
 
 
 def suffix(layer, reverse):
@@ -531,8 +582,8 @@ def forward(cell, parameters, x, state=None, lengths=None, dropout_masks=None):
         outputs = []
         for reverse in range(directions):
             k = layer * directions + reverse
-            weights = {kind: parameters.get(kind + suffix(layer, reverse), no_bias.get(kind))
-                       for kind in kinds(cell)}
+            names = {kind: kind + suffix(layer, reverse) for kind in kinds(cell)}
+            weights = no_bias | {kind: parameters[name] for kind, name in names.items() if name in parameters}
             output, final[:, k], steps = scan_forward(
                 cell, layer_input, tuple(initial[:, k]), weights, valid, bool(reverse))
             outputs.append(output)

@@ -139,7 +139,7 @@ def as_oracle(cell):
         return scatter("x", gx, dslots), scatter("h", gh, dslots), dprev, *sum(dunits, start=())
 
     counts = len(cell.x_rows), len(cell.h_rows), cell.n_states
-    return oracle.Cell(*counts, forward, backward, cell.vectors, cell.scalars)
+    return oracle.Cell(*counts, forward, backward, cell.vectors, cell.scalars, cell.biases)
 
 
 @pytest.fixture(params=[toy_cell, double_cell], ids=["toy", "double"])

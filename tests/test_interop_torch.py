@@ -81,6 +81,28 @@ def test_state_dict_gives_what_pytorch_computed(cell, torch_cases):
         np.testing.assert_allclose(output, case.output, rtol=0, atol=1e-10, err_msg=case.name)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-5), ("float64", 1e-10)])
+def test_projections_give_what_pytorch_computed(dtype, tolerance, torch_cases):
+    for case in torch_cases("lstm_proj"):
+        layer = Recurrent.from_torch(case.parameters, dtype=dtype)
+        assert {name: getattr(layer, name) for name in case.options} == case.options
+        assert list(layer.parameters) == list(case.parameters) == list(layer.to_torch_state_dict())
+        output, (h, c) = layer.forward(case.x, case.state, case.lengths, training=True)
+        dx, (dh, dc) = layer.backward(case.doutput, case.dstate)
+        found = {"output": output, "h": h, "c": c, "dx": dx, "dh": dh, "dc": dc, **layer.gradients}
+        expected = {"output": case.output, "h": case.final[0], "c": case.final[1], "dx": case.dx,
+                    "dh": case.dstate_0[0], "dc": case.dstate_0[1], **case.gradients}
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=tolerance,
+                                       err_msg=f"{case.name} {name}")
+
+
+def test_projections_make_a_round_trip():
+    layer = Recurrent("lstm", 3, 5, num_layers=2, bidirectional=True, proj_size=2, random_state=0)
+    for source in (layer.to_torch_state_dict(), state_dict_of(layer), module_of(layer, proj_size=2)):
+        assert_same(Recurrent.from_torch(source), layer)
+
+
 @every_cell
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("options", [
@@ -234,6 +256,16 @@ def test_cell_that_pytorch_does_not_have():
         layer.to_torch_state_dict()
 
 
+@pytest.mark.parametrize(("options", "message"), [
+    ({"bidirectional": True, "merge": "sum"}, "merge was 'sum'; expected 'concat'"),
+    ({"num_layers": 2, "residual": True}, "residual was True; expected none"),
+    ({"zoneout": 0.1}, r"zoneout was \(0.1, 0.1\); expected none"),
+])  # fmt: skip
+def test_options_that_pytorch_does_not_have(options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Recurrent("lstm", 3, 4, **options).to_torch_state_dict()
+
+
 # ------------------------------------------------------------------ PyTorch itself
 
 
@@ -252,6 +284,7 @@ torch.manual_seed(0)
 lstm, gru, rnn = torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN
 for make, cell, options in [
     (lstm, "lstm", {"num_layers": 2, "bidirectional": True, "dropout": 0.5}),
+    (lstm, "lstm", {"num_layers": 2, "proj_size": 2, "bias": False}),
     (gru, "gru", {"bias": False}), (rnn, "rnn", {}), (rnn, "rnn_relu", {"nonlinearity": "relu"}),
 ]:
     for dtype in (torch.float32, torch.float64):

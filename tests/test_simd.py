@@ -13,6 +13,7 @@ from numba import njit
 
 from numbarnn import simd
 from numbarnn.simd import (
+    first_lanes,
     flush_subnormals,
     is_positive,
     lanes_of,
@@ -22,6 +23,7 @@ from numbarnn.simd import (
     sigmoid,
     store,
     store_many,
+    sum_lanes,
     tanh,
 )
 
@@ -64,6 +66,22 @@ def sweep(dtype):
 
 
 # ---- functions
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lanes_are_kept_and_summed_up(dtype):
+    @njit(error_model="numpy")
+    def run(x, count, kept):
+        first = first_lanes(load(x, 0), count)
+        store(kept, 0, first)
+        return sum_lanes(first)
+
+    x = np.arange(1, simd.VECTOR_BYTES // np.dtype(dtype).itemsize + 1).astype(dtype)
+    for count in range(x.size + 3):
+        values, kept = x.copy(), np.empty_like(x)
+        values[count:] = np.nan
+        assert run(values, count, kept) == x[:count].sum()
+        np.testing.assert_array_equal(kept, np.where(np.arange(x.size) < count, x, 0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

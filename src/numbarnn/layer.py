@@ -148,7 +148,7 @@ class Direction:
         shapes = {"weight_ih": (x_rows, sizes.I)}
         if h_rows:
             shapes["weight_hh"] = (h_rows, sizes.HR)
-        if self.bias:
+        if self.bias and cell.biases:
             shapes["bias_ih"] = (x_rows,)
             if h_rows:
                 shapes["bias_hh"] = (h_rows,)

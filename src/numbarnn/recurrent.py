@@ -29,7 +29,7 @@ from numbarnn.kernels.sizes import EMPTY, batch_sizes, noise_sizes
 from numbarnn.kernels.threads import Program, thread_count, worthwhile_threads
 from numbarnn.layer import Buffers, Direction, Pass
 from numbarnn.limits import check_count
-from numbarnn.torch_weights import check_torch_cell, read_torch
+from numbarnn.torch_weights import check_torch_options, read_torch
 
 State = NDArray | tuple[NDArray, ...]
 INITIALIZATIONS = ("uniform", "orthogonal")
@@ -52,7 +52,7 @@ class Recurrent:
     num_layers : int, default=1
         Number of layers, each reading the output of the one below.
     bias : bool, default=True
-        Whether there are ``bias_ih`` and ``bias_hh``.
+        Whether there are ``bias_ih`` and ``bias_hh``, in a cell that can have them.
     dropout : float, default=0.0
         Probability that an output of a layer but the last is set to zero in training, the rest scaled up.
     bidirectional : bool, default=False
@@ -357,15 +357,18 @@ class Recurrent:
         cell, hidden = self.cell, self.hidden_size
         bound = 1 / np.sqrt(hidden)
         for name, array in self._parameters.items():
-            if self.init == "uniform" or name.rpartition("_l")[0] in cell.units:
-                array[...] = self._random.uniform(-bound, bound, array.shape)
+            kind = name.rpartition("_l")[0]
+            if self.init == "uniform" or kind in cell.units:
+                array[...] = self._random.uniform(*cell.initial.get(kind, (-bound, bound)), array.shape)
             elif name.startswith(("weight_ih", "weight_hr")):
                 limit = np.sqrt(6 / sum(array.shape))
                 array[...] = self._random.uniform(-limit, limit, array.shape)
             elif name.startswith("weight_hh"):
                 q, r = np.linalg.qr(self._random.standard_normal(array.shape))
                 array[...] = q * np.sign(np.diag(r))
-            if self.forget_bias is not None and cell.forget_gate is not None and name.startswith("bias"):
+            if self.forget_bias is not None and kind == cell.forget_gate:
+                array[...] = self.forget_bias
+            elif self.forget_bias is not None and name.startswith("bias"):
                 rows, value = (cell.x_rows, self.forget_bias) if "_ih" in name else (cell.h_rows, 0)
                 if cell.forget_gate in rows:
                     at = rows.index(cell.forget_gate) * hidden
@@ -442,7 +445,7 @@ class Recurrent:
         Raises
         ------
         ValueError
-            If PyTorch has no such cell.
+            If PyTorch has no such cell, or no option `merge`, `residual` or `zoneout` that is in use.
 
         Examples
         --------
@@ -450,7 +453,7 @@ class Recurrent:
         >>> list(Recurrent("gru", 3, 4, bias=False).to_torch_state_dict())
         ['weight_ih_l0', 'weight_hh_l0']
         """
-        check_torch_cell(self.cell.name)
+        check_torch_options(self)
         return {name: value.copy() for name, value in self._parameters.items()}
 
     # ---- forward

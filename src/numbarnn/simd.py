@@ -202,6 +202,38 @@ def store(typingctx, array, offset, value):
     return types.void(array, types.intp, value), emit
 
 
+@intrinsic
+def first_lanes(typingctx, x, count):
+    """Keep the first `count` elements of a register; the others become zero, NaN as well."""
+
+    def emit(context, builder, sig, args):
+        vector = args[0].type
+        lanes = ir.Constant(ir.VectorType(i32, vector.count), list(range(vector.count)))
+        counts = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(args[1], i32), lanes.type))
+        return builder.select(counts, args[0], _constant(vector, 0.0))
+
+    return x(x, types.intp), emit
+
+
+@intrinsic
+def sum_lanes(typingctx, x):
+    """Sum up the elements of a register, by halves."""
+
+    def emit(context, builder, sig, args):
+        (value,) = args
+        while value.type.count > 1:
+            lanes, half = value.type.count, value.type.count // 2
+            undefined = ir.Constant(value.type, ir.Undefined)
+            low, high = (
+                builder.shuffle_vector(value, undefined, ir.Constant(ir.VectorType(i32, half), list(places)))
+                for places in (range(half), range(half, lanes))
+            )
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, i32(0))
+
+    return x.dtype(x), emit
+
+
 def load_tuple(context, builder, out: types.UniTuple, array_type, array, offset, stride):
     """Emit the loads of a tuple of registers at offset, offset + stride, ..."""
     vector = context.get_value_type(out.dtype)

@@ -83,10 +83,17 @@ def read_torch(
     return options, parameters
 
 
-def check_torch_cell(name: str) -> None:
-    """Raise ValueError for a cell that PyTorch does not have."""
+def check_torch_options(layer: Any) -> None:
+    """Raise ValueError for a `numbarnn.Recurrent` whose cell or options PyTorch does not have."""
+    name = layer.cell.name
     if name not in MODES.values():
         raise ValueError(f"cell was {name!r}; expected one that PyTorch has: {', '.join(MODES.values())}")
+    if layer.bidirectional and layer.merge != "concat":
+        raise ValueError(f"merge was {layer.merge!r}; expected 'concat', as PyTorch merges directions")
+    for option in ("residual", "zoneout"):
+        value = getattr(layer, option)
+        if np.any(value):
+            raise ValueError(f"{option} was {value!r}; expected none: layers of PyTorch lack this option")
 
 
 def _names_of(options: dict[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from numbarnn.cells.coupled import LSTM_COUPLED
 from numbarnn.cells.gru import GRU
 from numbarnn.cells.gru_reset_before import GRU_RESET_BEFORE
 from numbarnn.cells.indrnn import INDRNN
+from numbarnn.cells.layernorm import LSTM_LAYERNORM
 from numbarnn.cells.lstm import LSTM, LSTM_PROJECTED
 from numbarnn.cells.mgu import MGU
 from numbarnn.cells.minimal import MINGRU, MINLSTM
@@ -24,7 +25,7 @@ PROJECTED = {"lstm": LSTM_PROJECTED}  # what runs where h is a projection
 
 for _cell in (
     RNN_TANH, RNN_RELU, LSTM, GRU,
-    LSTM_PEEPHOLE, LSTM_PEEPHOLE_CANDIDATE, LSTM_COUPLED, GRU_RESET_BEFORE, MGU,
+    LSTM_PEEPHOLE, LSTM_PEEPHOLE_CANDIDATE, LSTM_COUPLED, LSTM_LAYERNORM, GRU_RESET_BEFORE, MGU,
     INDRNN, MINGRU, MINLSTM, ARTICLE_LSTM, ARTICLE_GRU,
 ):  # fmt: skip
     add_cell(_cell)

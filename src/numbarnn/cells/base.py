@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
 
@@ -45,11 +45,16 @@ class Cell:
     states : tuple of str, default=("h",)
         Names of the states.
     forget_gate : str or None, default=None
-        The gate that ``forget_bias`` is for.
+        The gate that ``forget_bias`` is for, or the vector that is its bias.
     vectors, scalars : tuple of str, default=()
         Names of further parameters, with one element a unit and with one in all. If there are any, both
         functions take one more argument, a tuple of them all, and `backward` returns one more result, the
         tuple of their gradients.
+    initial : dict of str to (float, float), default={}
+        Bounds of the uniform distribution that such parameters are drawn from at first, where they are not
+        those of the weights.
+    biases : bool, default=True
+        Whether products have biases, in a layer that has any.
     finish, finish_backward : callable or None, default=None
         Of a cell with slots ``"m"``, whose step has two halves: `forward` gives the middle vector, which the
         second product takes, and all new states but h; `finish` gives h:
@@ -88,6 +93,8 @@ class Cell:
     forget_gate: str | None = None
     vectors: tuple[str, ...] = ()
     scalars: tuple[str, ...] = ()
+    initial: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    biases: bool = True
     finish: Callable | None = None
     finish_backward: Callable | None = None
     projects: bool = False
@@ -107,10 +114,12 @@ class Cell:
             raise ValueError(
                 f'slots were {self.slots}; expected those with "h" first, then "xh", then "x", then "m"'
             )
-        if self.forget_gate is not None and self.forget_gate not in self.gates:
+        if self.forget_gate is not None and self.forget_gate not in self.gates + self.vectors:
             raise ValueError(
                 f"forget_gate was {self.forget_gate!r}; expected None or one of the gates {self.gates}"
             )
+        if set(self.initial) - set(self.units):
+            raise ValueError(f"initial had {sorted(self.initial)}; expected names of {self.units}")
         halves = (self.finish, self.finish_backward)
         if any((half is not None) != bool(self.m_gates) for half in halves):
             raise ValueError(

@@ -3,7 +3,7 @@
 References
 ----------
 .. [1] Li, Li, Cook, Zhu and Gao, "Independently recurrent neural network (IndRNN): building a longer and
-   deeper RNN", CVPR (2018), equation (2), with a rectifier.
+   deeper RNN", CVPR (2018), equation (2), with a rectifier; recurrent weights start between 0 and 1 there.
 """
 
 from numbarnn.cells.base import Cell
@@ -36,4 +36,5 @@ INDRNN = Cell(
     forward=indrnn_forward,
     backward=indrnn_backward,
     vectors=("weight_hh",),
+    initial={"weight_hh": (0.0, 1.0)},
 )

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 
 @register_jitable(**INLINED)
-def _copy_row(n, a, at, b, to):
+def copy_row(n, a, at, b, to):
     """b[to:to + n] = a[at:at + n]."""
     lanes = lanes_of(a)
     whole = n // lanes * lanes
@@ -71,7 +71,7 @@ def _copy_row(n, a, at, b, to):
 
 
 @register_jitable(**INLINED)
-def _add_row(n, a, at, b, to):
+def add_row(n, a, at, b, to):
     """b[to:to + n] += a[at:at + n]."""
     lanes = lanes_of(a)
     whole = n // lanes * lanes
@@ -82,7 +82,7 @@ def _add_row(n, a, at, b, to):
 
 
 @register_jitable(**INLINED)
-def _input_product(sizes, j, r0, r1, s0, s1, z, w, g):
+def input_product(sizes, j, r0, r1, s0, s1, z, w, g):
     """Set steps s0 to s1 of block j of g to [x | 1] wx, in slots that do not see the input to zero."""
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
     lanes = lanes_of(g)
@@ -95,12 +95,13 @@ def _input_product(sizes, j, r0, r1, s0, s1, z, w, g):
                  w, (j * depth + k) * Sx, Sx, 1, min(sizes.kx, depth - k),
                  g, to + S - Sx, S)
     if Sx < S:
+        target = address(g)  # an index of an array may be negative: slower
         for s in range(s0, s1):
             t = T - 1 - s if sizes.reverse else s
             to = ((j * sizes.g_slots + t % sizes.g_slots) * B + r0) * S
             for r in range(r1 - r0):
                 for i in range(S - Sx):
-                    g[to + r * S + i] = 0
+                    target[to + r * S + i] = 0
 
 
 @register_jitable(**INLINED)
@@ -119,8 +120,8 @@ def _hold(sizes, r0, r1, t, lengths, before, after, h, c):
     LH, LC = sizes.LH, sizes.E * sizes.J * sizes.U
     for r in range(r0, r1):
         if not runs(sizes.masked, sizes.B, lengths, t, r):
-            _copy_row(sizes.R, h, (before + r) * LH, h, (after + r) * LH)
-            _copy_row(LC, c, (before + r) * LC, c, (after + r) * LC)
+            copy_row(sizes.R, h, (before + r) * LH, h, (after + r) * LH)
+            copy_row(LC, c, (before + r) * LC, c, (after + r) * LC)
 
 
 @register_jitable(**INLINED)
@@ -145,7 +146,7 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, all_run, z, w, x, h, 
     for j in range(sizes.J):
         block = (j * sizes.g_slots + t % sizes.g_slots) * B
         if sizes.steps == 1 and not joined:  # here, while the block stays in the first-level cache
-            _input_product(sizes, j, r0, r1, s, s + 1, z, w, g)
+            input_product(sizes, j, r0, r1, s, s + 1, z, w, g)
         if active and Sh > 0:
             for k in range(0, sizes.D, sizes.kh):
                 gemm(Sh // lanes, r1 - r0, sizes.sums, k > 0 or not joined, x, (before + r0) * LX + k,
@@ -182,7 +183,7 @@ def scan_forward(
         s1 = min(sizes.T, s0 + sizes.steps)
         if sizes.steps > 1:
             for j in range(sizes.J):
-                _input_product(sizes, j, r0, r1, s0, s1, z, w, g)
+                input_product(sizes, j, r0, r1, s0, s1, z, w, g)
         for s in range(s0, s1):
             t = sizes.T - 1 - s if sizes.reverse else s
             all_run = t < first and sizes.masked == 0
@@ -192,7 +193,7 @@ def scan_forward(
                 for r in range(r0, r1):
                     at, to = (after + r) * sizes.LH, t * out_t + r * out_r
                     if all_run or runs(sizes.masked, sizes.B, lengths, t, r):
-                        _copy_row(sizes.HR, h, at, out, to)
+                        copy_row(sizes.HR, h, at, out, to)
                     else:
                         for u in range(sizes.HR):
                             out[to + u] = 0
@@ -246,7 +247,7 @@ def scan_backward(
         if dout.size > 0:
             for r in range(r0, r1):
                 if runs(sizes.masked, B, lengths, t, r):
-                    _add_row(sizes.HR, dout, t * dout_t + r * dout_r, d, r * padded)
+                    add_row(sizes.HR, dout, t * dout_t + r * dout_r, d, r * padded)
         split_gradient(cell, sizes, r0, r1, t, lengths, d, e, n)
         start_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d)
         _cell_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d, e, n)
