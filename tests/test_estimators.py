@@ -576,6 +576,19 @@ BAD_INPUT = {
     "lengths zero": ("lengths", lambda X, y: bad(X, y, lengths=np.full(30, 0))),
     "lengths not whole": ("^lengths", lambda X, y: bad(X, y, lengths=np.full(30, 1.5))),
     "lengths too few": ("^lengths", lambda X, y: bad(X, y, lengths=[1, 2])),
+    "mask of numbers": ("^mask had dtype", lambda X, y: bad(X, y, mask=np.ones((30, 5)))),
+    "mask too short": ("^mask had shape", lambda X, y: bad(X, y, mask=np.ones((30, 4), bool))),
+    "mask of unequal length": ("^mask", lambda X, y: bad(X, y, mask=[[True], [True, False]])),
+    "mask without a step": ("^mask left no step of sample 3", lambda X, y: bad(
+        X, y, mask=np.arange(30)[:, np.newaxis] * np.ones(5) != 3)),
+    "mask without a step before the end": ("^mask left no step of sample 0", lambda X, y: bad(
+        X, y, lengths=np.full(30, 2), mask=np.tile([False, False, True, True, True], (30, 1)))),
+    "masks too few": ("^mask had 3 sequences", lambda X, y: bad(list(X), y, mask=[[True] * 5] * 3)),
+    "masks too short": (r"^mask\[0\] had shape", lambda X, y: bad(list(X), y, mask=[[True] * 4] * 30)),
+    "masks of numbers": (r"^mask\[0\] had dtype", lambda X, y: bad(list(X), y, mask=[[1] * 5] * 30)),
+    "nan at a step that counts": ("X", lambda X, y: bad(X * np.nan, y, mask=np.eye(30, 5) < 1)),
+    "nan in a list at a step that counts": ("X", lambda X, y: bad(
+        list(X * np.nan), y, mask=list(np.eye(30, 5) < 1))),
     "lengths of unequal length": ("^lengths", lambda X, y: bad(X, y, lengths=[1, [2, 3]])),
 }
 

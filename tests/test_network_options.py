@@ -1,7 +1,6 @@
 """Embeddings, dense layers, initial states, states carried on: in Network, and under the estimators' fit."""
 
 import copy
-import inspect
 import itertools
 import json
 import pickle
@@ -14,7 +13,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 import oracle
-from numbarnn import Recurrent, RNNClassifier, RNNRegressor
+from numbarnn import RNNClassifier, RNNRegressor
 from numbarnn.network import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -44,12 +43,6 @@ EVERYTHING = {
     "embedding": EMBEDDING, "stem_sizes": (8, 5), "head_sizes": (7,), "initial_state": "learned",
     "num_layers": 2,
 }  # fmt: skip
-
-
-def needs(*names):
-    """Skip where `Recurrent` does not have an option yet."""
-    missing = set(names) - set(inspect.signature(Recurrent).parameters)
-    return pytest.mark.skipif(bool(missing), reason=f"Recurrent has no {missing}")
 
 
 def sequences(n=6, n_timesteps=5, dtype="float64"):
@@ -135,7 +128,6 @@ def test_gradient_with_all_that_is_drawn(stack):
     assert np.isfinite(found).all()
 
 
-@needs("residual", "merge")
 @pytest.mark.parametrize("return_sequences", [False, True])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("merge", ["concat", "sum", "mean", "product"])
@@ -149,7 +141,6 @@ def test_gradient_with_residual_connections_and_merged_directions(
         assert_gradient(network, sequences(), lengths)
 
 
-@needs("merge")
 @pytest.mark.parametrize("merge", ["sum", "mean", "product"])
 def test_the_ends_of_both_directions_are_merged(merge):
     network, x = make(bidirectional=True, merge=merge), sequences()
@@ -159,7 +150,6 @@ def test_the_ends_of_both_directions_are_merged(merge):
     assert_allclose(network.forward(x, LENGTHS), ends @ weight.T + bias, rtol=1e-12)
 
 
-@needs("residual")
 def test_residual_connections_reach_the_last_step():
     network, x = make(num_layers=2, residual=True), sequences()
     output, _ = network.recurrent.forward(x, lengths=LENGTHS)
@@ -168,7 +158,6 @@ def test_residual_connections_reach_the_last_step():
     assert_allclose(network.forward(x, LENGTHS), last @ weight.T + bias, rtol=1e-12)
 
 
-@needs("recurrent_dropout", "zoneout")
 @pytest.mark.parametrize(
     ("name", "value"), [("recurrent_dropout", 0.5), ("zoneout", 0.5), ("zoneout", (0.2, 0.5))], ids=str
 )
@@ -179,6 +168,33 @@ def test_what_recurrent_draws_is_passed_on(name, value):
     assert (network.forward(x, training=True) != network.forward(x)).any()
     other = Network(**json.loads(json.dumps(network.config)))
     assert getattr(other.recurrent, name) == getattr(network.recurrent, name)
+
+
+@pytest.mark.parametrize("return_sequences", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("merge", ["concat", "sum", "mean", "product"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_gradient_with_projections(residual, merge, bidirectional, return_sequences):
+    for lengths, initial_state in [(None, "learned"), (LENGTHS, "random")]:
+        network = make(
+            cell="lstm", num_layers=2, residual=residual, merge=merge, bidirectional=bidirectional,
+            return_sequences=return_sequences, proj_size=2, initial_state=initial_state,
+        )  # fmt: skip
+        assert_gradient(network, sequences(), lengths)
+
+
+def test_a_projection_has_states_of_unequal_width():
+    options = {"cell": "lstm", "proj_size": 2, "initial_state": "learned"}
+    network, x = make(**options, stateful=True), sequences(n_timesteps=7)
+    assert [network.named_parameters[f"initial_state.{name}"].shape for name in "hc"] == [(1, 2), (1, 3)]
+    assert network.named_parameters["head.weight"].shape == (2, 2)
+    network.forward(x[:, :3])
+    assert [part.shape for part in network._carried] == [(1, 6, 2), (1, 6, 3)]
+    last = network.forward(x[:, 3:])
+    assert_allclose(last, make(**options).forward(x), rtol=1e-12)
+    other = pickle.loads(pickle.dumps(network))
+    assert_array_equal(other.forward(x), network.forward(x))
+    assert Network(**json.loads(json.dumps(network.config))).config == network.config
 
 
 @pytest.mark.parametrize("return_sequences", [False, True])
@@ -295,6 +311,9 @@ def test_a_stateful_network_refuses_another_number_of_samples():
         ({"initial_state": "ones"}, "initial_state was 'ones'; expected one of zeros, random, learned"),
         ({"stateful": True, "bidirectional": True}, "bidirectional was True; stateful=True expects False"),
         ({"stateful": 1}, "stateful was 1; expected True or False"),
+        ({"proj_size": 2}, 'proj_size was 2 with cell "gru"; expected 0, or cell "lstm"'),
+        ({"cell": "lstm", "proj_size": 3}, "proj_size was 3; expected less than hidden_size"),
+        ({"cell": "lstm", "proj_size": -1}, "proj_size was -1; expected a positive integer"),
     ],
     ids=str,
 )
@@ -331,10 +350,9 @@ def table():
         {"embedding": [(1, 6, 4)], "bidirectional": True, "early_stopping": True, "n_iter_no_change": 80},
         {"embedding": [(1, 6, 4)], "head_sizes": (8,), "initial_state": "learned", "solver": "lbfgs",
          "dtype": "float64"},
-        pytest.param({"embedding": [(1, 6, 4)], "num_layers": 3, "residual": True, "bidirectional": True,
-                      "merge": "mean"}, marks=needs("residual", "merge")),
-        pytest.param({"embedding": [(1, 6, 4)], "recurrent_dropout": 0.05, "zoneout": 0.05},
-                     marks=needs("recurrent_dropout", "zoneout")),
+        {"embedding": [(1, 6, 4)], "num_layers": 3, "residual": True, "bidirectional": True, "merge": "mean"},
+        {"embedding": [(1, 6, 4)], "recurrent_dropout": 0.05, "zoneout": 0.05},
+        {"embedding": [(1, 6, 4)], "cell": "lstm", "proj_size": 12, "initial_state": "learned"},
     ],
     ids=str,
 )  # fmt: skip
@@ -398,6 +416,8 @@ def test_values_that_are_no_category_are_refused(table, value):
         ({"recurrent_dropout": 1.0}, "The 'recurrent_dropout' parameter"),
         ({"zoneout": -0.1}, "The 'zoneout' parameter"),
         ({"stateful": "yes"}, "The 'stateful' parameter"),
+        ({"proj_size": -1}, "The 'proj_size' parameter"),
+        ({"proj_size": 2}, 'proj_size was 2 with cell "gru"'),
         ({"stateful": True, "batch_size": 7}, "batch_size was 7; stateful=True expects .* divides the 120"),
         ({"stateful": True, "bidirectional": True}, "bidirectional was True"),
         ({"stateful": True, "solver": "lbfgs"}, "stateful was True; solver='lbfgs' expects False"),

@@ -10,12 +10,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.checks import number
+from numbarnn.checks import probability
 from numbarnn.kernels.dense import Products
 from numbarnn.parameters import Parameters
 from numbarnn.recurrent import State
 
-__all__ = ["Dense", "DenseStack", "Dropout", "Embedding", "as_state", "states_of"]
+__all__ = ["Dense", "DenseStack", "Dropout", "Embedding", "as_state", "reach", "states_of", "valid_steps"]
 
 
 class Dense:
@@ -138,10 +138,7 @@ class Dropout:
     """
 
     def __init__(self, rate: float, rng: np.random.Generator) -> None:
-        if not 0 <= number("dropout", rate) < 1:
-            expected = "a probability from 0 up to, not including, 1"
-            raise ValueError(f"dropout was {rate!r}; expected {expected}")
-        self.rate, self._random = rate, rng
+        self.rate, self._random = probability("dropout", rate), rng
         self._mask: NDArray | None = None
 
     def forward(self, x: NDArray, training: bool = False) -> NDArray:
@@ -343,3 +340,34 @@ def as_state(states: list[NDArray]) -> State:
     state : ndarray or tuple of ndarray
     """
     return states[0] if len(states) == 1 else tuple(states)
+
+
+def valid_steps(lengths: NDArray, n_timesteps: int) -> NDArray:
+    """Return which steps are valid, in whichever of two ways it was said.
+
+    Parameters
+    ----------
+    lengths : ndarray of int of shape (n_samples,), or of bool of shape (n_samples, n_timesteps)
+        Number of valid steps of each sample, which come first; or True for the valid ones.
+    n_timesteps : int
+
+    Returns
+    -------
+    valid : ndarray of bool of shape (n_samples, n_timesteps)
+    """
+    return lengths if lengths.ndim == 2 else np.arange(n_timesteps) < lengths[:, np.newaxis]
+
+
+def reach(lengths: NDArray) -> int:
+    """Return how many steps there are up to the last that is valid in any sample.
+
+    Parameters
+    ----------
+    lengths : ndarray
+        See `valid_steps`.
+
+    Returns
+    -------
+    n_timesteps : int
+    """
+    return int(lengths.max() if lengths.ndim == 1 else np.flatnonzero(lengths.any(axis=0))[-1] + 1)

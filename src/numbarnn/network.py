@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from numbarnn.blocks import Dense, DenseStack, Embedding, states_of
+from numbarnn.blocks import Dense, DenseStack, Embedding, states_of, valid_steps
 from numbarnn.checks import boolean, categories, sizes_of
 from numbarnn.parameters import Parameters, dense_shapes, dense_stack_shapes
 from numbarnn.recurrent import Recurrent
@@ -64,7 +64,7 @@ class Network:
     stateful : bool, default=False
         Let sample i begin in the state that sample i of the last call ended in, until `reset_states`.
         Gradients do not go back beyond the call.
-    residual, merge, recurrent_dropout, zoneout, init, forget_bias, n_jobs
+    residual, merge, recurrent_dropout, zoneout, proj_size, init, forget_bias, n_jobs
         See `numbarnn.Recurrent`. With `residual` the head sees what the top layer puts out at the steps where
         its directions end, which is not only their state.
 
@@ -109,6 +109,7 @@ class Network:
         merge: str = "concat",
         recurrent_dropout: float = 0.0,
         zoneout: float | Sequence[float] = 0.0,
+        proj_size: int = 0,
         init: str = "uniform",
         forget_bias: float | None = None,
         n_jobs: int | None = None,
@@ -122,7 +123,7 @@ class Network:
             "head_sizes": sizes_of("head_sizes", head_sizes),
             "initial_state": initial_state, "stateful": boolean("stateful", stateful), "residual": residual,
             "merge": merge, "recurrent_dropout": recurrent_dropout,
-            "zoneout": np.asarray(zoneout).tolist(),
+            "zoneout": np.asarray(zoneout).tolist(), "proj_size": proj_size,
         }  # fmt: skip
         if initial_state not in INITIAL_STATES:
             expected = ", ".join(INITIAL_STATES)
@@ -150,27 +151,26 @@ class Network:
         below = [self._step_size, *config["stem_sizes"]]
         # a single layer has nothing to drop; it says so, unless dense layers have
         alone = config["num_layers"] == 1 and (config["stem_sizes"] or config["head_sizes"])
-        usual = {"residual": False, "merge": "concat", "recurrent_dropout": 0.0, "zoneout": 0.0}
+        passed_on = ("residual", "merge", "recurrent_dropout", "zoneout", "proj_size")
         return Recurrent(
             config["cell"], below[-1], config["hidden_size"], num_layers=config["num_layers"],
             bidirectional=config["bidirectional"], dropout=0.0 if alone else config["dropout"],
             dtype=self.dtype, random_state=self._random, init=init, forget_bias=forget_bias, n_jobs=n_jobs,
-            **{name: config[name] for name, value in usual.items() if config[name] != value},
+            **{name: config[name] for name in passed_on},
         )  # fmt: skip
 
     def _lay_out(self, rng):
         """Make the vectors of parameters and gradients, and fill in first values."""
         config, recurrent = self.config, self.recurrent
-        wide = self._directions if config["merge"] == "concat" else 1
-        above = [config["hidden_size"] * wide, *config["head_sizes"]]
+        above = [recurrent.output_size, *config["head_sizes"]]
         shapes = {f"embedding.{feature}": (n, size) for feature, n, size in config["embedding"]}
         shapes |= dense_stack_shapes("stem", self._step_size, config["stem_sizes"])
         shapes |= dense_stack_shapes("head", above[0], config["head_sizes"])
         shapes |= dense_shapes("head", above[-1], config["n_outputs"])
         states = {}
         if config["initial_state"] == "learned":
-            shape = config["num_layers"] * self._directions, config["hidden_size"]
-            states = {f"initial_state.{name}": shape for name in recurrent.cell.states}
+            named = zip(recurrent.cell.states, recurrent.state_shapes(1), strict=True)
+            states = {f"initial_state.{name}": (rows, width) for name, (rows, _, width) in named}
         drawn = Parameters(shapes, self.dtype)
         drawn.initialize(rng)
         layers = {f"recurrent.{name}": values.shape for name, values in recurrent.parameters.items()}
@@ -229,8 +229,10 @@ class Network:
         ----------
         x : ndarray of shape (n_samples, n_timesteps, input_size)
             In the network's dtype. Categories are whole numbers within their range.
-        lengths : ndarray of int of shape (n_samples,), default=None
-            Valid steps of each sample; None for all.
+        lengths : ndarray of int of shape (n_samples,) or of bool of shape (n_samples, n_timesteps), \
+default=None
+            Number of valid steps of each sample, or which of its steps are valid, at least one; None for all.
+            Others change no state, and what x has there means nothing, but it must be numbers as elsewhere.
         training : bool, default=False
             Keep what `backward` needs, apply dropout and draw random initial states.
 
@@ -244,9 +246,11 @@ class Network:
             If a stateful network is given another number of samples than in the last call.
         """
         state = self._initial_state(len(x), training)
+        masked = lengths is not None and lengths.ndim == 2
         output, final = self.recurrent.forward(
-            self._read(x, training), state, lengths, training, return_output=self._by_output
-        )
+            self._read(x, training), state, None if masked else lengths, training,
+            mask=lengths if masked else None, return_output=self._by_output,
+        )  # fmt: skip
         final = states_of(final)
         seen = output if self._by_output else final[0]
         where, ends = (), []
@@ -258,7 +262,8 @@ class Network:
             features = self._join(*ends) if len(ends) == 2 else ends[0]
         raw = self.head.forward(self.hidden.forward(features, training), training)
         if training:
-            self._tape = seen.shape, where, ends, self._carried is None
+            shapes = [seen.shape] if self._by_output else [part.shape for part in final]
+            self._tape = shapes, where, ends, self._carried is None
         if self.config["stateful"]:
             self._carried = final
         return raw.reshape(*x.shape[:2], -1) if self.return_sequences else raw
@@ -278,19 +283,16 @@ class Network:
         """
         if self._tape is None:
             raise RuntimeError("backward was called without forward(training=True) before it")
-        (shape, where, ends, begun), self._tape = self._tape, None
+        (shapes, where, ends, begun), self._tape = self._tape, None
         dfeatures = self.hidden.backward(self.head.backward(draw.reshape(-1, draw.shape[-1])))
         if self.return_sequences:
-            dseen = dfeatures.reshape(shape)
+            dseen = [dfeatures.reshape(shapes[0])]
         else:
-            dseen = np.zeros(shape, self.dtype)
+            dseen = [np.zeros(shape, self.dtype) for shape in shapes]
             dends = self._part(*ends, dfeatures) if len(ends) == 2 else [dfeatures]
             for index, dend in zip(where, dends, strict=True):
-                dseen[index] += dend
-        doutput, dstate = dseen, None
-        if not self._by_output:
-            further = self.recurrent.cell.n_states - 1
-            doutput, dstate = None, (dseen, *[np.zeros_like(dseen) for _ in range(further)])
+                dseen[0][index] += dend
+        doutput, dstate = (dseen[0], None) if self._by_output else (None, tuple(dseen))
         below = bool(self.embeddings or self.stem.layers)
         dx, dinitial = self.recurrent.backward(doutput, dstate, input_gradient=below)
         if below:
@@ -324,12 +326,15 @@ class Network:
         """Return, for each direction, the index of its end: in h of all layers, or in the output."""
         if not self._by_output:
             return range(-self._directions, 0)  # the top layer's
-        rows = slice(None) if lengths is None else np.arange(len(lengths))
-        last = n_timesteps - 1 if lengths is None else lengths - 1
-        hidden, parts = self.config["hidden_size"], [slice(None)] * 2
+        rows, first, last = slice(None), 0, n_timesteps - 1
+        if lengths is not None:
+            valid = valid_steps(lengths, n_timesteps)
+            rows, first, last = np.arange(len(valid)), valid.argmax(1), last - valid[:, ::-1].argmax(1)
+        parts = [slice(None)] * 2
         if self._directions == 2 and self.config["merge"] == "concat":
-            parts = slice(0, hidden), slice(hidden, None)
-        return [(rows, last, parts[0]), (slice(None), 0, parts[1])][: self._directions]
+            middle = self.recurrent.output_size // 2
+            parts = slice(0, middle), slice(middle, None)
+        return [(rows, last, parts[0]), (rows, first, parts[1])][: self._directions]
 
     # ---- states
 
@@ -350,9 +355,8 @@ class Network:
         if self._learned:
             return tuple(np.repeat(values[:, np.newaxis], n, axis=1) for values, _ in self._learned)
         if training and self.config["initial_state"] == "random":
-            shape = self.config["num_layers"] * self._directions, n, self.config["hidden_size"]
-            draw = self._random.standard_normal
-            return tuple(RANDOM_STATE_SCALE * draw(shape, self.dtype) for _ in self.recurrent.cell.states)
+            draw, shapes = self._random.standard_normal, self.recurrent.state_shapes(n)
+            return tuple(RANDOM_STATE_SCALE * draw(shape, self.dtype) for shape in shapes)
         return None
 
     # ---- copies

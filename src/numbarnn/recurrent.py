@@ -725,7 +725,7 @@ class Recurrent:
                 mixed = n[sizes.zm : sizes.ds].reshape(n_samples, 1 + sizes.E, own.padded)
                 mixed[:, :, : self.hidden_size] = np.array(self.zoneout)[:, np.newaxis]
             layers.append((tuple(sizes), z, own.packed, x, g, c, n))
-        shapes = self._state_shapes(n_samples)
+        shapes = self.state_shapes(n_samples)
         return {
             "B": n_samples,
             "cell": self._kernel_cell.noisy(False, True) if zones else self._kernel_cell,
@@ -738,9 +738,26 @@ class Recurrent:
     # ---- states
 
     def _new_state(self, n_samples: int) -> list[NDArray]:
-        return [np.empty(shape, self.dtype) for shape in self._state_shapes(n_samples)]
+        return [np.empty(shape, self.dtype) for shape in self.state_shapes(n_samples)]
 
-    def _state_shapes(self, n_samples: int) -> list[tuple[int, int, int]]:
+    def state_shapes(self, n_samples: int) -> list[tuple[int, int, int]]:
+        """Return the shape of each part of the state, h first.
+
+        Parameters
+        ----------
+        n_samples : int
+
+        Returns
+        -------
+        shapes : list of tuple of int
+            (num_layers * directions, n_samples, hidden_size); of a projected h, proj_size in place of it.
+
+        Examples
+        --------
+        >>> from numbarnn import Recurrent
+        >>> Recurrent("lstm", 3, 8, proj_size=2).state_shapes(5)
+        [(1, 5, 2), (1, 5, 8)]
+        """
         widths = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self.cell.n_states - 1)
         return [(self.num_layers * len(self._layers[0]), n_samples, width) for width in widths]
 
@@ -755,7 +772,7 @@ class Recurrent:
                 f'cell "{self.cell.name}" expected {self.cell.n_states}: ({names})'
             )
         arrays = tuple([as_float(name, s, self.dtype) for s in states])
-        for array, part, shape in zip(arrays, self.cell.states, self._state_shapes(n_samples), strict=True):
+        for array, part, shape in zip(arrays, self.cell.states, self.state_shapes(n_samples), strict=True):
             if array.shape != shape:
                 raise ValueError(f"{name} ({part}) had shape {array.shape}; expected {shape}")
         return arrays

@@ -21,6 +21,7 @@ import numpy as np
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
+from numbarnn.blocks import valid_steps
 from numbarnn.losses import Loss
 from numbarnn.optimizers import Optimizer
 from numbarnn.schedules import SCHEDULES, ConstantSchedule, Schedule
@@ -80,8 +81,8 @@ class Source(Protocol):
         y : ndarray of shape (n_batch, n_targets) or (n_batch, n_timesteps, n_targets)
         sample_weight : ndarray of shape (n_batch,) or (n_batch, n_timesteps) or None
             Scaled so that the mean over all samples (or valid steps) is 1; None for ones.
-        lengths : ndarray of int of shape (n_batch,) or None
-            Valid steps of each sample; None for all.
+        lengths : ndarray of int of shape (n_batch,), or of bool of shape (n_batch, n_timesteps), or None
+            Number of valid steps of each sample, or which of its steps are valid; None for all.
         """
 
 
@@ -467,8 +468,8 @@ def _shares(raw, sample_weight, lengths):
     if lengths is None:
         n *= steps
         return None if sample_weight is None else weight / n, n
-    n = int(lengths.sum())
-    valid = np.arange(steps) < lengths[:, np.newaxis]
+    n = int(lengths.sum())  # of either kind
+    valid = valid_steps(lengths, steps)
     return (valid * weight / n).astype(raw.dtype), n
 
 

@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from numbarnn.blocks import reach, valid_steps
 from numbarnn.checks import categories, sizes_of
 from numbarnn.estimators import validation
 from numbarnn.estimators.sources import ArraySource, Subset
@@ -30,7 +31,7 @@ _PREDICT_BATCH = 256
 _SHAPE = (
     "cell", "hidden_size", "num_layers", "bidirectional", "dropout", "return_sequences", "dtype", "embedding",
     "stem_sizes", "head_sizes", "initial_state", "stateful", "residual", "merge", "recurrent_dropout",
-    "zoneout",
+    "zoneout", "proj_size",
 )  # fmt: skip
 
 def can_partial_fit(estimator: BaseRNN) -> bool:
@@ -87,12 +88,13 @@ class BaseRNN(BaseEstimator):
         "recurrent_dropout": [Interval(Real, 0, 1, closed="left")],
         "zoneout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "stateful": ["boolean"],
+        "proj_size": [Interval(Integral, 0, None, closed="left")],
     }
 
     def _loss(self) -> Loss:
         raise NotImplementedError
 
-    def _encode(self, y, x, weight, lengths, reset):
+    def _encode(self, y, x, weight, lengths, valid, reset):
         """Return targets (n[, T], k), weights (n[, T]) or None, and the number of targets or classes."""
         raise NotImplementedError
 
@@ -109,8 +111,11 @@ class BaseRNN(BaseEstimator):
 
     # ------------------------------------------------------------------ input
 
-    def _check_X(self, X, lengths, reset):
-        """Return X as (n, T, F), zero past the end of a sequence, and its lengths or None."""
+    def _check_X(self, X, lengths, mask, reset):
+        """Return X as (n, T, F), zero where steps are not valid, its lengths, and which steps are valid.
+
+        Both may be None, for all steps; the last is the lengths too, if a mask leaves out nothing more.
+        """
         dtype = self.dtype if reset else self.network_.dtype
         n_channels = self.n_channels if reset else self.network_.config["input_size"]
         with validation.naming("X"):
@@ -120,7 +125,7 @@ class BaseRNN(BaseEstimator):
             if ndim > 3:
                 raise ValueError(f"X had {ndim} dimensions; expected 3 (samples, steps, features) or 2")
             if ndim == 3:
-                x, lengths = validation.check_sequences(X, lengths)
+                x, lengths = validation.check_sequences(X, lengths, mask is not None)
                 n_features = x.shape[2]
                 if reset:
                     vars(self).pop("feature_names_in_", None)
@@ -137,28 +142,29 @@ class BaseRNN(BaseEstimator):
                     )
                 x = x.reshape(len(x), -1, n_channels)
         lengths = validation.check_lengths(lengths, *x.shape[:2])
+        valid = validation.join(lengths, mask, X, *x.shape[:2])
         if reset:
             self._input_ndim = ndim
-        x = validation.check_values(x, lengths, "X", dtype)
+        x = validation.check_values(x, valid, "X", dtype)
         embedding = self.embedding if reset else self.network_.config["embedding"]
         validation.check_categories(x, categories("embedding", embedding, x.shape[2]))
-        return x, lengths
+        return x, lengths, valid
 
-    def _check_data(self, X, y, sample_weight, lengths, reset):
-        """Return x, y, weight, lengths as arrays, without those of weight zero, and the number of targets."""
+    def _check_data(self, X, y, sample_weight, lengths, mask, reset):
+        """Return x, y, weight, valid as arrays, without those of weight zero, and the number of targets."""
         if self.device == "cuda":
             raise ValueError("device was 'cuda', which is not available yet; expected 'cpu'")
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        x, lengths = self._check_X(X, lengths, reset)
+        x, lengths, valid = self._check_X(X, lengths, mask, reset)
         weight = validation.check_weights(sample_weight, x)
-        y, weight, n_targets = self._encode(y, x, weight, lengths, reset)
+        y, weight, n_targets = self._encode(y, x, weight, lengths, valid, reset)
         if weight is not None and not self.stateful:  # where states go on, a sample without weight is read
             keep = weight.any(axis=1) if weight.ndim == 2 else weight > 0
             if not keep.all():
                 x, y, weight = x[keep], y[keep], weight[keep]
-                lengths = None if lengths is None else lengths[keep]
-        return (x, y, weight, lengths), n_targets
+                valid = None if valid is None else valid[keep]
+        return (x, y, weight, valid), n_targets
 
     # ------------------------------------------------------------------ training
 
@@ -233,9 +239,9 @@ class BaseRNN(BaseEstimator):
                     "minimises a function that is the same in every evaluation"
                 )
 
-    def _fit(self, X, y, sample_weight, lengths):
+    def _fit(self, X, y, sample_weight, lengths, mask):
         again = self.warm_start and hasattr(self, "network_")
-        data, n_targets = self._check_data(X, y, sample_weight, lengths, reset=not again)
+        data, n_targets = self._check_data(X, y, sample_weight, lengths, mask, reset=not again)
         trainer, network = self._start(data, n_targets, copy.deepcopy(self.network_) if again else None)
         network.reset_states()
         early_stopping, n_train = self.early_stopping and self.solver != "lbfgs", len(data[0])
@@ -265,14 +271,15 @@ class BaseRNN(BaseEstimator):
 
     def _make_source(self, data, trainer):
         """Return the data as a source, with weights scaled to a mean of 1, and the penalty with them."""
-        x, y, weight, lengths = data
+        x, y, weight, valid = data
         if weight is not None:
             mean = weight.sum() / len(x) if weight.ndim == 1 else weight.sum() / (weight > 0).sum()
-            if self.return_sequences and weight.ndim == 1 and lengths is not None:
-                mean = weight @ lengths / lengths.sum()
+            if self.return_sequences and weight.ndim == 1 and valid is not None:
+                counts = valid_steps(valid, x.shape[1]).sum(axis=1)
+                mean = weight @ counts / counts.sum()
             weight = weight / mean
             trainer.alpha /= mean
-        return ArraySource(x, y, weight, lengths, self.dtype)
+        return ArraySource(x, y, weight, valid, self.dtype)
 
     def _split(self, y, trainer):
         """Return indices of the samples for training and of those held out."""
@@ -295,11 +302,11 @@ class BaseRNN(BaseEstimator):
         order = rng.permutation(n)
         return order[n_test:], order[:n_test]
 
-    def _partial_fit(self, X, y, sample_weight, lengths):
+    def _partial_fit(self, X, y, sample_weight, lengths, mask):
         if self.early_stopping:
             raise ValueError("early_stopping was True; partial_fit does not set samples aside")
         again = hasattr(self, "network_")
-        data, n_targets = self._check_data(X, y, sample_weight, lengths, reset=not again)
+        data, n_targets = self._check_data(X, y, sample_weight, lengths, mask, reset=not again)
         trainer, network = self._start(data, n_targets, self.network_ if again else None)
         if not again:
             self.network_, self._rng, self._optimizer = network, trainer.rng, None
@@ -328,10 +335,10 @@ class BaseRNN(BaseEstimator):
 
     # ------------------------------------------------------------------ prediction
 
-    def _predict(self, X, lengths):
-        """Return predictions (n[, T], ...), zero past the end of a sequence, and the lengths."""
+    def _predict(self, X, lengths, mask):
+        """Return predictions (n[, T], ...), zero where steps are not valid, lengths, and which are valid."""
         check_is_fitted(self)
-        x, lengths = self._check_X(X, lengths, reset=False)
+        x, lengths, valid = self._check_X(X, lengths, mask, reset=False)
         # what was fitted counts, not what parameters have been set to since
         network, loss = self.network_, self._trained_loss
         network.n_jobs = self.n_jobs
@@ -339,8 +346,9 @@ class BaseRNN(BaseEstimator):
         result = None
         for start in range(0, len(x), n_batch):
             batch = slice(start, start + n_batch)
-            here = None if lengths is None else lengths[batch]
-            steps = x.shape[1] if here is None else int(here.max())
+            here = None if valid is None else valid[batch]
+            steps = x.shape[1] if here is None else reach(here)
+            here = here[:, :steps] if np.ndim(here) == 2 else here
             raw = network.forward(np.ascontiguousarray(x[batch, :steps], network.dtype), here)
             found = loss.predict(raw)
             if result is None:
@@ -348,11 +356,11 @@ class BaseRNN(BaseEstimator):
                 result = np.zeros(shape, x.dtype)
             if raw.ndim == 3:
                 if here is not None:
-                    found[np.arange(steps) >= here[:, np.newaxis]] = 0
+                    found[~valid_steps(here, steps)] = 0
                 result[batch, :steps] = found
             else:
                 result[batch] = found
-        return result, lengths
+        return result, lengths, valid
 
     def _hand_back(self, result, lengths, X):
         """Return one array, or for a list of sequences a list."""

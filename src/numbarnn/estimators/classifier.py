@@ -71,16 +71,16 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
         epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None, embedding=None,
         stem_sizes=(), head_sizes=(), residual=False, merge="concat", recurrent_dropout=0.0, zoneout=0.0,
-        stateful=False, class_weight=None,
+        stateful=False, proj_size=0, class_weight=None,
     ) -> None:  # fmt: skip
         vars(self).update({name: value for name, value in locals().items() if name != "self"})
 
     def _loss(self):
         return LOSSES[self.loss]()
 
-    def _encode(self, y, x, weight, lengths, reset):
+    def _encode(self, y, x, weight, lengths, valid, reset):
         with validation.naming("y"):
-            labels, valid = validation.check_labels(y, x, lengths, self.return_sequences)
+            labels, valid = validation.check_labels(y, x, lengths, valid, self.return_sequences)
             seen = labels
             if weight is not None:
                 # a label that has no weight is not there
@@ -114,7 +114,9 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         return by_class if self.return_sequences else by_class[:, 0]
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNClassifier:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None, mask: Any = None
+    ) -> RNNClassifier:
         """Train the network.
 
         Parameters
@@ -127,6 +129,10 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         sample_weight : array-like of shape (n_samples,), default=None
         lengths : array-like of int of shape (n_samples,), default=None
             Valid steps of each sample of an array that is padded at the end.
+        mask : array-like of bool of shape (n_samples, n_timesteps), or list of (T_i,), default=None
+            False for steps that are missing, wherever they are in a sequence: states are held there, and
+            neither X nor a target of the step is looked at, which may be NaN. At least one step of each
+            sample is True. A list where X is a list.
 
         Returns
         -------
@@ -138,18 +144,19 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
             If the loss is no longer finite. The estimator is then as before the call.
         """
         with self._unchanged_on_error():
-            return self._fit(X, y, sample_weight, lengths)
+            return self._fit(X, y, sample_weight, lengths, mask)
 
     @available_if(can_partial_fit)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
-        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None, lengths: Any = None
-    ) -> RNNClassifier:
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None, lengths: Any = None,
+        mask: Any = None,
+    ) -> RNNClassifier:  # fmt: skip
         """Train for one epoch on these samples, going on from the last call.
 
         Parameters
         ----------
-        X, y, sample_weight, lengths
+        X, y, sample_weight, lengths, mask
             As in `fit`.
         classes : array-like of shape (n_classes,), default=None
             All classes that will ever come; needed in the first call.
@@ -164,16 +171,18 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
             if _check_partial_fit_first_call(self, classes):
                 self._classes_given = True
             try:
-                return self._partial_fit(X, y, sample_weight, lengths)
+                return self._partial_fit(X, y, sample_weight, lengths, mask)
             finally:
                 vars(self).pop("_classes_given", None)
 
-    def predict_proba(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
+    def predict_proba(
+        self, X: Any, lengths: Any = None, mask: Any = None
+    ) -> np.ndarray | list[np.ndarray]:
         """Probability of each class.
 
         Parameters
         ----------
-        X, lengths
+        X, lengths, mask
             As in `fit`; sequences may have other numbers of steps.
 
         Returns
@@ -181,15 +190,15 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         probability : ndarray of shape (n_samples, n_classes) or (n_samples, n_timesteps, n_classes)
             Columns in the order of `classes_`; a list where X is a list and ``return_sequences=True``.
         """
-        result, lengths = self._predict(X, lengths)
+        result, lengths, _ = self._predict(X, lengths, mask)
         return self._hand_back(result, lengths, X)
 
-    def predict(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
+    def predict(self, X: Any, lengths: Any = None, mask: Any = None) -> np.ndarray | list[np.ndarray]:
         """Most probable class.
 
         Parameters
         ----------
-        X, lengths
+        X, lengths, mask
             As in `fit`; sequences may have other numbers of steps.
 
         Returns
@@ -197,15 +206,17 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         y : ndarray of shape (n_samples,) or (n_samples, n_timesteps)
             A list where X is a list and ``return_sequences=True``.
         """
-        result, lengths = self._predict(X, lengths)
+        result, lengths, _ = self._predict(X, lengths, mask)
         return self._hand_back(self.classes_[result.argmax(axis=-1)], lengths, X)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> float:
+    def score(
+        self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None, mask: Any = None
+    ) -> float:
         """Accuracy, over all valid steps with ``return_sequences=True``.
 
         Parameters
         ----------
-        X, y, sample_weight, lengths
+        X, y, sample_weight, lengths, mask
             As in `fit`.
 
         Returns
@@ -214,12 +225,12 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         """
         from sklearn.metrics import accuracy_score
 
-        result, lengths = self._predict(X, lengths)
+        result, lengths, valid = self._predict(X, lengths, mask)
         found = self.classes_[result.argmax(axis=-1)]
         if not self.network_.return_sequences:
             return accuracy_score(y, found, sample_weight=sample_weight)
         with validation.naming("y"):
-            labels, valid = validation.check_labels(y, result, lengths, True)
+            labels, valid = validation.check_labels(y, result, lengths, valid, True)
         weight = validation.check_weights(sample_weight, result)
         weight = None if weight is None else np.repeat(weight, valid.sum(axis=1))
         return accuracy_score(labels, found[valid], sample_weight=weight)

@@ -5,7 +5,11 @@ from __future__ import annotations
 __all__ = ["document"]
 
 _PARAMETERS = """cell : str, default="gru"
-        "rnn" (tanh), "rnn_relu", "lstm", "gru", or another name in `numbarnn.cells.CELLS`.
+        "rnn" (tanh), "rnn_relu", "lstm", "gru", "gru_reset_before", "lstm_peephole",
+        "lstm_peephole_candidate", "lstm_coupled", "mgu", "indrnn", "mingru", "minlstm", "article_lstm",
+        "article_gru": see docs/cells.md; also with other activations and clipping, as
+        "lstm[hard_sigmoid,tanh,tanh;clip=3.0]". Or a cell of one's own: see docs/own_cell.md and
+        `numbarnn.register_cell`.
     hidden_size : int, default=64
         Units of each layer and direction.
     num_layers : int, default=1
@@ -105,7 +109,9 @@ _PARAMETERS = """cell : str, default="gru"
         go back beyond a window. Each epoch of `fit` begins anew, and `fit` leaves no state behind;
         `partial_fit`, `predict` and all that predicts go on from the call before, until `reset_states`; then
         `batch_size` may also be set to another number of series. Samples are not shuffled, `batch_size` must
-        divide their number, and `early_stopping` holds out the last. Not for a bidirectional network."""
+        divide their number, and `early_stopping` holds out the last. Not for a bidirectional network.
+    proj_size : int, default=0
+        Of "lstm": if not 0, h is a projection of that many units, fewer than `hidden_size`."""
 
 _ATTRIBUTES = """loss_curve_ : list of float
         Mean training loss of each epoch.

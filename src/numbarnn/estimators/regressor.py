@@ -10,6 +10,7 @@ from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
+from numbarnn.blocks import valid_steps
 from numbarnn.estimators import validation
 from numbarnn.estimators.base import BaseRNN, can_partial_fit
 from numbarnn.estimators.document import document
@@ -86,7 +87,7 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
         epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None, embedding=None,
         stem_sizes=(), head_sizes=(), residual=False, merge="concat", recurrent_dropout=0.0, zoneout=0.0,
-        stateful=False, delta=1.0, quantile=0.5,
+        stateful=False, proj_size=0, delta=1.0, quantile=0.5,
     ) -> None:  # fmt: skip
         vars(self).update({name: value for name, value in locals().items() if name != "self"})
 
@@ -97,17 +98,21 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
                 raise ValueError(f"quantile was {self.quantile!r}; expected at least one level")
             return LOSSES[self.loss](**options.get(self.loss, {}))
 
-    def _encode(self, y, x, weight, lengths, reset):
+    def _encode(self, y, x, weight, lengths, valid, reset):
         loss = self._loss()
         with validation.naming("y"):
-            y, flat = validation.check_targets(y, x, lengths, self.return_sequences, self.dtype)
+            y, flat = validation.check_targets(
+                y, x, lengths, valid, self.return_sequences, self.dtype
+            )
             loss.check(y)
         if reset:
             self._flat, self.n_outputs_ = flat, y.shape[-1]
         return y, weight, y.shape[-1]
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNRegressor:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None, mask: Any = None
+    ) -> RNNRegressor:
         """Train the network.
 
         Parameters
@@ -120,6 +125,10 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         sample_weight : array-like of shape (n_samples,), default=None
         lengths : array-like of int of shape (n_samples,), default=None
             Valid steps of each sample of an array that is padded at the end.
+        mask : array-like of bool of shape (n_samples, n_timesteps), or list of (T_i,), default=None
+            False for steps that are missing, wherever they are in a sequence: states are held there, and
+            neither X nor a target of the step is looked at, which may be NaN. At least one step of each
+            sample is True. A list where X is a list.
 
         Returns
         -------
@@ -131,16 +140,18 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
             If the loss is no longer finite. The estimator is then as before the call.
         """
         with self._unchanged_on_error():
-            return self._fit(X, y, sample_weight, lengths)
+            return self._fit(X, y, sample_weight, lengths, mask)
 
     @available_if(can_partial_fit)
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> RNNRegressor:
+    def partial_fit(
+        self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None, mask: Any = None
+    ) -> RNNRegressor:
         """Train for one epoch on these samples, going on from the last call.
 
         Parameters
         ----------
-        X, y, sample_weight, lengths
+        X, y, sample_weight, lengths, mask
             As in `fit`.
 
         Returns
@@ -148,14 +159,14 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         self : RNNRegressor
         """
         with self._unchanged_on_error():
-            return self._partial_fit(X, y, sample_weight, lengths)
+            return self._partial_fit(X, y, sample_weight, lengths, mask)
 
-    def predict(self, X: Any, lengths: Any = None) -> np.ndarray | list[np.ndarray]:
+    def predict(self, X: Any, lengths: Any = None, mask: Any = None) -> np.ndarray | list[np.ndarray]:
         """Predict the targets.
 
         Parameters
         ----------
-        X, lengths
+        X, lengths, mask
             As in `fit`; sequences may have other numbers of steps.
 
         Returns
@@ -163,17 +174,19 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         y : ndarray of the shape of y in `fit`
             One more dimension for several quantiles; a list where X is a list and ``return_sequences=True``.
         """
-        result, lengths = self._predict(X, lengths)
+        result, lengths, _ = self._predict(X, lengths, mask)
         if self._flat:
             result = result[:, :, 0] if self.network_.return_sequences else result[:, 0]
         return self._hand_back(result, lengths, X)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None) -> float:
+    def score(
+        self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None, mask: Any = None
+    ) -> float:
         """Coefficient of determination R^2, over all valid steps with ``return_sequences=True``.
 
         Parameters
         ----------
-        X, y, sample_weight, lengths
+        X, y, sample_weight, lengths, mask
             As in `fit`.
 
         Returns
@@ -182,15 +195,14 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         """
         from sklearn.metrics import r2_score
 
-        result, lengths = self._predict(X, lengths)
+        result, lengths, valid = self._predict(X, lengths, mask)
         if np.ndim(getattr(self._trained_loss, "level", 0)):
             raise ValueError("quantile has several levels, for which R^2 is not defined")
         if not self.network_.return_sequences:
             return r2_score(y, result, sample_weight=sample_weight)
         with validation.naming("y"):
-            y, _ = validation.check_targets(y, result, lengths, True, np.float64)
-        steps = np.full(len(y), y.shape[1]) if lengths is None else lengths
-        valid = np.arange(y.shape[1]) < steps[:, np.newaxis]
+            y, _ = validation.check_targets(y, result, lengths, valid, True, np.float64)
+        valid = np.ones(y.shape[:2], bool) if valid is None else valid_steps(valid, y.shape[1])
         weight = validation.check_weights(sample_weight, result)
-        weight = None if weight is None else np.repeat(weight, steps)
+        weight = None if weight is None else np.repeat(weight, valid.sum(axis=1))
         return r2_score(y[valid], result[valid], sample_weight=weight)

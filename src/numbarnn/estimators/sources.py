@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from numbarnn.blocks import reach
+
 if TYPE_CHECKING:
     from numbarnn.training import Batch, Source
 
@@ -21,7 +23,8 @@ class ArraySource:
         C-contiguous, of any number type.
     y : ndarray of shape (n_samples, ...)
     sample_weight : ndarray of shape (n_samples,) or (n_samples, n_timesteps), default=None
-    lengths : ndarray of int of shape (n_samples,), default=None
+    lengths : ndarray of int of shape (n_samples,) or of bool of shape (n_samples, n_timesteps), default=None
+        Number of valid steps of each sample, or which of them are valid.
     dtype : dtype, default="float32"
         What `x` and the weights are turned into, batch by batch.
 
@@ -49,7 +52,8 @@ class ArraySource:
         if self._lengths is not None:
             # no step beyond the longest sample of the batch is worth computing
             lengths = self._lengths[indices]
-            steps = int(lengths.max())
+            steps = reach(lengths)
+            lengths = lengths[:, :steps] if lengths.ndim == 2 else lengths
             y = self._y[indices, :steps] if self._y.ndim == 3 else self._y[indices]
             if weight is not None and weight.ndim == 2:
                 weight = weight[:, :steps]

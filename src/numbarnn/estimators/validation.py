@@ -21,6 +21,9 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
+from numbarnn.blocks import valid_steps
+from numbarnn.checks import check_mask
+
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
@@ -48,13 +51,15 @@ def input_ndim(values: Any) -> int:
     return np.asarray(values).ndim if ndim is None else ndim
 
 
-def check_sequences(X: Any, lengths: Any) -> tuple[np.ndarray, Any]:
+def check_sequences(X: Any, lengths: Any, masked: bool = False) -> tuple[np.ndarray, Any]:
     """Turn three-dimensional input, or a list of sequences, into an array and lengths.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_timesteps, n_features) or list of (T_i, n_features)
     lengths : array-like of int of shape (n_samples,) or None
+    masked : bool, default=False
+        Whether there is a mask, so that what is in a list need not be finite yet.
 
     Returns
     -------
@@ -66,7 +71,7 @@ def check_sequences(X: Any, lengths: Any) -> tuple[np.ndarray, Any]:
     if is_listed(X):
         if lengths is not None:
             raise ValueError("lengths was given, but X is a list: its sequences have their own lengths")
-        x, lengths = pad(X, "X", 2)
+        x, lengths = pad(X, "X", 2, finite=not masked)
     else:
         x = check_array(X, allow_nd=True, ensure_2d=False, dtype=[np.float64, np.float32], order="C",
                         ensure_all_finite=False, input_name="X")  # fmt: skip
@@ -75,17 +80,17 @@ def check_sequences(X: Any, lengths: Any) -> tuple[np.ndarray, Any]:
     return x, lengths
 
 
-def check_values(array: np.ndarray, lengths: np.ndarray | None, name: str, dtype: DTypeLike) -> np.ndarray:
-    """Return the array with zeros past the end of each sequence, whatever there was.
+def check_values(array: np.ndarray, valid: np.ndarray | None, name: str, dtype: DTypeLike) -> np.ndarray:
+    """Return the array with zeros at all steps but the valid ones (see `join`), whatever there was.
 
     All other values must be finite, and such that `dtype`, the network's, can hold them. What is given is
     not changed.
     """
-    if lengths is not None:
-        past = np.arange(array.shape[1]) >= lengths[:, np.newaxis]
-        if array[past].any():  # nan is true
+    if valid is not None:
+        rest = ~valid_steps(valid, array.shape[1])
+        if array[rest].any():  # nan is true
             array = array.copy()
-            array[past] = 0
+            array[rest] = 0
     assert_all_finite(array, input_name=name)
     limit = np.finfo(dtype).max
     if array.dtype != dtype and array.size and max(array.max(), -array.min()) > limit:
@@ -123,7 +128,56 @@ def check_lengths(lengths: Any, n_samples: int, n_timesteps: int) -> np.ndarray 
     return None if found.min() == n_timesteps else found.astype(np.intp)
 
 
-def pad(sequences: Any, name: str, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+def join(
+    lengths: np.ndarray | None, mask: Any, X: Any, n_samples: int, n_timesteps: int
+) -> np.ndarray | None:
+    """Return which steps are valid: those before the end of a sequence that the mask does not leave out.
+
+    Parameters
+    ----------
+    lengths : ndarray of int of shape (n_samples,) or None
+        From `check_lengths`.
+    mask : array-like of bool of shape (n_samples, n_timesteps), list of array-like of shape (T_i,), or None
+    X : object
+        As it was given: if it is a list, there is a sequence of the mask for each of its own.
+    n_samples, n_timesteps : int
+
+    Returns
+    -------
+    valid : ndarray of bool of shape (n_samples, n_timesteps), or `lengths` if no more steps are left out
+    """
+    if mask is None:
+        return lengths
+    if is_listed(X) and is_listed(mask):
+        mask = _pad_mask(mask, np.full(n_samples, n_timesteps) if lengths is None else lengths)
+    mask = check_mask(mask, n_samples, n_timesteps)
+    valid = mask if lengths is None else mask & valid_steps(lengths, n_timesteps)
+    empty = ~valid.any(axis=1)
+    if empty.any():
+        raise ValueError(
+            f"mask left no step of sample {np.argmax(empty)}; expected at least one that is True in each"
+        )
+    n_steps = valid.size if lengths is None else lengths.sum()
+    return lengths if valid.sum() == n_steps else valid
+
+
+def _pad_mask(mask, lengths):
+    """Put the masks of a list of sequences into one array."""
+    if len(mask) != len(lengths):
+        raise ValueError(f"mask had {len(mask)} sequences; expected {len(lengths)}, as X")
+    padded = np.zeros((len(lengths), lengths.max()), bool)
+    for i, (row, n) in enumerate(zip(mask, lengths, strict=True)):
+        with naming(f"mask[{i}]"):
+            found = np.asarray(row)
+        if found.dtype.kind != "b":
+            raise TypeError(f"mask[{i}] had dtype {found.dtype}; expected bool, True for steps that count")
+        if found.shape != (n,):
+            raise ValueError(f"mask[{i}] had shape {found.shape}; expected ({n},), the steps of X[{i}]")
+        padded[i, :n] = found
+    return padded
+
+
+def pad(sequences: Any, name: str, ndim: int, finite: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Put sequences of unequal length into one array, zero past their ends.
 
     Parameters
@@ -133,6 +187,8 @@ def pad(sequences: Any, name: str, ndim: int) -> tuple[np.ndarray, np.ndarray]:
         For errors.
     ndim : int
         Dimensions that each of them must have.
+    finite : bool, default=True
+        Whether all values must be finite.
 
     Returns
     -------
@@ -144,7 +200,8 @@ def pad(sequences: Any, name: str, ndim: int) -> tuple[np.ndarray, np.ndarray]:
     for i, sequence in enumerate(sequences):
         with naming(f"{name}[{i}]"):
             array = check_array(sequence, ensure_2d=False, allow_nd=True, dtype=[np.float64, np.float32],
-                                ensure_min_samples=0, ensure_min_features=0)  # fmt: skip
+                                ensure_min_samples=0, ensure_min_features=0,
+                                ensure_all_finite=finite)  # fmt: skip
         if array.ndim != ndim or array.shape[1:] != (arrays[0] if arrays else array).shape[1:]:
             raise ValueError(
                 f"{name}[{i}] had the shape {array.shape}; expected {ndim} dimensions, all but the first "
@@ -162,7 +219,8 @@ def pad(sequences: Any, name: str, ndim: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_targets(
-    y: Any, x: np.ndarray, lengths: np.ndarray | None, return_sequences: bool, dtype: DTypeLike
+    y: Any, x: np.ndarray, lengths: np.ndarray | None, valid: np.ndarray | None, return_sequences: bool,
+    dtype: DTypeLike,
 ) -> tuple[np.ndarray, bool]:
     """Turn numeric targets into an array with a dimension for the outputs.
 
@@ -171,20 +229,23 @@ def check_targets(
     y : array-like of shape (n_samples[, n_targets]) or (n_samples, n_timesteps[, n_targets]), or list
     x : ndarray of shape (n_samples, n_timesteps, n_features)
     lengths : ndarray of int of shape (n_samples,) or None
+        Steps of each sequence.
+    valid : ndarray or None
+        See `join`.
     return_sequences : bool
     dtype : dtype
 
     Returns
     -------
     y : ndarray of shape (n_samples, n_targets) or (n_samples, n_timesteps, n_targets)
-        Zero past the end of a sequence.
+        Zero at steps that are not valid.
     flat : bool
         Whether there was no dimension for the outputs.
     """
     if y is None:
         raise ValueError("y was None; expected targets")
     if return_sequences and is_listed(y) and input_ndim(y) > 1:
-        found, y_lengths = pad(y, "y", input_ndim(y) - 1)
+        found, y_lengths = pad(y, "y", input_ndim(y) - 1, finite=valid is lengths)
         check_consistent_length(x, found)
         expected = np.full(len(x), x.shape[1]) if lengths is None else lengths
         if (y_lengths != expected).any():
@@ -201,14 +262,14 @@ def check_targets(
             f"y had the shape {found.shape}; expected {expected} with or without a dimension for the outputs "
             f"behind it, since return_sequences={return_sequences}"
         )
-    found = check_values(found, lengths if return_sequences else None, "y", dtype)
+    found = check_values(found, valid if return_sequences else None, "y", dtype)
     flat = found.ndim == first
     found = found.astype(dtype, copy=False)
     return (found[..., np.newaxis] if flat else found), flat
 
 
 def check_labels(
-    y: Any, x: np.ndarray, lengths: np.ndarray | None, return_sequences: bool
+    y: Any, x: np.ndarray, lengths: np.ndarray | None, valid: np.ndarray | None, return_sequences: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn class labels into one row of valid labels, and say where each belongs.
 
@@ -217,6 +278,9 @@ def check_labels(
     y : array-like of shape (n_samples,) or (n_samples, n_timesteps), or list of (T_i,)
     x : ndarray of shape (n_samples, n_timesteps, n_features)
     lengths : ndarray of int of shape (n_samples,) or None
+        Steps of each sequence.
+    valid : ndarray or None
+        See `join`.
     return_sequences : bool
 
     Returns
@@ -238,8 +302,8 @@ def check_labels(
         for i, row in enumerate(rows):
             if len(row) not in (steps[i], x.shape[1]):
                 raise ValueError(f"y[{i}] had {len(row)} steps; expected a label for each of {steps[i]}")
-        labels = np.concatenate([row[:n] for row, n in zip(rows, steps, strict=True)])
-        valid = np.arange(x.shape[1]) < steps[:, np.newaxis]
+        valid = valid_steps(steps if valid is None else valid, x.shape[1])
+        labels = np.concatenate([row[here[: len(row)]] for row, here in zip(rows, valid, strict=True)])
     check_classification_targets(labels)
     return labels, valid
 
@@ -268,7 +332,7 @@ def merge_equal(x, y, weight, lengths):
     """
     parts = [x.reshape(len(x), -1), y.reshape(len(x), -1)]
     if lengths is not None:
-        parts.append(lengths[:, np.newaxis])
+        parts.append(lengths.reshape(len(x), -1))
     rows = np.concatenate(parts, axis=1, dtype=np.float64)
     _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
     weight = np.ones(len(x)) if weight is None else weight
