@@ -18,7 +18,7 @@ from numbarnn.kernels.equations import (
 )
 from numbarnn.kernels.gemm import gemm
 from numbarnn.kernels.noise import runs
-from numbarnn.simd import INLINED, lanes_of, load, store, store_many
+from numbarnn.simd import INLINED, address, lanes_of, load, store, store_many
 
 
 @register_jitable(**INLINED)
@@ -27,10 +27,11 @@ def clear(first, last, rows, a, at, stride, part, parts):
 
     Rows are `stride` elements apart, and the parts of a row `part`.
     """
+    target = address(a)  # an index of an array may be negative: slower
     for r in range(rows):
         for k in range(parts):
             for u in range(first, last):
-                a[at + r * stride + k * part + u] = 0
+                target[at + r * stride + k * part + u] = 0
 
 
 def finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, h, g, c):

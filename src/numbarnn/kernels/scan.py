@@ -105,22 +105,11 @@ def input_product(sizes, j, r0, r1, s0, s1, z, w, g):
 
 
 @register_jitable(**INLINED)
-def _join_inputs(sizes, r0, r1, t, before, z, x):
-    """Put the input rows of step t behind the state rows."""
-    source, target = address(z), address(x)
-    for r in range(r0, r1):
-        at, to = (t * sizes.B + r) * sizes.LZ, (before + r) * sizes.LX + sizes.R + 1
-        for i in range(sizes.I + 1):
-            target[to + i] = source[at + i]
-
-
-@register_jitable(**INLINED)
-def _hold(sizes, r0, r1, t, lengths, before, after, h, c):
+def _hold(masked, B, R, LH, LC, r0, r1, t, lengths, before, after, h, c):
     """Let the states of rows that do not take step t be as they were."""
-    LH, LC = sizes.LH, sizes.E * sizes.J * sizes.U
     for r in range(r0, r1):
-        if not runs(sizes.masked, sizes.B, lengths, t, r):
-            copy_row(sizes.R, h, (before + r) * LH, h, (after + r) * LH)
+        if not runs(masked, B, lengths, t, r):
+            copy_row(R, h, (before + r) * LH, h, (after + r) * LH)
             copy_row(LC, c, (before + r) * LC, c, (after + r) * LC)
 
 
@@ -128,9 +117,8 @@ def _hold(sizes, r0, r1, t, lengths, before, after, h, c):
 def _step_forward(cell, sizes, r0, r1, s, lengths, active, all_run, z, w, x, h, g, c, n):
     """Do step s of rows r0 to r1: both products (the recurrent one only if `active`), then the cell.
 
-    `all_run` tells that no row is past its end or masked.
-
-    Where `sizes.steps` says that several steps have their input product at once, it has been done.
+    `all_run` tells that no row is past its end or masked. Where `sizes.steps` says that several steps have
+    their input product at once, it has been done.
     """
     B, U, S, Sh, LX, LH = sizes.B, sizes.U, sizes.S, sizes.Sh, sizes.LX, sizes.LH
     lanes = lanes_of(g)
@@ -142,7 +130,8 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, all_run, z, w, x, h, 
     after = (t + 1 - sizes.reverse) % sizes.x_slots * B
     middle = sizes.x_slots * B * LX + t % sizes.g_slots * B * sizes.LM
     if joined:
-        _join_inputs(sizes, r0, r1, t, before, z, x)
+        for r in range(r0, r1):
+            copy_row(sizes.I + 1, z, (t * B + r) * sizes.LZ, x, (before + r) * LX + sizes.R + 1)
     for j in range(sizes.J):
         block = (j * sizes.g_slots + t % sizes.g_slots) * B
         if sizes.steps == 1 and not joined:  # here, while the block stays in the first-level cache
@@ -163,8 +152,7 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, all_run, z, w, x, h, 
             clear(sizes.H, padded, r1 - r0, c, (after + r0) * LC, LC, padded, sizes.E)
             clear(sizes.H - j * U, U, r1 - r0, g, (block + r0) * S, S, U, S // U)
     finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, h, g, c)
-    if not all_run:
-        _hold(sizes, r0, r1, t, lengths, before, after, h, c)
+    _hold(sizes.masked, B, sizes.R, LH, LC, r0, r0 if all_run else r1, t, lengths, before, after, h, c)
     if sizes.HR < sizes.R:
         clear(sizes.HR, sizes.R, r1 - r0, h, (after + r0) * LH, LH, 0, 1)
     disturb(cell, sizes, r0, r1, t, lengths, before, after, x, h, c, n)
