@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from numbarnn import RNNClassifier, RNNRegressor
+from numbarnn import RNNClassifier, RNNRegressor, cells
 from numbarnn.losses import LOSSES
 from numbarnn.optimizers import OPTIMIZERS
 from numbarnn.schedules import SCHEDULES, StepSchedule
@@ -682,6 +682,12 @@ def test_the_options_are_those_there_are():
     assert constraint["loss"][0].options | RNNClassifier._parameter_constraints["loss"][0].options == set(
         LOSSES
     )
+
+
+def test_the_documentation_names_every_cell():
+    for cell in vars(cells).values():
+        if isinstance(cell, cells.Cell) and cells.CELLS.get(cell.name) is cell:
+            assert f'"{cell.name}"' in RNNRegressor.__doc__
 
 
 def test_prediction_needs_a_fit(data):

@@ -6,8 +6,8 @@ __all__ = ["document"]
 
 _PARAMETERS = """cell : str, default="gru"
         "rnn" (tanh), "rnn_relu", "lstm", "gru", "gru_reset_before", "lstm_peephole",
-        "lstm_peephole_candidate", "lstm_coupled", "mgu", "indrnn", "mingru", "minlstm", "article_lstm",
-        "article_gru": see docs/cells.md; also with other activations and clipping, as
+        "lstm_peephole_candidate", "lstm_coupled", "lstm_layernorm", "mgu", "indrnn", "mingru", "minlstm",
+        "article_lstm", "article_gru": see docs/cells.md; also with other activations and clipping, as
         "lstm[hard_sigmoid,tanh,tanh;clip=3.0]". Or a cell of one's own: see docs/own_cell.md and
         `numbarnn.register_cell`.
     hidden_size : int, default=64
