@@ -21,6 +21,7 @@ from onnx import TensorProto, helper  # noqa: E402
 
 from fixtures.make_onnx import N_CASES, input_names, make_model  # noqa: E402
 from numbarnn.interop.onnx import Backend, cells, equations, recurrent  # noqa: E402
+from numbarnn.network import Network  # noqa: E402
 
 NODE_TESTS = [
     "gru_batchwise", "gru_bidirectional", "gru_defaults", "gru_reverse", "gru_seq_length",
@@ -549,6 +550,19 @@ def test_options_that_cannot_be_written_are_named():
         to_onnx(estimator)
     with pytest.raises(ValueError, match=r"zoneout of the recurrent layers was \(0.0, 0.1\), which cannot"):
         to_onnx(Recurrent("lstm", 2, 3, zoneout=(0, 0.1)))
+
+
+def test_networks_with_projections():
+    estimator = RNNRegressor("lstm", dtype="float64", bidirectional=True, **FIT).fit(X, SUM)
+    network = {"num_layers": 2, "bidirectional": True, "proj_size": 2, "residual": True, "dtype": "float64"}
+    estimator.network_ = Network("lstm", 3, 4, 1, random_state=0, **network)
+    expected = estimator.predict(X, lengths=LENGTHS)
+    for runner in (run_backend, run_runtime):
+        found = runner(to_onnx(estimator, lengths=True), {"X": X, "lengths": LENGTHS.astype(np.int32)})
+        compare(found["variable"], expected)
+    estimator.network_ = Network("lstm", 3, 4, 1, initial_state="learned", **network)
+    with pytest.raises(ValueError, match="initial_state of the network was 'learned', which is not written"):
+        to_onnx(estimator)
 
 
 def test_labels_are_strings_numbers_or_booleans():

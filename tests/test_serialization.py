@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 import numbarnn
 from numbarnn import Recurrent, RNNClassifier, RNNForecaster, RNNRegressor
-from numbarnn.cells import CELLS
+from numbarnn.cells import CELLS, Cell
 from numbarnn.forecasting.likelihoods import LIKELIHOODS
 from numbarnn.forecasting.networks import DECODERS
 from numbarnn.losses import LOSSES
@@ -200,6 +200,62 @@ def test_layer_goes_on(cell, options, through):
         assert_array_equal(other.step(SAMPLES[:, 0], None)[0], layer.step(SAMPLES[:, 0], None)[0])
 
 
+def goes_on(layer, through):
+    """Hold a layer of three inputs and what becomes of it by saving against each other, trained a step."""
+    other = through(layer)
+    for each in (layer, other):
+        each.output, _ = each.forward(SAMPLES, training=True)
+        each.dx, _ = each.backward(np.ones_like(each.output))
+    assert_same(other.__getstate__(), layer.__getstate__())
+    assert_array_equal(other.output, layer.output)
+    assert_array_equal(other.dx, layer.dx)
+    assert_same(other.gradients, layer.gradients)
+
+
+@pytest.mark.parametrize("options", [
+    {"bidirectional": True, "merge": "mean", "num_layers": 2, "residual": True},
+    {"proj_size": 2, "num_layers": 2, "bidirectional": True},
+    {"recurrent_dropout": 0.5, "zoneout": (0.1, 0.2)},
+], ids=str)  # fmt: skip
+def test_layer_with_options_goes_on(options, through):
+    goes_on(Recurrent("lstm", 3, 4, random_state=0, n_jobs=1, **options), through)
+
+
+def test_layer_of_a_general_cell_goes_on(through):
+    goes_on(Recurrent("rnn[leaky_relu(0.1);clip=2.0]", 3, 4, random_state=0, n_jobs=1), through)
+
+
+def leaky_cell():
+    """Return a cell of a user's."""
+
+    def forward(gates, states):
+        (a,) = gates
+        return (0.5 * states[0] + 0.5 * a,), (a,)
+
+    def backward(kept, states, new_states, dnew_states):
+        (dh,) = dnew_states
+        return (0.5 * dh,), (0.5 * dh,)
+
+    return Cell("leaky_of_a_user", ("h",), (("h", "xh"),), forward, backward)
+
+
+def test_of_a_registered_cell_the_name_is_saved(tmp_path):
+    cell = numbarnn.register_cell(leaky_cell(), check=False)
+    path = tmp_path / "model"
+    try:
+        layer = Recurrent(cell.name, 3, 4, random_state=0, n_jobs=1)
+        goes_on(layer, lambda layer: numbarnn.save(layer, path) or numbarnn.load(path))
+        regressor = RNNRegressor(**SMALL | {"cell": cell.name, "max_iter": 1}).fit(SAMPLES, SUMS)
+        numbarnn.save(regressor, tmp_path / "regressor")
+        loaded = numbarnn.load(tmp_path / "regressor")
+        assert_array_equal(loaded.predict(SAMPLES), regressor.predict(SAMPLES))
+    finally:
+        del CELLS[cell.name]
+    for stored in (path, tmp_path / "regressor"):
+        with pytest.raises(ValueError, match=r"cell was 'leaky_of_a_user'; .*call numbarnn\.register_cell first"):
+            numbarnn.load(stored)
+
+
 def test_network_goes_on(through):
     network = Network("lstm", 3, 4, 2, num_layers=2, dropout=0.5, random_state=0, n_jobs=1)
     x = SAMPLES.astype("float32")
@@ -222,6 +278,10 @@ REGRESSORS = [
     {"embedding": [(2, 3, 2)], "stem_sizes": (5,), "head_sizes": [4], "initial_state": "learned"},
     {"initial_state": "random", "num_layers": 2},
     {"batch_size": 40, "stateful": True, "shuffle": False},
+    {"cell": "rnn[leaky_relu(0.1);clip=2.0]"},
+    {"cell": "lstm", "bidirectional": True, "merge": "sum", "num_layers": 2, "residual": True,
+     "recurrent_dropout": 0.2, "zoneout": 0.1},
+    {"cell": "lstm", "proj_size": 2},
 ]  # fmt: skip
 
 

@@ -269,6 +269,6 @@ def find_cell(name: str) -> Cell:
     if not isinstance(name, str) or name not in CELLS:
         raise ValueError(
             f"cell was {name!r}; expected one of {', '.join(sorted(CELLS))}, or a cell of your own: "
-            "see numbarnn.register_cell"
+            "call numbarnn.register_cell first"
         )
     return CELLS[name]

@@ -36,7 +36,7 @@ OPSET, IR_VERSION = 17, 8  # of June 2022; ONNX Runtime reads them from its vers
 NETWORK_OPTIONS = {
     "cell", "input_size", "hidden_size", "n_outputs", "num_layers", "bidirectional", "dropout",
     "return_sequences", "dtype", "embedding", "stem_sizes", "head_sizes", "initial_state",
-    "recurrent_dropout", "residual", "merge",
+    "recurrent_dropout", "residual", "merge", "proj_size",
 }  # fmt: skip
 
 
@@ -140,6 +140,10 @@ def _write_estimator(graph: Graph, scalers: list, estimator: Any) -> None:
     network, loss = estimator.network_, estimator._trained_loss
     check_options(network.config, NETWORK_OPTIONS, Network, "network")
     check_layers(network.recurrent)
+    if network.recurrent.proj_size and network.config["initial_state"] == "learned":
+        raise ValueError(
+            "initial_state of the network was 'learned', which is not written as ONNX with proj_size"
+        )
     kind = {cls: name for name, cls in LOSSES.items()}.get(type(loss))
     if kind is None:
         raise ValueError(f"loss was {type(loss).__name__}; expected one of {', '.join(LOSSES)}")
