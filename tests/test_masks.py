@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import oracle
 from numbarnn import RNNClassifier, RNNRegressor
+from numbarnn.cells import CELLS
 from numbarnn.network import Network
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -74,6 +75,21 @@ def test_output_and_gradient_are_those_without_the_missing_steps(data, options, 
     network.backward(draw)
     slopes = oracle.finite_difference(lambda: (network.forward(X, mask) * draw).sum(), network.parameters)
     assert_allclose(network.gradients, slopes, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_holds_its_state(data, cell):
+    X, mask, short = np.nan_to_num(data[0]), *data[1:]
+    network = Network(cell, 3, 4, 2, num_layers=2, random_state=0, dtype="float64", n_jobs=1)
+    draw = np.random.default_rng(2).normal(size=(30, 2))
+    network.forward(X, mask, training=True)
+    network.backward(draw)
+    gradients, expected = network.gradients.copy(), 0
+    for x, row, d in zip(short, network.forward(X, mask), draw, strict=True):
+        assert_allclose(row, network.forward(x[np.newaxis], training=True)[0], rtol=1e-12)
+        network.backward(d[np.newaxis])
+        expected = expected + network.gradients
+    assert_allclose(gradients, expected, rtol=1e-9, atol=1e-12)
 
 
 # ------------------------------------------------------------------ one output for a sequence
