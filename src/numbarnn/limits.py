@@ -27,7 +27,7 @@ def at_most(n_parameters: int) -> Iterator[None]:
     >>> with at_most(100):
     ...     Recurrent("gru", 1, 10**9)
     Traceback (most recent call last):
-    ValueError: the sizes ask for 3000000003000000000 parameters or more; expected at most 100
+    ValueError: the sizes ask for 3000000009000000000 parameters or more; expected at most 100
     """
     token = _most.set(n_parameters)
     try:
