@@ -16,7 +16,7 @@ import numpy as np
 from numbarnn import Recurrent
 from numbarnn.bench.cases import Job
 from numbarnn.bench.measure import Local
-from numbarnn.bench.report import describe_machine, format_seconds, markdown, write_document
+from numbarnn.bench.report import describe_machine, format_seconds, write_document
 
 NEAREST = {
     "lstm_peephole": "lstm", "lstm_peephole_candidate": "lstm", "lstm_coupled": "lstm", "minlstm": "lstm",
@@ -83,27 +83,6 @@ def main() -> None:
                 print(f"{name:<40} {shape:<18} {threads}  {format_seconds(row['seconds']):>9}  "
                       f"{row['ratio']:.2f} times as fast as {nearest}", flush=True)
     write_document(Path(arguments.output), {"machine": describe_machine(), "rows": rows})
-    print(table(rows))
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Lay out the rows as Markdown."""
-    threads = sorted({row["threads"] for row in rows})
-    lines: dict[str, list[str]] = {}
-    for shape in SHAPES:
-        for row in rows:
-            if row["shape"] == shape:
-                lines.setdefault(row["cell"], [row["cell"], row["nearest"]])
-        for name in lines:
-            ratios = [
-                f"{row['ratio']:.2f}"
-                for count in threads
-                for row in rows
-                if (row["cell"], row["shape"], row["threads"]) == (name, shape, count)
-            ]
-            lines[name].append(" / ".join(ratios))
-    heads = [f"{shape}: {' / '.join(map(str, threads))} threads" for shape in SHAPES]
-    return markdown(["cell", "against", *heads], list(lines.values()))
 
 
 if __name__ == "__main__":

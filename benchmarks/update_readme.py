@@ -10,7 +10,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import further_cells
 from numbarnn.bench.peers import PEERS
 from numbarnn.bench.report import format_seconds, markdown
 
@@ -78,6 +77,27 @@ def seconds_table(rows: list[dict[str, Any]]) -> str:
     return markdown(["cell", "hidden", "threads", "numbarnn", *(PEERS[peer].title for peer in peers)], body)
 
 
+def cells_table(rows: list[dict[str, Any]]) -> str:
+    """Write ratios of the further cells: a line for each, a column for each shape."""
+    shapes = list(dict.fromkeys(row["shape"] for row in rows))
+    threads = sorted({row["threads"] for row in rows})
+    lines: dict[str, list[str]] = {}
+    for shape in shapes:
+        for row in rows:
+            if row["shape"] == shape:
+                lines.setdefault(row["cell"], [row["cell"], row["nearest"]])
+        for name in lines:
+            ratios = [
+                f"{row['ratio']:.2f}"
+                for count in threads
+                for row in rows
+                if (row["cell"], row["shape"], row["threads"]) == (name, shape, count)
+            ]
+            lines[name].append(" / ".join(ratios))
+    heads = [f"{shape}: {' / '.join(map(str, threads))} threads" for shape in shapes]
+    return markdown(["cell", "against", *heads], list(lines.values()))
+
+
 def startup_table(startup: dict[str, Any]) -> str:
     """Write imports and first fits."""
     body = [[f"`{name}`", f"{value:.2f} s"] for name, value in startup["imports"].items()]
@@ -115,7 +135,7 @@ def make_tables(results: Path) -> dict[str, str]:
         tables["startup"] = startup_table(json.loads((results / "startup.json").read_text(encoding="utf-8")))
     if (results / "cells.json").exists():
         rows = json.loads((results / "cells.json").read_text(encoding="utf-8"))["rows"]
-        tables["cells"] = further_cells.table(rows)
+        tables["cells"] = cells_table(rows)
     if (results / "accuracy_etth1.json").exists():
         accuracy = json.loads((results / "accuracy_etth1.json").read_text(encoding="utf-8"))
         if "summary" in accuracy:
