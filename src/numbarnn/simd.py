@@ -264,6 +264,86 @@ def store_many(typingctx, array, offset, stride, values):
     return types.void(array, types.intp, types.intp, values), emit
 
 
+# ---- rows: as intrinsics, since every function that is compiled by itself costs a tenth of a second
+
+
+def _emit_row(context, builder, sig, args, change):
+    """Emit b[to + i] = change(a[at + i], b[to + i]) for i < n: whole registers first, then what is left."""
+    n, a, at, b, to = args
+    vector = _llvm_vector(sig.args[1].dtype)
+    source = _address(context, builder, sig.args[1], a, at)
+    target = _address(context, builder, sig.args[3], b, to)
+    whole = builder.and_(n, i64(-vector.count))
+    with cgutils.for_range_slice(builder, i64(0), whole, i64(vector.count), intp=i64) as (i, _):
+        from_place, to_place = builder.gep(source, [i]), builder.gep(target, [i])
+        value = change(_load(builder, from_place, vector), lambda: _load(builder, to_place, vector))
+        _store(builder, value, to_place)
+    with cgutils.for_range_slice(builder, whole, n, i64(1), intp=i64) as (i, _):
+        from_place, to_place = builder.gep(source, [i]), builder.gep(target, [i])
+        builder.store(change(builder.load(from_place), lambda: builder.load(to_place)), to_place)
+    return context.get_dummy_value()
+
+
+@intrinsic
+def copy_row(typingctx, n, a, at, b, to):
+    """b[to:to + n] = a[at:at + n]."""
+
+    def emit(context, builder, sig, args):
+        return _emit_row(context, builder, sig, args, lambda new, old: new)
+
+    return types.void(types.intp, a, types.intp, b, types.intp), emit
+
+
+@intrinsic
+def add_row(typingctx, n, a, at, b, to):
+    """b[to:to + n] += a[at:at + n]."""
+
+    def emit(context, builder, sig, args):
+        return _emit_row(context, builder, sig, args, lambda new, old: builder.fadd(old(), new))
+
+    return types.void(types.intp, a, types.intp, b, types.intp), emit
+
+
+@intrinsic
+def clear_units(typingctx, first, last, rows, a, at, stride, part, parts):
+    """Zero units `first` to `last` of rows: of `parts` parts, `part` apart, of rows `stride` apart."""
+    n = types.intp
+
+    def emit(context, builder, sig, args):
+        first, last, rows, a, at, stride, part, parts = args
+        start = _address(context, builder, sig.args[3], a, at)
+        zero = ir.Constant(start.type.pointee, 0)
+        with cgutils.for_range(builder, rows, intp=i64) as row:
+            with cgutils.for_range(builder, parts, intp=i64) as piece:
+                offset = builder.add(builder.mul(row.index, stride), builder.mul(piece.index, part))
+                with cgutils.for_range_slice(builder, first, last, i64(1), intp=i64) as (u, _):
+                    builder.store(zero, builder.gep(start, [builder.add(offset, u)]))
+        return context.get_dummy_value()
+
+    return types.void(n, n, n, a, n, n, n, n), emit
+
+
+@intrinsic
+def takes_step(typingctx, masked, n_rows, lengths, t, r):
+    """Tell whether row r takes step t: one before its end, and not masked.
+
+    A mask (steps, n_rows), if there is one, stands behind the n_rows lengths.
+    """
+
+    def emit(context, builder, sig, args):
+        masked, n_rows, array, t, r = args
+        place = builder.add(builder.mul(n_rows, builder.add(t, i64(1))), r)
+        is_masked = builder.icmp_signed("!=", masked, i64(0))
+        place = builder.select(is_masked, place, r)
+        length, flag = (
+            builder.load(_address(context, builder, sig.args[2], array, index)) for index in (r, place)
+        )
+        counts = builder.or_(builder.not_(is_masked), builder.icmp_signed(">", flag, i64(0)))
+        return builder.and_(builder.icmp_signed("<", t, length), counts)
+
+    return types.boolean(types.intp, types.intp, lengths, types.intp, types.intp), emit
+
+
 # ---- functions of one value: NumPy arrays in Python, Vec in njit code
 
 

@@ -32,11 +32,12 @@ from numba.extending import register_jitable
 from numbarnn.cells.base import Cell
 from numbarnn.kernels.compiler import Ints, Reals, task
 from numbarnn.kernels.gemm import gemm
-from numbarnn.kernels.noise import runs
-from numbarnn.kernels.scan import add_row, copy_row, input_product
+from numbarnn.kernels.scan import input_product
 from numbarnn.kernels.sizes import Sizes
 from numbarnn.simd import (
     INLINED,
+    add_row,
+    copy_row,
     first_lanes,
     flush_subnormals,
     lanes_of,
@@ -45,6 +46,7 @@ from numbarnn.simd import (
     sigmoid,
     store,
     sum_lanes,
+    takes_step,
     tanh,
 )
 
@@ -328,7 +330,7 @@ def layernorm_scan_forward(
                 _recurrent_product(sizes, r0, r1, h, (before + r0) * LH, w, g, (here + r0) * S, block)
             for r in range(r0, r1):
                 at, to = before + r, after + r
-                if runs(sizes.masked, B, lengths, t, r):
+                if takes_step(sizes.masked, B, lengths, t, r):
                     n_at = 4 * (B * padded + here + r)
                     _row_forward(
                         H, U, J, g, (here + r) * S, block, w, sizes.u, h, to * LH,
@@ -361,7 +363,7 @@ def layernorm_scan_backward(
         before, after = (t + sizes.reverse) * B, (t + 1 - sizes.reverse) * B
         for r in range(r0, r1):
             at = (t * B + r) * S
-            if runs(sizes.masked, B, lengths, t, r):
+            if takes_step(sizes.masked, B, lengths, t, r):
                 if dout.size > 0:
                     add_row(H, dout, t * dout_t + r * dout_r, d, r * padded)
                 _row_backward(

@@ -7,9 +7,8 @@ sample r stands at t times the first and r times the second.
 from __future__ import annotations
 
 from numbarnn.kernels.compiler import Ints, Reals, task
-from numbarnn.kernels.noise import runs
 from numbarnn.kernels.sizes import Sizes
-from numbarnn.simd import address
+from numbarnn.simd import address, takes_step
 
 MERGES = ("concat", "sum", "mean", "product")  # the numbers that kernels know them by
 
@@ -21,7 +20,7 @@ def copy_inputs(sizes: Sizes, r0: int, r1: int, lengths: Ints, inputs: Reals, z:
     for r in range(r0, r1):
         for t in range(sizes.T):
             to = (t * sizes.B + r) * sizes.LZ
-            if runs(sizes.masked, sizes.B, lengths, t, r):
+            if takes_step(sizes.masked, sizes.B, lengths, t, r):
                 at = (r * sizes.T + t) * sizes.I
                 for i in range(sizes.I):
                     target[to + i] = source[at + i]
@@ -65,7 +64,7 @@ def split_rows(
     for t in range(sizes.T):
         for r in range(r0, r1):
             at, to = t * dout_t + r * dout_r, (t * sizes.B + r) * sizes.HR
-            counts = dout.size > 0 and runs(sizes.masked, sizes.B, lengths, t, r)
+            counts = dout.size > 0 and takes_step(sizes.masked, sizes.B, lengths, t, r)
             for u in range(sizes.HR):
                 gradient = factor * dout[at + u] if counts else 0.0
                 da[to + u] = gradient * b[to + u] if mode == 3 else gradient
@@ -81,6 +80,6 @@ def add_rows(
     if a.size > 0 and b.size > 0:
         for t in range(sizes.T):
             for r in range(r0, r1):
-                if runs(sizes.masked, sizes.B, lengths, t, r):
+                if takes_step(sizes.masked, sizes.B, lengths, t, r):
                     for i in range(n):
                         b[t * b_t + r * b_r + i] += a[t * a_t + r * a_r + i]

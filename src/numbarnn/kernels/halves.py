@@ -7,7 +7,7 @@ projection, the blocks of the second product are fewer than those of the first. 
 
 from __future__ import annotations
 
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
 from numbarnn.kernels.equations import (
     cell_finish,
@@ -17,21 +17,7 @@ from numbarnn.kernels.equations import (
     load_states,
 )
 from numbarnn.kernels.gemm import gemm
-from numbarnn.kernels.noise import runs
-from numbarnn.simd import INLINED, address, lanes_of, load, store, store_many
-
-
-@register_jitable(**INLINED)
-def clear(first, last, rows, a, at, stride, part, parts):
-    """Zero units `first` to `last` of `parts` parts of rows: what zero weights make of an inf there is NaN.
-
-    Rows are `stride` elements apart, and the parts of a row `part`.
-    """
-    target = address(a)  # an index of an array may be negative: slower
-    for r in range(rows):
-        for k in range(parts):
-            for u in range(first, last):
-                target[at + r * stride + k * part + u] = 0
+from numbarnn.simd import clear_units, lanes_of, load, store, store_many, takes_step
 
 
 def finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, h, g, c):
@@ -50,10 +36,10 @@ def _finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, h, g, c):
         after = (t + 1 - sizes.reverse) % sizes.x_slots * B
         middle = sizes.x_slots * B * sizes.LX + t % sizes.g_slots * B * LM
         products = sizes.J * sizes.g_slots * B * S
-        clear(sizes.H, padded, r1 - r0, x, middle + r0 * LM, LM, padded, 1)
+        clear_units(sizes.H, padded, r1 - r0, x, middle + r0 * LM, LM, padded, 1)
         for r in range(r0, r1):
-            if not runs(sizes.masked, B, lengths, t, r):
-                clear(0, padded, 1, x, middle + r * LM, LM, padded, 1)
+            if not takes_step(sizes.masked, B, lengths, t, r):
+                clear_units(0, padded, 1, x, middle + r * LM, LM, padded, 1)
         for j in range(sizes.JR):
             block = (j * sizes.g_slots + t % sizes.g_slots) * B
             if active:
@@ -62,7 +48,7 @@ def _finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, h, g, c):
                          w, sizes.wm + (j * depth + k) * Sm, Sm, 1, min(sizes.km, depth - k),
                          g, products + (block + r0) * Sm, Sm)
             for r in range(r0, r1):
-                if runs(sizes.masked, B, lengths, t, r):
+                if takes_step(sizes.masked, B, lengths, t, r):
                     for i in range(0, U, lanes):
                         u = j * U + i
                         at, q_at = (block + r) * S + i, products + (block + r) * Sm + i
@@ -75,8 +61,9 @@ def _finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, h, g, c):
                         store_many(g, at, U, kept)
                         store(h, (after + r) * LH + u, new_h)
             if (j + 1) * U > sizes.HR:
-                clear(sizes.HR - j * U, U, r1 - r0, g, (block + r0) * S, S, U, S // U * (1 - sizes.projects))
-                clear(sizes.HR - j * U, U, r1 - r0, g, products + (block + r0) * Sm, Sm, U, Sm // U)
+                slots = 0 if sizes.projects else S // U
+                clear_units(sizes.HR - j * U, U, r1 - r0, g, (block + r0) * S, S, U, slots)
+                clear_units(sizes.HR - j * U, U, r1 - r0, g, products + (block + r0) * Sm, Sm, U, Sm // U)
 
     def nothing(cell, sizes, r0, r1, t, lengths, active, w, x, h, g, c):
         pass
@@ -101,7 +88,7 @@ def _start_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d):
         for j in range(sizes.JR):
             block = (j * T + t) * B
             for r in range(r0, r1):
-                if runs(sizes.masked, B, lengths, t, r):
+                if takes_step(sizes.masked, B, lengths, t, r):
                     for i in range(0, U, lanes):
                         u = j * U + i
                         at, q_at = (block + r) * S + i, products + (block + r) * Sm + i

@@ -22,16 +22,7 @@ from __future__ import annotations
 
 from numba.extending import overload, register_jitable
 
-from numbarnn.simd import INLINED, lanes_of, load, store
-
-
-@register_jitable(**INLINED)
-def runs(masked, B, lengths, t, r):
-    """Tell whether row r takes step t: one before its end, and not masked.
-
-    As everything here it is given single sizes: all of them would be as many arguments to the compiler.
-    """
-    return t < lengths[r] and (masked == 0 or lengths[B * (1 + t) + r] > 0)
+from numbarnn.simd import INLINED, lanes_of, load, store, takes_step
 
 
 @register_jitable(**INLINED)
@@ -57,7 +48,7 @@ def _disturb(cell, sizes, r0, r1, t, lengths, before, after, x, h, c, n):
         LC = sizes.E * padded
         if zones:
             for r in range(r0, r1):
-                if runs(sizes.masked, sizes.B, lengths, t, r):
+                if takes_step(sizes.masked, sizes.B, lengths, t, r):
                     here = (t % sizes.g_slots * sizes.B + r) * (padded + LC)
                     nk, zm = sizes.nk + here, sizes.zm + here
                     _mix(n, nk, zm, R, h, (before + r) * LH, h, (after + r) * LH)
@@ -85,7 +76,7 @@ def _split_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
         padded = sizes.J * sizes.U
         W = (1 + sizes.E) * padded
         for r in range(r0, r1):
-            if runs(sizes.masked, sizes.B, lengths, t, r):
+            if takes_step(sizes.masked, sizes.B, lengths, t, r):
                 z = sizes.zm + (t * sizes.B + r) * W
                 _set_aside(n, z, d, r * padded, sizes.ds + r * W, padded)
                 _set_aside(n, z + padded, e, r * (W - padded), sizes.ds + r * W + padded, W - padded)
@@ -119,7 +110,7 @@ def _join_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
         padded = sizes.J * sizes.U
         W = (1 + sizes.E) * padded
         for r in range(r0, r1):
-            if runs(sizes.masked, sizes.B, lengths, t, r):
+            if takes_step(sizes.masked, sizes.B, lengths, t, r):
                 if zones:
                     for u in range(0, padded, lanes_of(n)):
                         store(d, r * padded + u, load(d, r * padded + u) + load(n, sizes.ds + r * W + u))

@@ -45,40 +45,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from numba import njit
 from numba.extending import register_jitable
 
 from numbarnn.kernels.compiler import Ints, Reals, kernel, task
 from numbarnn.kernels.equations import advance, retreat
 from numbarnn.kernels.gemm import gemm
-from numbarnn.kernels.halves import clear, finish_forward, start_backward
-from numbarnn.kernels.noise import disturb, join_gradient, runs, split_gradient
+from numbarnn.kernels.halves import finish_forward, start_backward
+from numbarnn.kernels.noise import disturb, join_gradient, split_gradient
 from numbarnn.kernels.sizes import Sizes
-from numbarnn.simd import INLINED, address, flush_subnormals, lanes_of, load, restore_mode, store
+from numbarnn.simd import (
+    INLINED,
+    add_row,
+    address,
+    clear_units,
+    copy_row,
+    flush_subnormals,
+    lanes_of,
+    restore_mode,
+    takes_step,
+)
 
 if TYPE_CHECKING:
     from numbarnn.cells import Cell
-
-
-@register_jitable(**INLINED)
-def copy_row(n, a, at, b, to):
-    """b[to:to + n] = a[at:at + n]."""
-    lanes = lanes_of(a)
-    whole = n // lanes * lanes
-    for i in range(0, whole, lanes):
-        store(b, to + i, load(a, at + i))
-    for i in range(whole, n):
-        b[to + i] = a[at + i]
-
-
-@register_jitable(**INLINED)
-def add_row(n, a, at, b, to):
-    """b[to:to + n] += a[at:at + n]."""
-    lanes = lanes_of(a)
-    whole = n // lanes * lanes
-    for i in range(0, whole, lanes):
-        store(b, to + i, load(b, to + i) + load(a, at + i))
-    for i in range(whole, n):
-        b[to + i] += a[at + i]
 
 
 @register_jitable(**INLINED)
@@ -104,11 +93,11 @@ def input_product(sizes, j, r0, r1, s0, s1, z, w, g):
                     target[to + r * S + i] = 0
 
 
-@register_jitable(**INLINED)
+@njit(inline="always")
 def _hold(masked, B, R, LH, LC, r0, r1, t, lengths, before, after, h, c):
     """Let the states of rows that do not take step t be as they were."""
     for r in range(r0, r1):
-        if not runs(masked, B, lengths, t, r):
+        if not takes_step(masked, B, lengths, t, r):
             copy_row(R, h, (before + r) * LH, h, (after + r) * LH)
             copy_row(LC, c, (before + r) * LC, c, (after + r) * LC)
 
@@ -142,19 +131,19 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, all_run, z, w, x, h, 
                      LX, 0, 1, w, sizes.wh + (j * sizes.D + k) * Sh, Sh, 1, min(sizes.kh, sizes.D - k),
                      g, (block + r0) * S, S)
         for r in range(r0, r1):
-            if all_run or runs(sizes.masked, B, lengths, t, r):
+            if all_run or takes_step(sizes.masked, B, lengths, t, r):
                 for i in range(0, U, lanes):
                     u = j * U + i
                     c_at, c_to = (before + r) * LC + u, (after + r) * LC + u
                     advance(cell, U, padded, w, sizes.u + u, g, (block + r) * S + i, h, (before + r) * LH + u,
                             (after + r) * LH + u, c, c_at, c_to, x, middle + r * sizes.LM + u)
         if (j + 1) * U > sizes.H:
-            clear(sizes.H, padded, r1 - r0, c, (after + r0) * LC, LC, padded, sizes.E)
-            clear(sizes.H - j * U, U, r1 - r0, g, (block + r0) * S, S, U, S // U)
+            clear_units(sizes.H, padded, r1 - r0, c, (after + r0) * LC, LC, padded, sizes.E)
+            clear_units(sizes.H - j * U, U, r1 - r0, g, (block + r0) * S, S, U, S // U)
     finish_forward(cell, sizes, r0, r1, t, lengths, active, w, x, h, g, c)
     _hold(sizes.masked, B, sizes.R, LH, LC, r0, r0 if all_run else r1, t, lengths, before, after, h, c)
     if sizes.HR < sizes.R:
-        clear(sizes.HR, sizes.R, r1 - r0, h, (after + r0) * LH, LH, 0, 1)
+        clear_units(sizes.HR, sizes.R, r1 - r0, h, (after + r0) * LH, LH, 0, 1)
     disturb(cell, sizes, r0, r1, t, lengths, before, after, x, h, c, n)
 
 
@@ -180,7 +169,7 @@ def scan_forward(
                 after = (t + 1 - sizes.reverse) % sizes.x_slots * sizes.B
                 for r in range(r0, r1):
                     at, to = (after + r) * sizes.LH, t * out_t + r * out_r
-                    if all_run or runs(sizes.masked, sizes.B, lengths, t, r):
+                    if all_run or takes_step(sizes.masked, sizes.B, lengths, t, r):
                         copy_row(sizes.HR, h, at, out, to)
                     else:
                         for u in range(sizes.HR):
@@ -199,7 +188,7 @@ def _cell_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d, e, n):
     for j in range(sizes.J):
         block = (j * sizes.T + t) * B
         for r in range(r0, r1):
-            if runs(sizes.masked, B, lengths, t, r):
+            if takes_step(sizes.masked, B, lengths, t, r):
                 for i in range(0, U, lanes):
                     u = j * U + i
                     c_at, c_to = (before + r) * LC + u, (after + r) * LC + u
@@ -234,7 +223,7 @@ def scan_backward(
         t = T - 1 - s if sizes.reverse else s
         if dout.size > 0:
             for r in range(r0, r1):
-                if runs(sizes.masked, B, lengths, t, r):
+                if takes_step(sizes.masked, B, lengths, t, r):
                     add_row(sizes.HR, dout, t * dout_t + r * dout_r, d, r * padded)
         split_gradient(cell, sizes, r0, r1, t, lengths, d, e, n)
         start_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d)
