@@ -46,7 +46,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from numba import njit
-from numba.extending import register_jitable
 
 from numbarnn.kernels.compiler import Ints, Reals, kernel, task
 from numbarnn.kernels.equations import advance, retreat
@@ -70,7 +69,7 @@ if TYPE_CHECKING:
     from numbarnn.cells import Cell
 
 
-@register_jitable(**INLINED)
+@njit(**INLINED)
 def input_product(sizes, j, r0, r1, s0, s1, z, w, g):
     """Set steps s0 to s1 of block j of g to [x | 1] wx, in slots that do not see the input to zero."""
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
@@ -102,7 +101,7 @@ def _hold(masked, B, R, LH, LC, r0, r1, t, lengths, before, after, h, c):
             copy_row(LC, c, (before + r) * LC, c, (after + r) * LC)
 
 
-@register_jitable(**INLINED)
+@njit(**INLINED)
 def _step_forward(cell, sizes, r0, r1, s, lengths, active, all_run, z, w, x, h, g, c, n):
     """Do step s of rows r0 to r1: both products (the recurrent one only if `active`), then the cell.
 
@@ -176,7 +175,7 @@ def scan_forward(
                             out[to + u] = 0
 
 
-@register_jitable(**INLINED)
+@njit(**INLINED)
 def _cell_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d, e, n):
     """Go back through the cell: gates in g become their gradient, d and e that of the states before."""
     B, U, S, LH = sizes.B, sizes.U, sizes.S, sizes.LH
