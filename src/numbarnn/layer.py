@@ -387,7 +387,7 @@ class Pass:
                 own = [self._own_output(k, i, what).array for what in ("o", "do") for i in (0, 1)]
                 split = (self._merge, lengths, *gradient, *own)
                 phases.append([(between.split_rows, loops[0].sizes, *r, *split) for r in rows])
-            for i, (direction, cell, sizes, *arrays) in enumerate(loops):
+            for i, (direction, cell, sizes, _, *arrays) in enumerate(loops):
                 come = self._own_output(k, i, "do") if self._merge else gradient.part(i * sizes.HR)
                 arguments = (*come, direction.packed, *arrays)
                 loop = direction.cell.loops[1] if direction.cell.loops else scan.scan_backward

@@ -349,7 +349,7 @@ def layernorm_scan_forward(
 @task
 def layernorm_scan_backward(
     cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, dout: Reals, dout_t: int, dout_r: int,
-    w: Reals, x: Reals, h: Reals, g: Reals, c: Reals, d: Reals, dh: Reals, e: Reals, n: Reals,
+    w: Reals, h: Reals, g: Reals, c: Reals, d: Reals, dh: Reals, e: Reals, n: Reals,
 ):  # fmt: skip
     """Take rows r0 to r1 back through all time steps, as `scan.scan_backward`."""
     mode = flush_subnormals()

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from numba.extending import overload, register_jitable
 
-from numbarnn.simd import INLINED, lanes_of, load, store, takes_step
+from numbarnn.simd import INLINED, add_row, lanes_of, load, store, takes_step
 
 
 @register_jitable(**INLINED)
@@ -112,11 +112,8 @@ def _join_gradient(cell, sizes, r0, r1, t, lengths, d, e, n):
         for r in range(r0, r1):
             if takes_step(sizes.masked, sizes.B, lengths, t, r):
                 if zones:
-                    for u in range(0, padded, lanes_of(n)):
-                        store(d, r * padded + u, load(d, r * padded + u) + load(n, sizes.ds + r * W + u))
-                    for u in range(0, W - padded, lanes_of(n)):
-                        at = r * (W - padded) + u
-                        store(e, at, load(e, at) + load(n, sizes.ds + r * W + padded + u))
+                    add_row(padded, n, sizes.ds + r * W, d, r * padded)
+                    add_row(W - padded, n, sizes.ds + r * W + padded, e, r * (W - padded))
                 if drops:
                     for u in range(0, padded, lanes_of(n)):
                         at = r * padded + u

@@ -204,7 +204,7 @@ def _cell_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d, e, n):
 @task
 def scan_backward(
     cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, dout: Reals, dout_t: int, dout_r: int,
-    w: Reals, x: Reals, h: Reals, g: Reals, c: Reals, d: Reals, dh: Reals, e: Reals, n: Reals,
+    w: Reals, h: Reals, g: Reals, c: Reals, d: Reals, dh: Reals, e: Reals, n: Reals,
 ):
     """Take rows r0 to r1 back through all time steps.
 
