@@ -27,8 +27,9 @@ from numbarnn.kernels.between import MERGES
 from numbarnn.kernels.gemm import ALONE
 from numbarnn.kernels.sizes import EMPTY, batch_sizes, noise_sizes
 from numbarnn.kernels.threads import Program, thread_count, worthwhile_threads
-from numbarnn.layer import Buffers, Direction, Pass
+from numbarnn.layer import Direction
 from numbarnn.limits import check_count
+from numbarnn.passes import Buffers, Options, Pass
 from numbarnn.torch_weights import check_torch_options, read_torch
 
 State = NDArray | tuple[NDArray, ...]
@@ -505,8 +506,6 @@ class Recurrent:
         state = self._check_state("state", state, B)
         lengths = check_lengths(lengths, B, T)
         mask = check_mask(mask, B, T)
-        if mask is not None:
-            lengths = np.concatenate([lengths, np.ascontiguousarray(mask.T).ravel()])  # as `scan` has it
         output = None
         if return_output:
             output = np.empty((B, T, self.output_size), self.dtype)
@@ -514,21 +513,22 @@ class Recurrent:
         with self._lock:
             self._mend()
             self._busy = True
-            self._run_forward(x, state, lengths, training, output, final)
+            self._run_forward(x, state, lengths, mask, training, output, final)
             self._busy = False
         return output, _public_state(final)
 
     def _run_forward(
-        self, x: NDArray, state: tuple[NDArray, ...] | None, lengths: NDArray, training: bool,
-        output: NDArray | None, final: list[NDArray],
+        self, x: NDArray, state: tuple[NDArray, ...] | None, lengths: NDArray, mask: NDArray | None,
+        training: bool, output: NDArray | None, final: list[NDArray],
     ) -> None:
         """Go forward on checked arguments: `output` (or nobody) and `final` receive the results."""
         self._kept = None
-        way = self._pass(x.shape[1], x.shape[0], training, len(lengths) > len(x))
+        way = self._pass(x.shape[1], x.shape[0], training, mask is not None)
+        lengths = way.lengths(lengths, mask)
         for masks, rate in ((way.masks, self.dropout), (way.state_masks, self.recurrent_dropout)):
-            for mask in masks:
-                kept = self._random.random(mask.shape, np.float32) >= rate
-                np.multiply(kept, 1 / (1 - rate), out=mask)
+            for factors in masks:
+                kept = self._random.random(factors.shape, np.float32) >= rate
+                np.multiply(kept, 1 / (1 - rate), out=factors)
         for zones in way.zones:
             rates = np.array(self.zoneout)[:, np.newaxis]
             zones[...] = self._random.random(zones.shape, np.float32) < rates if training else rates
@@ -537,9 +537,7 @@ class Recurrent:
         way.forward.put("lengths", lengths)
         way.forward.put("out", EMPTY[self.dtype] if output is None else output)
         way.forward.run()
-        for i, states in enumerate(way.final):
-            for array, values in zip(final, states, strict=True):
-                array[i] = values
+        way.read_final(final)
         if training:
             self._stepper = None  # what is trained will change
             self._kept = way, lengths
@@ -557,8 +555,8 @@ class Recurrent:
             each = sizes.J * (sizes.I * sizes.Sx + sizes.H * sizes.Sh) * len(layer)
             threads.append(worthwhile_threads(n_timesteps * n_samples * each, self.n_jobs))
         grown = self._buffers.n_grown
-        options = (training, dropout, noise, masked, self.merge, self.residual)
-        way = Pass(self._layers, n_timesteps, n_samples, *options, threads, self._buffers)
+        options = Options(training, dropout, noise, masked, self.merge, self.residual)
+        way = Pass(self._layers, n_timesteps, n_samples, options, threads, self._buffers)
         if grown < self._buffers.n_grown:
             self._passes.clear()  # or they would hold the smaller arrays
         elif len(self._passes) == MOST_PASSES:
@@ -632,13 +630,8 @@ class Recurrent:
         program.put("lengths", lengths)
         program.put("dout", EMPTY[self.dtype] if doutput is None else doutput)
         program.run()
-        for i, states in enumerate(way.dstates):
-            for array, values in zip(dinitial, states, strict=True):
-                array[i] = values
-        if not input_gradient:
-            return None
-        dx = way.input_gradient_rows().reshape(way.T, way.B, -1)[:, :, : self.input_size]
-        return np.ascontiguousarray(dx.transpose(1, 0, 2))
+        way.read_initial_gradient(dinitial)
+        return way.read_input_gradient() if input_gradient else None
 
     # ---- streaming
 

@@ -505,7 +505,15 @@ TILE_SHAPES = [(rows, v, 1) for v, most in TILE_ROWS.items() for rows in (most, 
 TILE_SHAPES += [(1, vectors, 2) for vectors in (4, 1)]
 
 
-def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add):
+def _prefetch(builder, pointer) -> None:
+    """Ask for the cache line at an address in the second-level cache; no address is an error."""
+    function = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
+    prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+    to_read, second_level, data = i32(0), i32(2), i32(1)
+    builder.call(prefetch, [builder.bitcast(pointer, i8.as_pointer()), to_read, second_level, data])
+
+
+def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add, ahead):
     """Emit the loops of one tile; the accumulators live in registers once LLVM has promoted them."""
     a_start, w_start, c_start = pointers
     a_row, a_block, a_k, w_k, c_row = strides
@@ -540,6 +548,7 @@ def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, bl
 
         # the operands of the shorter side are all kept, those of the longer come one at a time
         order = [(r, v) for v in range(n_vectors) for r in range(n_rows)] if n_rows < n_vectors else cells
+        _prefetch(builder, builder.gep(w_pointer, [ahead]))
         left, right = cache(broadcast), cache(operand)
         for r, v in order:
             builder.store(_fma(builder, left(r), right(v), builder.load(partial[r, v])), partial[r, v])
@@ -565,19 +574,20 @@ def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, bl
 @intrinsic
 def tile(
     typingctx, rows, vectors, sums, add,
-    a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row,
+    a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row, ahead,
 ):
     """Set C (rows x vectors) to (C if add else 0) + A (rows x blocks*depth) @ W (blocks*depth x vectors).
 
     (rows, vectors, sums) is one of TILE_SHAPES. C[r, v] lies at c_at + r c_row + v lanes, A[r, (b, k)] at
-    a_at + r a_row + b a_block + k a_k, and W[(b, k), v] at w_at + (b depth + k) w_k + v lanes.
+    a_at + r a_row + b a_block + k a_k, and W[(b, k), v] at w_at + (b depth + k) w_k + v lanes. What lies
+    `ahead` elements behind each row of W is brought nearer.
     """
     n = types.intp
-    sig = types.void(n, n, n, types.boolean, a, n, n, n, n, w, n, n, n, n, c, n, n)
+    sig = types.void(n, n, n, types.boolean, a, n, n, n, n, w, n, n, n, n, c, n, n, n)
 
     def emit(context, builder, sig, args):
         (rows, vectors, sums, add,
-         a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row) = args
+         a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row, ahead) = args
         vector = _llvm_vector(sig.args[4].dtype)
         places = ((sig.args[4], a, a_at), (sig.args[9], w, w_at), (sig.args[14], c, c_at))
         pointers = [_address(context, builder, *place) for place in places]
@@ -586,14 +596,15 @@ def tile(
         def code(rows, vectors, sums):
             return rows * 16 + vectors * 2 + sums
 
-        shape = builder.add(builder.mul(rows, i64(16)), builder.add(builder.mul(vectors, i64(2)), sums))
+        asked = builder.add(builder.mul(rows, i64(16)), builder.add(builder.mul(vectors, i64(2)), sums))
         done = builder.append_basic_block("tile.done")
-        switch = builder.switch(shape, done)
+        switch = builder.switch(asked, done)
         for n_rows, n_vectors, n_sums in TILE_SHAPES:
             block = builder.append_basic_block(f"tile.{n_rows}x{n_vectors}")
             switch.add_case(i64(code(n_rows, n_vectors, n_sums)), block)
             builder.position_at_end(block)
-            _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add)
+            shape = n_rows, n_vectors, n_sums
+            _emit_tile(builder, *shape, vector, pointers, strides, blocks, depth, add, ahead)
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()

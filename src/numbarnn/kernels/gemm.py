@@ -52,6 +52,7 @@ def _gemm(
     vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row
 ):
     lanes = lanes_of(c)
+    behind = blocks * depth * w_k
     width = 3 if vectors % 4 != 0 and vectors % 3 == 0 and sums != ALONE else 4
     v = 0
     while v < vectors:
@@ -60,6 +61,7 @@ def _gemm(
             n_vectors = 1
         most = TILE_ROWS_TABLE[n_vectors]
         r = 0
+        line = 0
         while r < rows:
             left = rows - r
             # four rows are two pairs where a full tile is three: no lone row behind it
@@ -67,8 +69,10 @@ def _gemm(
             if sums == ALONE:
                 n_rows = 1
             tile(n_rows, n_vectors, sums, add, a, a_at + r * a_row, a_row, a_block, a_k,
-                 w, w_at + v * lanes, w_k, blocks, depth, c, c_at + r * c_row + v * lanes, c_row)
+                 w, w_at + v * lanes, w_k, blocks, depth, c, c_at + r * c_row + v * lanes, c_row,
+                 behind + line * lanes)
             r += n_rows
+            line = line + 1 if line + 1 < n_vectors else 0
         v += n_vectors
 
 

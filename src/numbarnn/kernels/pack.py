@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numbarnn.kernels.compiler import Ints, Reals, task
-from numbarnn.simd import address
+from numbarnn.simd import add_row, address
 
 
 @task
@@ -32,6 +32,12 @@ def move(first: int, last: int, plan: Ints, source: Reals, target: Reals):
                 a, t = at + i * a_i + j * a_j, to + i * t_i + j * t_j
                 for k in range(n_k):
                     to_place[t + k * t_k] = from_place[a + k * a_k]
+
+
+@task
+def add_up(first: int, last: int, total: Reals, other: Reals):
+    """Add elements `first` to `last` of another array to those of `total`."""
+    add_row(last - first, other, first, total, first)
 
 
 def reversed_plan(plan: NDArray) -> NDArray:
