@@ -136,7 +136,7 @@ class Pass:
         self._backward: dict[bool, Program] = {}
 
     def lengths(self, lengths: NDArray, mask: NDArray | None) -> NDArray:
-        """Lay out lengths (n_samples,) and a mask (n_samples, n_timesteps), if there is one, for the kernels."""
+        """Lay out lengths (n_samples,) and a mask (n_samples, n_timesteps) or None for the kernels."""
         if mask is None:
             return lengths
         cuts = [slice(chunk.first, chunk.first + chunk.B) for chunk in self._chunks]
@@ -240,7 +240,7 @@ class _Chunk:
         return self._buffers.get(f"{self._name}: {name}", *shape)
 
     def _slot(self, name: str, each: int) -> Slot:
-        """Stand for an array of the whole batch, from the first row of the chunk on, a row being `each` long."""
+        """Stand for an array of the whole batch, from the chunk's first row on; a row has `each` numbers."""
         return Slot(name, self.first * each)
 
     @property

@@ -503,6 +503,7 @@ def _is_positive(x):
 TILE_ROWS = {4: 6, 3: 6, 2: 6, 1: 6} if REGISTERS == 32 else {4: 3, 3: 4, 2: 6, 1: 6}
 TILE_SHAPES = [(rows, v, 1) for v, most in TILE_ROWS.items() for rows in (most, 2, 1)]
 TILE_SHAPES += [(1, vectors, 2) for vectors in (4, 1)]
+TILE_SHAPES += [(4, 4, 1)] if REGISTERS == 32 else []  # what is left of 16, 32 or 64 rows
 
 
 def _prefetch(builder, pointer) -> None:

@@ -52,7 +52,7 @@ def _gemm(
     vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row
 ):
     lanes = lanes_of(c)
-    behind = blocks * depth * w_k
+    behind = blocks * depth * w_k  # where the next panel of W lies, if any: each tile brings one of its lines
     width = 3 if vectors % 4 != 0 and vectors % 3 == 0 and sums != ALONE else 4
     v = 0
     while v < vectors:
@@ -64,10 +64,13 @@ def _gemm(
         line = 0
         while r < rows:
             left = rows - r
-            # four rows are two pairs where a full tile is three: no lone row behind it
-            n_rows = most if left >= most and (left != 4 or most != 3) else min(left, 2)
             if sums == ALONE:
                 n_rows = 1
+            elif most == 6 and n_vectors == 4 and (left == 4 or left == 5 or left == 8):
+                n_rows = 4  # rather than in pairs, which keep the units waiting; 4 + 4 rather than 6 + 2
+            else:
+                # four rows are two pairs where a full tile is three: no lone row behind it
+                n_rows = most if left >= most and (left != 4 or most != 3) else min(left, 2)
             tile(n_rows, n_vectors, sums, add, a, a_at + r * a_row, a_row, a_block, a_k,
                  w, w_at + v * lanes, w_k, blocks, depth, c, c_at + r * c_row + v * lanes, c_row,
                  behind + line * lanes)

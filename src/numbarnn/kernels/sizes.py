@@ -21,7 +21,7 @@ LINE_BYTES = 64
 WIDE_INPUTS = 48  # from here on the input product is done for several steps at once
 L2_BYTES = 256 << 10  # of a second-level cache of 512 KiB or more, what one operand may take
 CHUNK_ROWS = 8  # at least, in a chunk of a batch
-CHUNK_BYTES = 256 << 10  # at most, of the gradient of a chunk's weights
+CHUNK_BYTES = 512 << 10  # at most, of the gradient of a chunk's weights
 EMPTY = {np.dtype(d): np.zeros(0, d) for d in (np.float32, np.float64)}  # an array that nobody asks for
 
 
@@ -176,9 +176,9 @@ def batch_sizes(
 def count_chunks(n_samples: int, gradient_bytes: int) -> int:
     """Count the chunks that a batch is cut into: a matter of sizes alone, so that sums have one order.
 
-    Each has arrays of its own, so that two threads do not work on the same pages and fetch each other's lines,
-    and a gradient of the weights of its own, from rows that are in the cache of the core that filled them.
-    That is worth while as long as the gradient is small.
+    Each has arrays of its own, so that two threads do not work on the same pages and fetch each other's
+    lines, and a gradient of the weights of its own, from rows that are in the cache of the core that filled
+    them. That is worth while as long as the gradient is small.
 
     >>> from numbarnn.kernels.sizes import count_chunks
     >>> count_chunks(32, 20_000), count_chunks(32, 4_000_000)
