@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numbarnn.kernels.sizes import (
     EMPTY,
     Sizes,
     aligned_zeros,
+    backward_blocks,
     batch_sizes,
     count_chunks,
     noise_sizes,
@@ -393,22 +394,18 @@ class _Chunk:
         """List the tasks of the way down again, phase after phase."""
         phases, lengths, gradient = [], self._lengths, self._whole("dout")
         for k in range(len(self.layers) - 1, -1, -1):
-            loops, z, threads = self._loops[k], self._inputs[k], self._threads[k]
-            rows = ranges(self.B, threads, 2)
+            loops, rows = self._loops[k], ranges(self.B, self._threads[k], 2)
             if self.masks and k < len(self.layers) - 1:
                 phases.append(self._mask(k, gradient.array, gradient.r))
-            scans, weights = [], []
             if self._merge:
                 own = [self._own_output(k, i, what).array for what in ("o", "do") for i in (0, 1)]
                 split = (self._merge, lengths, *gradient, *own)
                 phases.append([(between.split_rows, loops[0].sizes, *r, *split) for r in rows])
-            for i, (direction, cell, sizes, _, *arrays) in enumerate(loops):
-                come = self._own_output(k, i, "do") if self._merge else gradient.part(i * sizes.HR)
-                arguments = (*come, direction.packed, *arrays)
-                loop = direction.cell.loops[1] if direction.cell.loops else scan.scan_backward
-                scans += [(loop, cell, sizes, *r, lengths, *arguments) for r in rows]
-                weights += loops[i].weight_gradient(z, threads, self.weight_gradients[k * len(loops) + i])
-            phases += scans, weights
+            come = [
+                self._own_output(k, i, "do") if self._merge else gradient.part(i * loops[i].sizes.HR)
+                for i in range(len(loops))
+            ]
+            phases += self._layer_backward(k, come)
             if k > 0 or input_gradient:
                 dz = self._input_gradient(k, rows, phases)
                 if self._adds(k):
@@ -416,6 +413,30 @@ class _Chunk:
                     phases.append([(between.add_rows, loops[0].sizes, *r, *through) for r in rows])
                 gradient = dz
         return phases
+
+    def _layer_backward(self, k: int, gradients: list[_Rows]) -> list[list[Any]]:
+        """List the tasks of the time loops of layer k and of the gradient of its weights, in two phases.
+
+        Where one thread has the whole chunk, both go on in turns, from block to block of the time steps. The
+        sums are the same.
+        """
+        threads, scans, sums = self._threads[k], [], []
+        for i, (loop, gradient) in enumerate(zip(self._loops[k], gradients, strict=True)):
+            direction, cell, sizes, _, *arrays = loop
+            dw = self.weight_gradients[k * len(gradients) + i]
+            blocks = backward_blocks(sizes, dw.itemsize, dw.nbytes)
+            function = direction.cell.loops[1] if direction.cell.loops else scan.scan_backward
+            arguments = (self._lengths, *gradient, direction.packed, *arrays)
+            pieces = loop.weight_gradient(self._inputs[k], threads, dw, blocks)
+            units = loop.unit_gradient(dw)
+            if threads == 1:
+                back = [(function, cell, sizes, 0, self.B, *block, *arguments) for block in blocks]
+                scans.append([*chain.from_iterable(zip(back, *pieces, strict=True)), *units])
+            else:
+                rows = ranges(self.B, threads, 2)
+                scans += [(function, cell, sizes, *r, 0, self.T, *arguments) for r in rows]
+                sums += pieces + units
+        return [scans, sums]
 
     def _input_gradient(self, k: int, rows: list[tuple], phases: list[list[tuple]]) -> _Rows:
         """Add the tasks that fill the gradient of what layer k reads; return where it is."""
@@ -460,8 +481,13 @@ class _Loop(NamedTuple):
     e: NDArray
     n: NDArray
 
-    def weight_gradient(self, z: NDArray, threads: int, dw: NDArray) -> list[tuple]:
-        """List the tasks that fill dw (dwx, dwh, ...), from the input rows `z`."""
+    def weight_gradient(
+        self, z: NDArray, threads: int, dw: NDArray, blocks: list[tuple[int, int]]
+    ) -> list[list[tuple]]:
+        """List the tasks that fill dw (dwx, dwh, ...), from the input rows `z`: a list for each piece.
+
+        It has a task for each block of steps, to be done in this order; different pieces at any time.
+        """
         direction, sizes = self.direction, self.sizes
         B, padded = sizes.B, direction.padded
         before, middle = sizes.reverse * B * sizes.LX, sizes.x_slots * B * sizes.LX
@@ -472,16 +498,21 @@ class _Loop(NamedTuple):
             products.append((J, z, 0, sizes.LZ, sizes.I + 1, S - sizes.Sx, S, sizes.Sx, dw[: sizes.wh]))
         place = middle, sizes.LM, padded + 1, second, sizes.Sm, sizes.Sm
         products.append((sizes.JR, self.x, *place, dw[sizes.wm : sizes.u]))
-        tasks = []
+        steps = [(sizes.T - s1, sizes.T - s0) if sizes.reverse else (s0, s1) for s0, s1 in blocks]
+        pieces = []
         for n_blocks, a, a_at, stride, depth, g_at, g_stride, columns, part in products:
             if columns:
-                for block in weight_gradient_blocks(n_blocks, depth, columns, z.itemsize, threads):
-                    arguments = (a, a_at, stride, depth, self.g, g_at, g_stride, columns, part)
-                    tasks.append((scan.weight_gradient, sizes, *block, *arguments))
-        if sizes.K:
-            n_scalars = len(direction.cell.scalars)
-            tasks.append((scan.unit_gradient, sizes, n_scalars, self.e, dw[sizes.u : sizes.wht]))
-        return tasks
+                arguments = (a, a_at, stride, depth, self.g, g_at, g_stride, columns, part)
+                for piece in weight_gradient_blocks(n_blocks, depth, columns, z.itemsize, threads):
+                    head = scan.weight_gradient, sizes, *piece
+                    pieces.append([(*head, *t, int(k > 0), *arguments) for k, t in enumerate(steps)])
+        return pieces
+
+    def unit_gradient(self, dw: NDArray) -> list[tuple]:
+        """List the task that fills the gradient of parameters of single units, if there are any."""
+        sizes, n_scalars = self.sizes, len(self.direction.cell.scalars)
+        part = dw[sizes.u : sizes.wht]
+        return [(scan.unit_gradient, sizes, n_scalars, self.e, part)] if sizes.K else []
 
 
 def _states(h: NDArray, further: NDArray, hidden_size: int) -> list[NDArray]:

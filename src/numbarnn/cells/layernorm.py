@@ -348,17 +348,17 @@ def layernorm_scan_forward(
 
 @task
 def layernorm_scan_backward(
-    cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, dout: Reals, dout_t: int, dout_r: int,
-    w: Reals, h: Reals, g: Reals, c: Reals, d: Reals, dh: Reals, e: Reals, n: Reals,
+    cell: Cell, sizes: Sizes, r0: int, r1: int, s0: int, s1: int, lengths: Ints, dout: Reals, dout_t: int,
+    dout_r: int, w: Reals, h: Reals, g: Reals, c: Reals, d: Reals, dh: Reals, e: Reals, n: Reals,
 ):  # fmt: skip
-    """Take rows r0 to r1 back through all time steps, as `scan.scan_backward`."""
+    """Take rows r0 to r1 back from step s1 to step s0, as `scan.scan_backward`."""
     mode = flush_subnormals()
     T, B, H, U, J, S, Sh, P = sizes.T, sizes.B, sizes.H, sizes.U, sizes.J, sizes.S, sizes.Sh, sizes.P
     padded, block = J * U, T * B * S
     last = 0
     for r in range(r0, r1):
         last = max(last, lengths[r])
-    for s in range(T - 1, -1, -1):
+    for s in range(s1 - 1, s0 - 1, -1):
         t = T - 1 - s if sizes.reverse else s
         before, after = (t + sizes.reverse) * B, (t + 1 - sizes.reverse) * B
         for r in range(r0, r1):

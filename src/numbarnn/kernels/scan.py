@@ -203,13 +203,13 @@ def _cell_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d, e, n):
 
 @task
 def scan_backward(
-    cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, dout: Reals, dout_t: int, dout_r: int,
-    w: Reals, h: Reals, g: Reals, c: Reals, d: Reals, dh: Reals, e: Reals, n: Reals,
+    cell: Cell, sizes: Sizes, r0: int, r1: int, s0: int, s1: int, lengths: Ints, dout: Reals, dout_t: int,
+    dout_r: int, w: Reals, h: Reals, g: Reals, c: Reals, d: Reals, dh: Reals, e: Reals, n: Reals,
 ):
-    """Take rows r0 to r1 back through all time steps.
+    """Take rows r0 to r1 back from step s1 to step s0.
 
-    dout is strided as `out` in `scan_forward` and may be empty. d and e hold the gradient of the final states
-    at first and of the initial states in the end. dh is what the product adds to: d, or a part of n where a
+    dout is strided as `out` in `scan_forward` and may be empty. d and e hold the gradient of the states after
+    these steps at first and before them in the end. dh is what the product adds to: d, or a part of n where a
     mask comes in between.
     """
     mode = flush_subnormals()
@@ -218,7 +218,7 @@ def scan_backward(
     last = 0
     for r in range(r0, r1):
         last = max(last, lengths[r])
-    for s in range(T - 1, -1, -1):
+    for s in range(s1 - 1, s0 - 1, -1):
         t = T - 1 - s if sizes.reverse else s
         if dout.size > 0:
             for r in range(r0, r1):
@@ -257,23 +257,24 @@ def input_gradient(
 
 @task
 def weight_gradient(
-    sizes: Sizes, j0: int, j1: int, m0: int, m1: int, a: Reals, a_at: int, a_stride: int, depth: int,
-    g: Reals, g_at: int, g_stride: int, columns: int, dw: Reals,
+    sizes: Sizes, j0: int, j1: int, m0: int, m1: int, t0: int, t1: int, add: int, a: Reals, a_at: int,
+    a_stride: int, depth: int, g: Reals, g_at: int, g_stride: int, columns: int, dw: Reals,
 ):
     """Set rows m0 to m1 of blocks j0 to j1 of dw (J, depth, columns) to the sum over t and b of a' dgates.
 
-    Row (t, b) of `a` stands at a_at + (t B + b) a_stride: an input row for dwx, the state row before the step
-    for dwh, the middle vector for dwm. The gradient of the slots that see it, of block j, stands at
+    The sum is that over the time steps t0 to t1, and is added to dw if `add` says so. Row (t, b) of `a`
+    stands at a_at + (t B + b) a_stride: an input row for dwx, the state row before the step for dwh, the
+    middle vector for dwm. The gradient of the slots that see it, of block j, stands at
     g_at + ((j T + t) B + b) g_stride.
     """
     mode = flush_subnormals()
     lanes = lanes_of(g)
-    N = sizes.T * sizes.B
-    depth_n = sizes.kn
-    for n in range(0, N, depth_n):
+    N, first, last, depth_n = sizes.T * sizes.B, t0 * sizes.B, t1 * sizes.B, sizes.kn
+    for n in range(first, last, depth_n):
         for j in range(j0, j1):
-            gemm(columns // lanes, m1 - m0, 1, n > 0, a, a_at + n * a_stride + m0, 1, 0, a_stride,
-                 g, g_at + (j * N + n) * g_stride, g_stride, 1, min(depth_n, N - n),
+            gemm(columns // lanes, m1 - m0, 1, add > 0 or n > first,
+                 a, a_at + n * a_stride + m0, 1, 0, a_stride,
+                 g, g_at + (j * N + n) * g_stride, g_stride, 1, min(depth_n, last - n),
                  dw, (j * depth + m0) * columns, columns)
     restore_mode(mode)
 

@@ -22,6 +22,8 @@ WIDE_INPUTS = 48  # from here on the input product is done for several steps at 
 L2_BYTES = 256 << 10  # of a second-level cache of 512 KiB or more, what one operand may take
 CHUNK_ROWS = 8  # at least, in a chunk of a batch
 CHUNK_BYTES = 512 << 10  # at most, of the gradient of a chunk's weights
+BLOCK_BYTES = 256 << 10  # of gates in a block of steps
+MOST_BLOCKS = 64
 EMPTY = {np.dtype(d): np.zeros(0, d) for d in (np.float32, np.float64)}  # an array that nobody asks for
 
 
@@ -185,6 +187,18 @@ def count_chunks(n_samples: int, gradient_bytes: int) -> int:
     (2, 1)
     """
     return 2 if n_samples >= 2 * CHUNK_ROWS and gradient_bytes <= CHUNK_BYTES else 1
+
+
+def backward_blocks(sizes: Sizes, itemsize: int, gradient_bytes: int) -> list[tuple[int, int]]:
+    """Cut the way back into blocks of steps, last ones first, each followed by its gradient of the weights.
+
+    What a block keeps is still in the second-level cache then; a large gradient would drive it out.
+    """
+    step = sizes.B * sizes.J * sizes.S * itemsize
+    steps = max(BLOCK_BYTES // step, -(-sizes.T // MOST_BLOCKS), 1)
+    if gradient_bytes > CHUNK_BYTES:
+        steps = sizes.T
+    return [(max(0, end - steps), end) for end in range(sizes.T, 0, -steps)]
 
 
 def noise_sizes(sizes: Sizes, drops: bool, zones: bool) -> tuple[Sizes, int]:

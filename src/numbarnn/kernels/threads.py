@@ -32,7 +32,7 @@ from numba import from_dtype, types
 from numba.extending import register_jitable
 from numpy.typing import DTypeLike, NDArray
 
-from numbarnn.kernels.compiler import kernel
+from numbarnn.kernels.compiler import kernel, task
 from numbarnn.simd import (
     INLINED,
     atomic_add,
@@ -137,6 +137,13 @@ def _run(mailbox, helpers, place, ends):
     atomic_store(mailbox, TAKEN, 0)
 
 
+@task
+def _in_turn(place: int, count: int):
+    """Do tasks whose rows begin at an address, one after the other."""
+    for row in range(count):
+        call(place + 16 * row)
+
+
 class _Pool:
     """Worker threads that live as long as the process; one caller at a time has them."""
 
@@ -206,8 +213,9 @@ class Program:
         float32 or float64, the element type of the tasks.
     threads : int
         How many threads may take part.
-    phases : sequence of sequence of tuple
-        Of each task the `Task` and its arguments; a `Slot` for an array that changes from run to run.
+    phases : sequence of sequence of tuple or list of tuple
+        Of each task the `Task` and its arguments; a `Slot` for an array that changes from run to run. Tasks
+        in a list are done one after the other by one thread.
 
     Examples
     --------
@@ -223,31 +231,49 @@ class Program:
     ([4, 4], [5, 5, 5])
     """
 
-    def __init__(self, dtype: DTypeLike, threads: int, phases: Sequence[Sequence[tuple[Any, ...]]]) -> None:
+    def __init__(
+        self, dtype: DTypeLike, threads: int, phases: Sequence[Sequence[tuple[Any, ...] | list[tuple]]]
+    ) -> None:
         words: list[int] = []
-        table: list[tuple[int, int]] = []
         self._held: dict[Any, NDArray] = {}  # the arrays whose addresses the words are
         self._slots: dict[str, list[tuple[int, int]]] = {}
-        for task, *arguments in (row for phase in phases for row in phase):
-            start, cell = len(words), None
-            for kind, argument in zip(task.kinds, arguments, strict=True):
-                if kind == "Cell":
-                    cell = argument._numba_type_
-                elif isinstance(argument, Slot):
-                    self._slots.setdefault(argument.name, []).append((len(words), argument.offset))
-                    words += 0, 0
-                elif isinstance(argument, np.ndarray):
-                    self._held[len(words)] = argument
-                    words += _address(argument), argument.size
-                else:
-                    words += argument if isinstance(argument, tuple) else (argument,)
-            table.append((task.address(cell, from_dtype(np.dtype(dtype))), start))
+        element = from_dtype(np.dtype(dtype))
+        table, behind, places = [], [], []
+        for row in (row for phase in phases for row in phase):
+            if isinstance(row, list):
+                parts = [self._add(part, element, words) for part in row]
+                places.append((len(words), len(behind)))
+                table.append((_in_turn.address(None, element), len(words)))
+                words += 0, len(parts)
+                behind += parts
+            else:
+                table.append(self._add(row, element, words))
+        n_rows = len(table)
         self._words = np.array(words or [0], np.int64)
-        self._table = np.array(table, np.int64).reshape(-1, 2)
+        self._table = np.array(table + behind, np.int64).reshape(-1, 2)
         self._table[:, 1] = _address(self._words) + 8 * self._table[:, 1]
         self._place = _address(self._table)
+        for position, first in places:
+            self._words[position] = self._place + 16 * (n_rows + first)
         self._ends = np.cumsum([len(phase) for phase in phases], dtype=np.int64)
         self._helpers = min(threads, max(map(len, phases), default=0)) - 1
+
+    def _add(self, row: tuple[Any, ...], element: types.Float, words: list[int]) -> tuple[int, int]:
+        """Add the words of a task; return its address, and which of the words is its first."""
+        task, *arguments = row
+        start, cell = len(words), None
+        for kind, argument in zip(task.kinds, arguments, strict=True):
+            if kind == "Cell":
+                cell = argument._numba_type_
+            elif isinstance(argument, Slot):
+                self._slots.setdefault(argument.name, []).append((len(words), argument.offset))
+                words += 0, 0
+            elif isinstance(argument, np.ndarray):
+                self._held[len(words)] = argument
+                words += _address(argument), argument.size
+            else:
+                words += argument if isinstance(argument, tuple) else (argument,)
+        return task.address(cell, element), start
 
     def put(self, name: str, array: NDArray) -> None:
         """Let the slots of that name be this C-contiguous array in the next run."""
