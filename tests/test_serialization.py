@@ -13,11 +13,12 @@ import random
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from safetensors import safe_open
 from safetensors.numpy import save as to_bytes
 from sklearn.model_selection import GridSearchCV
@@ -25,6 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import numbarnn
+from fixtures.make_saved import ANSWERS
 from numbarnn import Recurrent, RNNClassifier, RNNForecaster, RNNRegressor
 from numbarnn.cells import CELLS, Cell
 from numbarnn.forecasting.likelihoods import LIKELIHOODS
@@ -619,6 +621,16 @@ def models():
 @pytest.fixture
 def saved(models, tmp_path):
     return lambda name: Saved(models[name], tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_files_of_format_1_stay_readable(name, tmp_path):
+    """If this fails, a state has changed: let it be read as it was, or raise FORMAT_VERSION."""
+    path = tmp_path / "model.safetensors"
+    with np.load(Path(__file__).parent / "fixtures" / "saved_1.npz") as stored:
+        path.write_bytes(stored[f"{name}.file"].tobytes())
+        expected = stored[f"{name}.answer"]
+    assert_allclose(ANSWERS[name](numbarnn.load(path)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_file_can_be_read_by_others(saved):
