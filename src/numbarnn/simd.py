@@ -179,6 +179,14 @@ def _store(builder, value, pointer) -> None:
     builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=4)
 
 
+def _prefetch(builder, pointer) -> None:
+    """Ask for the cache line at an address in the second-level cache; no address is an error."""
+    function = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
+    prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+    to_read, second_level, data = i32(0), i32(2), i32(1)
+    builder.call(prefetch, [builder.bitcast(pointer, i8.as_pointer()), to_read, second_level, data])
+
+
 @intrinsic
 def load(typingctx, array, offset):
     """Load the register at array[offset:offset + lanes]."""
@@ -292,6 +300,21 @@ def copy_row(typingctx, n, a, at, b, to):
         return _emit_row(context, builder, sig, args, lambda new, old: new)
 
     return types.void(types.intp, a, types.intp, b, types.intp), emit
+
+
+@intrinsic
+def fetch_row(typingctx, n, a, at):
+    """Ask for the cache lines of a[at:at + n] in the second-level cache; they may lie beyond the array."""
+
+    def emit(context, builder, sig, args):
+        n, a, at = args
+        start = _address(context, builder, sig.args[1], a, at)
+        line = i64(64 * 8 // sig.args[1].dtype.bitwidth)
+        with cgutils.for_range_slice(builder, i64(0), n, line, intp=i64) as (i, _):
+            _prefetch(builder, builder.gep(start, [i]))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, a, types.intp), emit
 
 
 @intrinsic
@@ -504,14 +527,6 @@ TILE_ROWS = {4: 6, 3: 6, 2: 6, 1: 6} if REGISTERS == 32 else {4: 3, 3: 4, 2: 6, 
 TILE_SHAPES = [(rows, v, 1) for v, most in TILE_ROWS.items() for rows in (most, 2, 1)]
 TILE_SHAPES += [(1, vectors, 2) for vectors in (4, 1)]
 TILE_SHAPES += [(4, 4, 1)] if REGISTERS == 32 else []  # what is left of 16, 32 or 64 rows
-
-
-def _prefetch(builder, pointer) -> None:
-    """Ask for the cache line at an address in the second-level cache; no address is an error."""
-    function = ir.FunctionType(ir.VoidType(), [i8.as_pointer(), i32, i32, i32])
-    prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-    to_read, second_level, data = i32(0), i32(2), i32(1)
-    builder.call(prefetch, [builder.bitcast(pointer, i8.as_pointer()), to_read, second_level, data])
 
 
 def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add, ahead):

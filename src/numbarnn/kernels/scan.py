@@ -59,6 +59,7 @@ from numbarnn.simd import (
     address,
     clear_units,
     copy_row,
+    fetch_row,
     flush_subnormals,
     lanes_of,
     restore_mode,
@@ -245,13 +246,14 @@ def input_gradient(
     """Set dz to (dz if add else 0) + dgates wx', for rows r0 to r1, from what `scan_backward` left in g."""
     mode = flush_subnormals()
     T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
-    for p in range(LD // P):
-        for j in range(0, sizes.J, group):
-            for t in range(T):
-                gemm(P // lanes_of(g), r1 - r0, sizes.sums, add > 0 or j > 0,
-                     g, ((j * T + t) * B + r0) * S + S - Sx, S, T * B * S, 1,
-                     wxt, (p * sizes.J + j) * Sx * P, P, min(group, sizes.J - j), Sx,
-                     dz, (t * B + r0) * LD + p * P, LD)
+    for t0 in range(0, T, sizes.back):  # as many steps as stay in the cache while the panels pass
+        for p in range(LD // P):
+            for j in range(0, sizes.J, group):
+                for t in range(t0, min(t0 + sizes.back, T)):
+                    gemm(P // lanes_of(g), r1 - r0, sizes.sums, add > 0 or j > 0,
+                         g, ((j * T + t) * B + r0) * S + S - Sx, S, T * B * S, 1,
+                         wxt, (p * sizes.J + j) * Sx * P, P, min(group, sizes.J - j), Sx,
+                         dz, (t * B + r0) * LD + p * P, LD)
     restore_mode(mode)
 
 
@@ -271,6 +273,8 @@ def weight_gradient(
     lanes = lanes_of(g)
     N, first, last, depth_n = sizes.T * sizes.B, t0 * sizes.B, t1 * sizes.B, sizes.kn
     for n in range(first, last, depth_n):
+        for k in range(n + depth_n, min(n + 2 * depth_n, last)):  # the next rows: no pattern to foresee
+            fetch_row(m1 - m0, a, a_at + k * a_stride + m0)
         for j in range(j0, j1):
             gemm(columns // lanes, m1 - m0, 1, add > 0 or n > first,
                  a, a_at + n * a_stride + m0, 1, 0, a_stride,

@@ -22,6 +22,7 @@ WIDE_INPUTS = 48  # from here on the input product is done for several steps at 
 L2_BYTES = 256 << 10  # of a second-level cache of 512 KiB or more, what one operand may take
 CHUNK_ROWS = 8  # at least, in a chunk of a batch
 CHUNK_BYTES = 512 << 10  # at most, of the gradient of a chunk's weights
+MOST_BACK = 512 << 10  # gradients of gates that go to the input at once
 BLOCK_BYTES = 256 << 10  # of gates in a block of steps
 MOST_BLOCKS = 64
 EMPTY = {np.dtype(d): np.zeros(0, d) for d in (np.float32, np.float64)}  # an array that nobody asks for
@@ -60,6 +61,7 @@ class Sizes(NamedTuple):
     g_slots: int
     x_slots: int
     steps: int  # whose input product is done at once
+    back: int  # whose gradient goes to the input at once
     reverse: int
     masked: int  # whether there is a mask of steps behind the lengths
     rm: int  # where rm begins in the array of `noise`, and so on; 0 for what there is not
@@ -145,7 +147,8 @@ def layer_sizes(
         LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(depth, itemsize), LH=row_stride(depth, itemsize),
         LM=row_stride(padded + 1, itemsize) if n_products else 0,
         **dict(zip(parts, places, strict=True)),
-        g_slots=0, x_slots=0, steps=0, reverse=int(reverse), masked=0, rm=0, dd=0, nk=0, zm=0, ds=0, sums=1,
+        g_slots=0, x_slots=0, steps=0,
+        back=0, reverse=int(reverse), masked=0, rm=0, dd=0, nk=0, zm=0, ds=0, sums=1,
         kx=panel_depth(x_columns, itemsize, n_inputs + 1), kh=panel_depth(h_columns, itemsize, depth),
         km=panel_depth(m_columns, itemsize, padded + 1),
         # half a panel: the other half is for the rows of x or z, which lie apart
@@ -169,6 +172,7 @@ def batch_sizes(
         T=n_timesteps,
         B=n_samples,
         steps=steps,
+        back=max(1, MOST_BACK // (n_samples * sizes.J * sizes.S)),
         g_slots=n_timesteps if training else steps,
         x_slots=n_timesteps + 1 if training else 2,
         masked=int(masked),
