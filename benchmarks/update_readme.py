@@ -134,8 +134,8 @@ def make_tables(results: Path) -> dict[str, str]:
     if (results / "startup.json").exists():
         tables["startup"] = startup_table(json.loads((results / "startup.json").read_text(encoding="utf-8")))
     if (results / "cells.json").exists():
-        rows = json.loads((results / "cells.json").read_text(encoding="utf-8"))["rows"]
-        tables["cells"] = cells_table(rows)
+        found = json.loads((results / "cells.json").read_text(encoding="utf-8"))
+        tables |= {"cells": cells_table(found["rows"]), "long": cells_table(found["long"])}
     if (results / "accuracy_etth1.json").exists():
         accuracy = json.loads((results / "accuracy_etth1.json").read_text(encoding="utf-8"))
         if "summary" in accuracy:

@@ -69,6 +69,10 @@ from numbarnn.simd import (
 if TYPE_CHECKING:
     from numbarnn.cells import Cell
 
+# Outputs lie by samples, so that a step writes to as many places as there are rows. The processor does not
+# foresee the next ones, and is told so many steps before.
+AHEAD = 4
+
 
 @njit(**INLINED)
 def input_product(sizes, j, r0, r1, s0, s1, z, w, g):
@@ -153,7 +157,7 @@ def scan_forward(
     g: Reals, c: Reals, n: Reals, out: Reals, out_t: int, out_r: int,
 ):
     """Take rows r0 to r1 through all time steps; out[t out_t + r out_r + unit] = h, unless out is empty."""
-    first, last = sizes.T, 0
+    first, last, ahead = sizes.T, 0, -AHEAD if sizes.reverse else AHEAD
     for r in range(r0, r1):
         first, last = min(first, lengths[r]), max(last, lengths[r])
     for s0 in range(0, sizes.T, sizes.steps):
@@ -169,6 +173,7 @@ def scan_forward(
                 after = (t + 1 - sizes.reverse) % sizes.x_slots * sizes.B
                 for r in range(r0, r1):
                     at, to = (after + r) * sizes.LH, t * out_t + r * out_r
+                    fetch_row(sizes.HR, out, to + ahead * out_t)
                     if all_run or takes_step(sizes.masked, sizes.B, lengths, t, r):
                         copy_row(sizes.HR, h, at, out, to)
                     else:
@@ -216,13 +221,14 @@ def scan_backward(
     mode = flush_subnormals()
     T, B, S, Sh, P = sizes.T, sizes.B, sizes.S, sizes.Sh, sizes.P
     padded = sizes.J * sizes.U
-    last = 0
+    last, ahead = 0, -AHEAD if sizes.reverse else AHEAD
     for r in range(r0, r1):
         last = max(last, lengths[r])
     for s in range(s1 - 1, s0 - 1, -1):
         t = T - 1 - s if sizes.reverse else s
         if dout.size > 0:
             for r in range(r0, r1):
+                fetch_row(sizes.HR, dout, (t - ahead) * dout_t + r * dout_r)
                 if takes_step(sizes.masked, B, lengths, t, r):
                     add_row(sizes.HR, dout, t * dout_t + r * dout_r, d, r * padded)
         split_gradient(cell, sizes, r0, r1, t, lengths, d, e, n)
