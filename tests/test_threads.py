@@ -175,6 +175,25 @@ def test_a_phase_sees_all_of_the_one_before(n_threads):
         check_phases(n_threads, seed, 30)
 
 
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_tasks_of_a_list_are_done_in_their_order(n_threads):
+    """Lists of different lengths beside single tasks, with a slot in the middle of one."""
+    values = [np.zeros(1, np.int64) for _ in range(5)]
+    chain = [(mix, 0, values[i], values[i + 1]) for i in range(4)]  # each copies a value to the next
+    counts, doubled = np.zeros(4, np.int64), np.zeros(2)
+    halves = [(halve, Slot("values"), doubled), (halve, doubled, doubled)]
+    singles = [(count_up, i, i + 1, counts) for i in range(4)]
+    program = Program("float64", n_threads, [[chain, *singles], [halves, *singles], singles])
+    program.put("values", np.array([4.0, 8.0]))
+    program.run()
+    assert doubled.tolist() == [1, 2] and counts.tolist() == [3, 6, 9, 12]
+    assert [value.tolist() for value in values] == [[0]] * 5
+    values[0][0] = 1
+    program.put("values", np.zeros(2))
+    program.run()
+    assert [value.tolist() for value in values] == [[1]] * 5
+
+
 def test_phases_are_numbered_anew(new_pool):
     new_pool.mailbox[threads.CLAIM :: threads.LINE] = (threads.PHASES - 5) << 2 * threads.COUNT_BITS
     check_phases(3, 0, 3)
