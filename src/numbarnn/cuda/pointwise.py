@@ -1,0 +1,165 @@
+"""Kernels with an element a thread: what stands between the time loops and the products.
+
+Each goes through its elements in steps of the whole grid, so that any number of threads will do. Rows are
+(T, B, width), or (B, width); arrays are flat.
+"""
+
+from __future__ import annotations
+
+from numbarnn.cuda.driver import cuda
+
+__all__ = [
+    "add_bias", "add_rows", "collect_states", "copy", "drop_negative", "fill", "join_ends", "merge", "multiply",
+    "place_states", "rows_in", "rows_out", "split", "split_ends",
+]  # fmt: skip
+
+
+@cuda.jit
+def fill(count, value, array):
+    """Set the first elements to a value."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        array[i] = value
+
+
+@cuda.jit
+def copy(count, source, at, target, to):
+    """Copy elements."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        target[to + i] = source[at + i]
+
+
+@cuda.jit
+def multiply(count, factors, array):
+    """Multiply in place."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        array[i] *= factors[i]
+
+
+@cuda.jit
+def rows_in(T, B, width, masked, valid, x, rows):
+    """From (B, T, width) to (T, B, width); what a step holds that does not count is not looked at."""
+    for i in range(cuda.grid(1), T * B * width, cuda.gridsize(1)):
+        row, k = i // width, i % width
+        t, b = row // B, row % B
+        if masked == 0 or valid[row] > 0:
+            rows[i] = x[(b * T + t) * width + k]
+        else:
+            rows[i] = 0
+
+
+@cuda.jit
+def rows_out(T, B, width, rows, x):
+    """From (T, B, width) to (B, T, width)."""
+    for i in range(cuda.grid(1), T * B * width, cuda.gridsize(1)):
+        row, k = i // width, i % width
+        x[((row % B) * T + row // B) * width + k] = rows[i]
+
+
+@cuda.jit
+def add_rows(B, width, masked, valid, source, target, count):
+    """Add rows of steps that count."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        if masked == 0 or valid[i // width] > 0:
+            target[i] += source[i]
+
+
+@cuda.jit
+def place_states(B, H, E, at, given, zero, states, h, h_at, e, e_at):
+    """Copy direction `at` of states (E + 1, directions, B, H) to h (B, H) and e (B, E, H), or set them to `zero`."""
+    part = states.size // (E + 1)
+    for i in range(cuda.grid(1), (E + 1) * B * H, cuda.gridsize(1)):
+        k, rest = i // (B * H), i % (B * H)
+        b, u = rest // H, rest % H
+        value = states[k * part + at * B * H + rest] if given else zero
+        if k == 0:
+            h[h_at + rest] = value
+        else:
+            e[e_at + (b * E + k - 1) * H + u] = value
+
+
+@cuda.jit
+def collect_states(B, H, E, at, states, h, h_at, e, e_at):
+    """Copy the other way."""
+    part = states.size // (E + 1)
+    for i in range(cuda.grid(1), (E + 1) * B * H, cuda.gridsize(1)):
+        k, rest = i // (B * H), i % (B * H)
+        b, u = rest // H, rest % H
+        value = h[h_at + rest] if k == 0 else e[e_at + (b * E + k - 1) * H + u]
+        states[k * part + at * B * H + rest] = value
+
+
+# ---- two directions; `kind` is the place of the merge in `numbarnn.kernels.between.MERGES`
+
+
+@cuda.jit
+def merge(count, kind, half, a, a_at, b, b_at, out):
+    """Sum, mean or product of the outputs of two directions."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        x, y = a[a_at + i], b[b_at + i]
+        if kind == 3:
+            out[i] = x * y
+        elif kind == 2:
+            out[i] = (x + y) * half
+        else:
+            out[i] = x + y
+
+
+@cuda.jit
+def split(count, kind, half, dout, a, a_at, b, b_at, da, db):
+    """Hand the gradient of a merge back to the two."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        gradient = dout[i]
+        if kind == 3:
+            da[i], db[i] = gradient * b[b_at + i], gradient * a[a_at + i]
+        elif kind == 2:
+            da[i] = db[i] = gradient * half
+        else:
+            da[i] = db[i] = gradient
+
+
+@cuda.jit
+def join_ends(T, B, width, reverse_from, masked, valid, out, ends):
+    """Of outputs (T, B, width) take the last step that counts, from column `reverse_from` on the first."""
+    for i in range(cuda.grid(1), B * width, cuda.gridsize(1)):
+        b, k = i // width, i % width
+        step = -1
+        for s in range(T):
+            t = s if k >= reverse_from else T - 1 - s
+            if step < 0 and (masked == 0 or valid[t * B + b] > 0):
+                step = t
+        ends[i] = out[(step * B + b) * width + k]
+
+
+@cuda.jit
+def split_ends(T, B, width, reverse_from, masked, valid, dends, dout):
+    """Hand the gradient of the ends back; all other steps have none."""
+    for i in range(cuda.grid(1), B * width, cuda.gridsize(1)):
+        b, k = i // width, i % width
+        step = -1
+        for s in range(T):
+            t = s if k >= reverse_from else T - 1 - s
+            if step < 0 and (masked == 0 or valid[t * B + b] > 0):
+                step = t
+            dout[(t * B + b) * width + k] = 0
+        dout[(step * B + b) * width + k] = dends[i]
+
+
+# ---- dense layers
+
+
+@cuda.jit
+def add_bias(count, width, relu, p, at, y):
+    """Add a row to every row, and set what is negative to zero if `relu`."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        value = y[i] + p[at + i % width]
+        if relu and value < 0:
+            value = value * 0
+        y[i] = value
+
+
+@cuda.jit
+def drop_negative(count, y, dy):
+    """Set the gradient to zero where the rectifier's output is."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        if not y[i] > 0:
+            dy[i] = 0
