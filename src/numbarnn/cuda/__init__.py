@@ -3,7 +3,8 @@
     driver.py      where numba.cuda comes from, what is wrong with a device, arrays on it
     functions.py   a cell's equations, and tanh, sigmoid, ..., for scalars in a kernel
     plans.py       how a layer is spread over the threads of a block; which layers go on the chip
-    scan.py        the time loop of a layer, and one step of it
+    loops.py       the time loop of a layer as one launch
+    scan.py        one step of it
     blas.py        products, by cuBLAS
     program.py     launches and products, made ready once and run many times
     pointwise.py   kernels that have an element a thread

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.cuda import pointwise, scan
+from numbarnn.cuda import loops, pointwise, scan
 from numbarnn.cuda.blas import Matrix
 from numbarnn.cuda.driver import SIMULATED, check_device, cuda, download, empty, naming_errors, upload
 from numbarnn.cuda.functions import equations
@@ -180,7 +180,7 @@ class Way:
         gates = eq.X * H
         program.product(T * B, gates, width, Matrix(inputs, 0, width), weights, Matrix(own.gx, 0, gates))
         if own.plan is not None:
-            kernel = scan.forward_loop(eq, H, own.plan.rows, own.plan.forward, training)
+            kernel = loops.forward_loop(eq, H, own.plan.rows, own.plan.forward, training)
             blocks = -(-B // own.plan.rows)
             arrays = self.valid, p, own.gx, own.h, own.c, own.kept, out
             program.launch(kernel, blocks, own.plan.forward.threads, n, *arrays)
@@ -258,7 +258,7 @@ class Way:
         n = own.n._replace(puts=int(given))
         arrays = self.valid, p, own.h, own.c, own.kept, dout, own.d, own.e, own.du
         if own.plan is not None:
-            kernel = scan.backward_loop(eq, H, own.plan.rows, own.plan.backward)
+            kernel = loops.backward_loop(eq, H, own.plan.rows, own.plan.backward)
             program.launch(kernel, -(-B // own.plan.rows), own.plan.backward.threads, n, *arrays)
             return
         if eq.K:

@@ -133,7 +133,7 @@ def _mapping(n_outputs: int, n_inputs: int, Q: int, words: int) -> Mapping | Non
         if threads > MOST_THREADS or (found and found.threads >= LEAST_THREADS):
             break
         registers = min(MOST_REGISTERS, REGISTERS // _up(threads, 32) // 8 * 8)
-        if Q * L * words <= min(MOST_WEIGHTS, registers - OVERHEAD * (1 + words) // 2):
+        if Q * L <= MOST_WEIGHTS and Q * L * words <= registers - OVERHEAD * (1 + words) // 2:
             # P threads beside each other write to P places that are this far apart
             stride = _up(Q * groups, 32) + max(1, 32 // P // words)
             found = Mapping(Q, P, L, groups, threads, P * L, stride, registers)
