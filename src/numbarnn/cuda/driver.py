@@ -22,6 +22,7 @@ __all__ = [
 LEAST_CAPABILITY = (7, 5)  # the oldest that CUDA 13 compiles for
 _INSTALL = 'pip install "numbarnn[cuda]"'
 _OUT_OF_MEMORY = ("OUT_OF_MEMORY", "OutOfMemory", "out of memory", "ALLOC_FAILED")
+_OF_DRIVER = ("API", "Driver", "RuntimeError", "CUBLAS")
 # of the module that an error's class is from: nobody else's errors are renamed
 _OURS = ("numba", "numba_cuda", "numba_cuda_mlir", "cupy", "cupy_backends", "cuda")
 
@@ -110,22 +111,18 @@ def naming_errors() -> Iterator[None]:
         raise
     except Exception as error:
         kind = type(error)
-        text = f"{kind.__name__} {error}"
-        if any(word in text for word in _OUT_OF_MEMORY) and not isinstance(error, NotImplementedError):
+        if kind.__module__.partition(".")[0] not in _OURS:
+            raise
+        if any(word in f"{kind.__name__} {error}" for word in _OUT_OF_MEMORY):
             raise DeviceMemoryError(
                 f"device was 'cuda', whose memory is too small for this ({error}); "
                 "expected a smaller batch_size or network, or 'cpu'"
             ) from error
-        if kind.__module__.partition(".")[0] in _OURS and _is_of_driver(kind):
+        if any(word in kind.__name__ for word in _OF_DRIVER):
             raise DeviceLostError(
                 f"device was 'cuda', which failed ({error}); expected 'cpu', or a new process"
             ) from error
         raise
-
-
-def _is_of_driver(kind: type) -> bool:
-    words = ("API", "Driver", "Runtime", "CUBLAS", "Support")
-    return any(word in kind.__name__ for word in words) and "Warning" not in kind.__name__
 
 
 def empty(size: int, dtype: DTypeLike) -> Any:
