@@ -8,11 +8,12 @@
     blas.py        products, by cuBLAS
     program.py     launches and products, made ready once and run many times
     pointwise.py   kernels that have an element a thread
-    layers.py      `Stack`: what `numbarnn.layer.Pass` is on a CPU
+    layers.py      what `numbarnn.layer.Pass` is on a CPU
     losses.py, optimizers.py, network.py, training.py   likewise
+    resources.py   every kernel compiled without a GPU, and the registers that it takes
 
-All arrays are flat. Letters are those of `numbarnn.kernels`: T steps, B rows of a batch, I inputs, H units; S
-slots of a cell, X and R gates with rows in ``weight_ih`` and ``weight_hh``, E states behind h, K parameters of
-single units. The order of sums follows from sizes alone and nothing is added atomically: a run is repeated
+All arrays are flat. Letters are those of `numbarnn.kernels`: T steps, B rows of a batch, I inputs, H units;
+S slots of a cell, X and R gates with rows in ``weight_ih`` and ``weight_hh``, E states behind h, K parameters
+of single units. The order of sums follows from sizes alone and nothing is added atomically: a run is repeated
 bit for bit.
 """

@@ -1,7 +1,7 @@
 """Products by cuBLAS, on strided parts of flat arrays; in the simulator by the BLAS of SciPy.
 
-Both are called with the same arguments, so that what the simulator proves is the call as it is made. cuBLAS is
-taken from CuPy, which has it as plain functions of addresses; nothing else of CuPy is used but graphs. Its
+Both are called with the same arguments, so that what the simulator proves is the call as it is made. cuBLAS
+is taken from CuPy, which has it as plain functions of addresses; nothing else of CuPy is used but graphs. Its
 sums have one order for one shape on one device, and without being asked to it does not compute in TF32.
 """
 

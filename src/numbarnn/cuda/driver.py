@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 __all__ = [
-    "SIMULATED", "DeviceError", "DeviceLostError", "DeviceMemoryError", "DeviceUnavailableError", "check_device",
-    "cuda", "download", "empty", "free_bytes", "jit", "naming_errors", "pointer", "upload",
+    "SIMULATED", "DeviceError", "DeviceLostError", "DeviceMemoryError", "DeviceUnavailableError",
+    "check_device", "cuda", "download", "empty", "free_bytes", "jit", "naming_errors", "pointer",
+    "processors", "upload",
 ]  # fmt: skip
 
 LEAST_CAPABILITY = (7, 5)  # the oldest that CUDA 13 compiles for
@@ -62,9 +63,15 @@ cuda = _import_cuda()
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
-def jit(kernel: Callable, registers: int | None = None) -> Callable:
-    """Make a kernel whose threads have at most so many registers, which the simulator has no word for."""
+def jit(kernel: Callable, name: str, registers: int | None = None) -> Callable:
+    """Make a kernel of that name whose threads have at most so many registers; simulated ones have none."""
+    kernel.__name__ = kernel.__qualname__ = name
     return cuda.jit(kernel) if SIMULATED else cuda.jit(max_registers=registers)(kernel)
+
+
+def processors() -> int:
+    """Return how many blocks run at a time at least, one on each multiprocessor."""
+    return 2 if SIMULATED else cuda.get_current_device().MULTIPROCESSOR_COUNT
 
 
 def capability() -> tuple[int, int]:
@@ -84,15 +91,15 @@ def check_device() -> None:
 
     if not cuda.is_available():
         raise DeviceUnavailableError(
-            "device was 'cuda'; expected 'cpu', as no GPU is found: an NVIDIA driver for CUDA 13 is needed, and "
-            f"{_INSTALL}"
+            "device was 'cuda'; expected 'cpu', as no GPU is found: an NVIDIA driver for CUDA 13 is needed, "
+            f"and {_INSTALL}"
         )
     with naming_errors():
         found = capability()
     if found < LEAST_CAPABILITY:
         raise DeviceUnavailableError(
-            f"device was 'cuda', a GPU of compute capability {found[0]}.{found[1]}; expected 'cpu', or one of "
-            f"{LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]} or above"
+            f"device was 'cuda', a GPU of compute capability {found[0]}.{found[1]}; expected 'cpu', or one "
+            f"of {LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]} or above"
         )
     blas.load()
 
@@ -126,7 +133,7 @@ def naming_errors() -> Iterator[None]:
 
 
 def empty(size: int, dtype: DTypeLike) -> Any:
-    """Return a flat array on the device, of any content; at least one element, as an empty one has no address."""
+    """Return a flat array on the device, of any content; at least of one element, to have an address."""
     return cuda.device_array(max(1, int(size)), np.dtype(dtype))
 
 

@@ -73,7 +73,8 @@ class _Builder:
         if function not in self._built:
             code = function.__code__
             consts = tuple(_typed(each, self._real) for each in code.co_consts)
-            names = {n: self._part(function.__globals__[n]) for n in code.co_names if n in function.__globals__}
+            known = function.__globals__
+            names = {name: self._part(known[name]) for name in code.co_names if name in known}
             closure = function.__closure__
             if closure is not None:
                 closure = tuple(CellType(self._part(each.cell_contents)) for each in closure)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from numbarnn.cuda import loops, pointwise, scan
 from numbarnn.cuda.blas import Matrix
-from numbarnn.cuda.driver import SIMULATED, check_device, cuda, download, empty, naming_errors, upload
+from numbarnn.cuda.driver import check_device, download, empty, naming_errors, processors, upload
 from numbarnn.cuda.functions import equations
 from numbarnn.cuda.plans import Plan, plan
 from numbarnn.cuda.program import Program
@@ -129,8 +129,8 @@ class Way:
         merged = layers.merge > 0
         puts = output or k < len(layers.inputs) - 1
         n = scan.Scan(
-            T, B, i, int(masked), int("bias_ih" in at), int(puts), at.get("weight_hh", 0), at.get("bias_ih", 0),
-            at.get("bias_hh", 0), at["units"], H if merged else self.widths[k + 1], 0 if merged else i * H,
+            T, B, i, int(masked), int("bias_ih" in at), int(puts), at.get("weight_hh", 0),
+            at.get("bias_ih", 0), at.get("bias_hh", 0), at["units"], H if merged else self.widths[k + 1], 0 if merged else i * H,
         )  # fmt: skip
         found = plan(eq, H, B, layers.n_processors)
         dtype, back, keeps = layers.dtype, int(training), T * training
@@ -152,7 +152,7 @@ class Way:
 
     def forward(self, program: Program) -> None:
         """Add what goes from ``rows[0]`` and `initial` to the last of `rows` and the states."""
-        layers, (T, B, training, masked, *_) = self._layers, self.shape
+        layers, (T, B, _, masked, *_) = self._layers, self.shape
         for k, directions in enumerate(self._directions):
             inputs, out, width = self.rows[k], self.rows[k + 1], self.widths[k + 1]
             for each in directions:
@@ -219,8 +219,9 @@ class Way:
         """Add what sets the gradient of the final states to `dfinal`, or to zero."""
         layers, B = self._layers, self.shape.B
         for own in (each for directions in self._directions for each in directions):
-            arguments = (B, layers.H, layers.eq.E, own.index, int(given), self._zero, self.dfinal, own.d, 0, own.e, 0)
-            program.each(pointwise.place_states, (1 + layers.eq.E) * B * layers.H, *arguments)
+            arguments = B, layers.H, layers.eq.E, own.index, int(given), self._zero, self.dfinal
+            count = (1 + layers.eq.E) * B * layers.H
+            program.each(pointwise.place_states, count, *arguments, own.d, 0, own.e, 0)
 
     def backward(self, program: Program, output_gradient: bool, input_gradient: bool) -> None:
         """Add the way back from the last of `drows` and d, e to the gradients.
@@ -342,7 +343,7 @@ class Layers:
         self.inputs = [recurrent.input_size] + [recurrent.output_size] * (recurrent.num_layers - 1)
         self.merge = MERGES.index(recurrent.merge) if recurrent.bidirectional else 0
         self._residual = recurrent.residual
-        self.n_processors = 2 if SIMULATED else cuda.get_current_device().MULTIPROCESSOR_COUNT
+        self.n_processors = processors()
         first_x = eq.S - len(eq.x_gates)
         self.x_runs = [(first_x + slot, gate, many) for slot, gate, many in _runs(eq.x_gates)]
         self.h_runs = _runs(eq.h_gates)
@@ -421,7 +422,8 @@ class HostLayers:
             for mask, inputs in zip(way.masks, self._layers.inputs[1:], strict=dropout):
                 mask.copy_to_device(draw((T * B, inputs)).ravel())
             program, count = Program(), T * B * width
-            program.each(pointwise.rows_in, count, T, B, width, int(masked), way.valid, upload(x), way.rows[0])
+            arguments = T, B, width, int(masked), way.valid, upload(x), way.rows[0]
+            program.each(pointwise.rows_in, count, *arguments)
             way.forward(program)
             way.collect(program)
             program.run()

@@ -1,12 +1,13 @@
 """The time loop of one layer in one direction as one launch, with the recurrent weights on the chip.
 
 A block has a few rows of the batch and takes them through all time steps. Its threads hold the weights in
-registers (`numbarnn.cuda.plans`); states, gradients and the parts of sums are in shared memory. A step has two
-halves, with a barrier behind each: the product, in which a thread has parts of sums, and the cell, in which it
-has units. Arrays are those of `numbarnn.cuda.scan`.
+registers (`numbarnn.cuda.plans`); states, gradients and the parts of sums are in shared memory. A step has
+two halves, with a barrier behind each: the product, in which a thread has parts of sums, and the cell, in
+which it has units. Arrays are those of `numbarnn.cuda.scan`.
 
 Kernels are made for a cell and sizes by functions: what is held in registers must be known when they are
-compiled, and arrays of a thread stay in registers only where every index is a constant once loops are unrolled.
+compiled, and arrays of a thread stay in registers only where every index is a constant once loops are
+unrolled.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def _sum_of(mapping: Mapping) -> Callable:
 
 
 @cache
-def forward_loop(eq: Equations, H: int, rows: int, mapping: Mapping, keeps: bool) -> Callable:
+def forward_loop(  # noqa: C901
+    eq: Equations, H: int, rows: int, mapping: Mapping, keeps: bool
+) -> Callable:
     """Make the kernel that takes `rows` rows a block through all steps.
 
     Returns
@@ -131,11 +134,13 @@ def forward_loop(eq: Equations, H: int, rows: int, mapping: Mapping, keeps: bool
             for j in range(thread, count * E * H, threads):
                 c[row * E * H + j] = further[j]
 
-    return jit(forward, mapping.registers)
+    return jit(forward, "forward" if keeps else "predict", mapping.registers)
 
 
 @cache
-def backward_loop(eq: Equations, H: int, rows: int, mapping: Mapping) -> Callable:
+def backward_loop(  # noqa: C901
+    eq: Equations, H: int, rows: int, mapping: Mapping
+) -> Callable:
     """Make the kernel that takes `rows` rows a block back through all steps.
 
     Returns
@@ -229,4 +234,4 @@ def backward_loop(eq: Equations, H: int, rows: int, mapping: Mapping) -> Callabl
         for j in range(thread, count * E * H, threads):
             e[row * E * H + j] = de[j]
 
-    return jit(backward, mapping.registers)
+    return jit(backward, "backward", mapping.registers)

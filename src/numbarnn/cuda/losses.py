@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numbarnn.cuda.driver import SIMULATED, cuda, upload
+from numbarnn.cuda.driver import SIMULATED, cuda, jit, upload
 from numbarnn.cuda.functions import inline
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def _by_element(name: str, real: type[np.floating], delta: float) -> Callable:
     """Make the kernel of a loss each of whose elements has one raw output."""
     element, zero = inline(_elements(real, delta)[name]), real(0)
 
-    def kernel(rows, n_raw, n_levels, levels, weights, count, y, raw, draw, losses):
+    def kernel(rows, n_raw, outputs, n_levels, levels, weights, count, y, raw, draw, losses):
         for r in range(cuda.grid(1), rows, cuda.gridsize(1)):
-            share = weights[r] / (count[0] * n_raw)
+            share = weights[r] / (count[0] * outputs)
             total = zero
             for j in range(n_raw):
                 k = j % n_levels
@@ -82,7 +82,7 @@ def _by_element(name: str, real: type[np.floating], delta: float) -> Callable:
                 draw[r * n_raw + j] = slope * share
             losses[r] = total * share
 
-    return cuda.jit(kernel)
+    return jit(kernel, name)
 
 
 @cache
@@ -90,7 +90,7 @@ def _softmax(real: type[np.floating]) -> Callable:
     """Make the kernel of the cross-entropy of more than two classes."""
     zero, one = real(0), real(1)
 
-    def kernel(rows, n_raw, n_levels, levels, weights, count, y, raw, draw, losses):
+    def kernel(rows, n_raw, outputs, n_levels, levels, weights, count, y, raw, draw, losses):
         for r in range(cuda.grid(1), rows, cuda.gridsize(1)):
             share = weights[r] / count[0]
             at, hit = r * n_raw, int(y[r])
@@ -104,7 +104,7 @@ def _softmax(real: type[np.floating]) -> Callable:
             for j in range(n_raw):
                 draw[at + j] = (math.exp(raw[at + j] - largest) / total - (one if j == hit else zero)) * share
 
-    return cuda.jit(kernel)
+    return jit(kernel, "Softmax")
 
 
 class LossKernel:
@@ -129,7 +129,8 @@ class LossKernel:
         if name not in _elements(dtype.type, 1.0) or type(loss).__module__ != "numbarnn.losses":
             raise ValueError(f"loss was {name}; device='cuda' expects one of numbarnn.losses.LOSSES")
         levels = getattr(loss, "_levels", np.zeros(1)).astype(dtype)
-        self._n_raw, self._n_levels, self._levels = n_raw, len(levels), upload(levels)
+        self._n_raw, self._outputs, self._n_levels = n_raw, dtype.type(n_raw), len(levels)
+        self._levels = upload(levels)
         if name == "LogLoss" and n_raw > 1:
             self._kernel = _softmax(dtype.type)
         else:
@@ -140,7 +141,8 @@ class LossKernel:
 
         The gradient is that of the sum over rows of weight / count times the mean over outputs.
         """
-        program.each(self._kernel, rows, rows, self._n_raw, self._n_levels, self._levels, *arrays)
+        numbers = self._n_raw, self._outputs, self._n_levels, self._levels
+        program.each(self._kernel, rows, rows, *numbers, *arrays)
 
 
 @cuda.jit

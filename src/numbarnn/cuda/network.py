@@ -1,10 +1,10 @@
-"""A `numbarnn.network.Network` on the device: the same layers between the same dense ones, forward and backward."""
+"""A `numbarnn.network.Network` on the device: the same layers between the same dense ones, both ways."""
 
 from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,7 +86,7 @@ class NetworkWay:
             self._dends = [empty(each.size, dtype) for each in self._ends]
 
     def draw_noise(self) -> None:
-        """Draw what is random in this batch, as the network on a CPU would: by the same generator, in order."""
+        """Draw what is random in this batch as `Network` would: by the same generator, in the same order."""
         network, (T, B) = self._network, (self.T, self.B)
         if self.training and network.config["initial_state"] == "random":
             self.way.initial.copy_to_device(network.draw_states(B))
@@ -116,9 +116,9 @@ class NetworkWay:
             if network.n_numeric:
                 program.each(pointwise.take_columns, rows * network.n_numeric, rows, inputs, width, columns,
                              self.inputs, to)  # fmt: skip
-            for feature, column, size, count, at in network.tables:
-                arguments = rows, inputs, width, feature, column, size, network.parameters, at, self.inputs, to
-                program.each(pointwise.embed, rows * size, *arguments)
+            for feature, column, size, _, at in network.tables:
+                arguments = rows, inputs, width, feature, column, size, network.parameters, at
+                program.each(pointwise.embed, rows * size, *arguments, self.inputs, to)
         self._dense(program, rows, network.stem, self._read, self._masks[0], len(network.stem))
         for at, position, H, many in network.learned:
             states = self.way.initial[position * self.B : (position + many * H) * self.B]
@@ -173,8 +173,9 @@ class NetworkWay:
         """Add the way back from `draw` to the gradients of all parameters."""
         network = self._network
         self._dense_back(
-            program, self.rows, network.head, self._head, self._dhead, self._masks[1], len(network.head) - 1, True
-        )
+            program, self.rows, network.head, self._head, self._dhead, self._masks[1], len(network.head) - 1,
+            True,
+        )  # fmt: skip
         self.way.start_back(program, False)
         if not self.sequences:
             self._features_back(program)
@@ -186,9 +187,9 @@ class NetworkWay:
                 self._embeds,
             )  # fmt: skip
             for feature, column, size, count, at in network.tables:
-                arguments = (self.steps, network.config["input_size"], network.step_size, feature, column, size,
-                             count, network.zero, self.inputs, self._dread[0], network.gradients, at)  # fmt: skip
-                program.each(pointwise.embed_back, count, *arguments)
+                sizes = self.steps, network.config["input_size"], network.step_size, feature, column, size
+                arrays = self.inputs, self._dread[0], network.gradients, at
+                program.each(pointwise.embed_back, count, *sizes, count, network.zero, *arrays)
         if network.learned:
             self.way.collect_back(program)
             ones = Matrix(self.way.ones, 0, self.B)

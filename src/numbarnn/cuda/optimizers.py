@@ -110,7 +110,7 @@ class OptimizerKernel:
         return True
 
     def _row(self, rate: float, k: int) -> tuple[float, float, float]:
-        """What the k-th update from now on takes: as `Optimizer.update` computes it."""
+        """Return what the k-th update from now on takes, as `Optimizer.update` computes it."""
         optimizer, n = self._optimizer, self._optimizer.n_updates + k
         if self._name not in ("Adam", "AdamW"):
             return rate, 0.0, 0.0
@@ -119,7 +119,8 @@ class OptimizerKernel:
 
     def add(self, program: Program, count: int, p: Any, g: Any, control: Any, scale: Any) -> None:
         """Add the launch of an update, by the rates of the epoch that was started last."""
-        program.each(self._kernel, count, count, p, g, self._state, control, scale, self.rates, *self._constants)
+        numbers = control, scale, self.rates, *self._constants
+        program.each(self._kernel, count, count, p, g, self._state, *numbers)
 
     def finish(self) -> NDArray:
         """Bring the state back to the optimizer."""

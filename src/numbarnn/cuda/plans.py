@@ -1,7 +1,7 @@
 """How a layer is spread over the threads of a block, and which layers are.
 
-A block of threads takes a few rows of the batch through all time steps. Its threads hold the recurrent weights
-in registers, each thread some of them: of `Q` sums the part of every P-th input,
+A block of threads takes a few rows of the batch through all time steps. Its threads hold the recurrent
+weights in registers, each thread some of them: of `Q` sums the part of every P-th input,
 
     total[q] = sum over i of weight[q, i P + part] vector[i P + part]        q < Q, i < L
 
@@ -98,16 +98,13 @@ def plan(equations: Equations, hidden_size: int, n_samples: int, n_processors: i
     NH, H, words = len(equations.h_gates), hidden_size, np.dtype(equations.real).itemsize // 4
     if NH == 0:  # nothing to hold: units go each their own way
         threads = min(MOST_THREADS // 4, _up(H, WARP))
-        alone = Mapping(1, 1, 0, 0, threads, 1, 1, MOST_REGISTERS)
-        rows = _rows(n_samples, n_processors)
-        while rows > 1 and _shared_bytes(equations, H, rows, alone) > SHARED_BYTES:
-            rows //= 2
-        return Plan(rows, alone, alone) if _shared_bytes(equations, H, rows, alone) <= SHARED_BYTES else None
-    forward, backward = _mapping(NH * H, H, NH, words), _mapping(H, NH * H, NH, words)
-    if forward is None or backward is None:
-        return None
+        forward = backward = Mapping(1, 1, 0, 0, threads, 1, 1, MOST_REGISTERS)
+    else:
+        forward, backward = _mapping(NH * H, H, NH, words), _mapping(H, NH * H, NH, words)
+        if forward is None or backward is None:
+            return None
     rows = _rows(n_samples, n_processors)
-    while rows and max(_shared_bytes(equations, H, rows, each) for each in (forward, backward)) > SHARED_BYTES:
+    while rows and max(_shared_bytes(equations, H, rows, m) for m in (forward, backward)) > SHARED_BYTES:
         rows //= 2
     return Plan(rows, forward, backward) if rows else None
 

@@ -67,7 +67,7 @@ def add_rows(B, width, masked, valid, source, target, count):
 
 @cuda.jit
 def place_states(B, H, E, at, given, zero, states, h, h_at, e, e_at):
-    """Copy direction `at` of states (E + 1, directions, B, H) to h (B, H) and e (B, E, H), or set them to `zero`."""
+    """Copy direction `at` of states (E + 1, directions, B, H) to h (B, H) and e (B, E, H); else zeros."""
     part = states.size // (E + 1)
     for i in range(cuda.grid(1), (E + 1) * B * H, cuda.gridsize(1)):
         k, rest = i // (B * H), i % (B * H)

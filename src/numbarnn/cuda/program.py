@@ -19,15 +19,22 @@ THREADS, MOST_BLOCKS = (2, 2) if SIMULATED else (256, 1024)
 
 
 class Program:
-    """A list of what is to be done on the device, in this order."""
+    """A list of what is to be done on the device, in this order.
+
+    Attributes
+    ----------
+    launches : list of (kernel, threads, arguments)
+    """
 
     def __init__(self) -> None:
         self._calls: list[Callable[[int], None]] = []
+        self.launches: list[tuple[Callable, int, tuple]] = []
         self._graph: Any = None
         self._runs = 0
 
     def launch(self, kernel: Callable, blocks: int, threads: int, *arguments: Any) -> None:
         """Add a launch."""
+        self.launches.append((kernel, threads, arguments))
         self._calls.append(lambda stream: kernel[blocks, threads, _stream(stream)](*arguments))
 
     def each(self, kernel: Callable, count: int, *arguments: Any) -> None:

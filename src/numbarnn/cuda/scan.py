@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from numbarnn.cuda.driver import cuda, jit
 from numbarnn.cuda.functions import Equations, inline, put_tuple, tuple_of
@@ -96,7 +96,7 @@ def code(gates: tuple[int, ...]) -> int:
 
 @cache
 def input_sums(eq: Equations, H: int) -> Callable:
-    """Return ``sums(n, t, b, u, p, gx, a)``: it sets the slots a to the products with the input and biases."""
+    """Return ``sums(n, t, b, u, p, gx, a)``: it sets the slots a to products with the input, and biases."""
     S, X, NH = eq.S, eq.X, len(eq.h_gates)
     first_x, h_code, x_code, zero = S - len(eq.x_gates), code(eq.h_gates), code(eq.x_gates), eq.real(0)
 
@@ -125,7 +125,8 @@ def forward_step(eq: Equations, H: int, keeps: bool) -> Callable:
         ``kernel[blocks, threads](n, t, valid, p, gx, gh, h, c, kept, out)``.
     """
     S, E, R, NH, h_code, zero, real = eq.S, eq.E, eq.R, len(eq.h_gates), code(eq.h_gates), eq.real(0), eq.real
-    advance, sums, put_kept, put_states = cell_functions(eq, H)[0], input_sums(eq, H), put_tuple(S), put_tuple(E)
+    advance, sums = cell_functions(eq, H)[0], input_sums(eq, H)
+    put_kept, put_states = put_tuple(S), put_tuple(E)
 
     def forward(n, t, valid, p, gx, gh, h, c, kept, out):
         a = cuda.local.array(S, real)
@@ -151,7 +152,7 @@ def forward_step(eq: Equations, H: int, keeps: bool) -> Callable:
             if n.puts:
                 out[(t * n.B + b) * n.width + n.at + u] = h[after * H + u] if counts else zero
 
-    return jit(forward)
+    return jit(forward, "forward" if keeps else "predict")
 
 
 @cache
@@ -163,14 +164,14 @@ def backward_step(eq: Equations, H: int) -> Callable:
     kernel : callable
         ``kernel[blocks, threads](n, t, valid, p, h, c, kept, dout, d, e, du)``; du is added to.
     """
-    S, E, K, zero, real = eq.S, eq.E, eq.K, eq.real(0), eq.real
+    S, E, K, n_units, zero, real = eq.S, eq.E, eq.K, max(1, eq.K), eq.real(0), eq.real
     retreat, put_gates, put_states, put_units = (
         cell_functions(eq, H)[1], put_tuple(S), put_tuple(E), put_tuple(K)
     )
 
     def backward(n, t, valid, p, h, c, kept, dout, d, e, du):
         a = cuda.local.array(S, real)
-        own = cuda.local.array(max(1, K), real)
+        own = cuda.local.array(n_units, real)
         for j in range(cuda.grid(1), n.B * H, cuda.gridsize(1)):
             b, u = j // H, j % H
             at = (t * n.B + b) * S * H + u
@@ -195,4 +196,4 @@ def backward_step(eq: Equations, H: int) -> Callable:
                 for q in range(S):
                     kept[at + q * H] = zero
 
-    return jit(backward)
+    return jit(backward, "backward")

@@ -8,7 +8,7 @@ make it wait more often, and be handed the parameters, before each call.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -86,6 +86,12 @@ class DeviceTrainer(Trainer):
             result = session.epoch(data, rate, epoch, interrupted)
             session.finish()
             return result
+
+    def launched(self, network: Network, optimizer: Optimizer, data: Source) -> Iterator[tuple]:
+        """Yield (kernel, threads, arguments) of all that a batch of training and of evaluation launches."""
+        session = _Session(self, network, optimizer)
+        for training in (True, False):
+            yield from session.program(data, self.batch_size, training).launches
 
     def evaluate(self, network: Network, data: Source) -> float:
         """See `Trainer.evaluate`."""
@@ -214,6 +220,10 @@ class _Session:
 
     # ---- programs
 
+    def program(self, source: Source, B: int, training: bool) -> Program:
+        """Return what is done with a batch of B samples."""
+        return self._program(self._load(source), B, training)
+
     def _load(self, source: Source) -> _Data:
         if id(source) not in self._data:
             self._data[id(source)] = _Data(source, self._host.dtype)
@@ -295,7 +305,7 @@ def _penalize(n, factor, penalized, p, g, products):
 
 @cuda.jit
 def _decide(B, bounded, bound, partials, control, scale):
-    """Count a batch, and decide how its gradient is scaled; if something is not finite, that training is over."""
+    """Count a batch, and decide how its gradient is scaled; what is not finite ends training."""
     if cuda.grid(1) == 0 and control[FAILED] == 0:
         loss, penalty, square = 0.0, 0.0, 0.0
         for k in range(BLOCKS):
