@@ -32,7 +32,7 @@ class DeviceError(RuntimeError):
     """Something is wrong with the GPU; the estimator is as it was, and works with ``device="cpu"``."""
 
 
-class DeviceUnavailableError(DeviceError):
+class DeviceUnavailableError(DeviceError, ImportError):
     """There is no GPU, no compiler for it, or it is too old."""
 
 
@@ -101,7 +101,8 @@ def check_device() -> None:
             f"device was 'cuda', a GPU of compute capability {found[0]}.{found[1]}; expected 'cpu', or one "
             f"of {LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]} or above"
         )
-    blas.load()
+    with naming_errors():
+        blas.load()
 
 
 @contextmanager
@@ -134,7 +135,10 @@ def naming_errors() -> Iterator[None]:
 
 def empty(size: int, dtype: DTypeLike) -> Any:
     """Return a flat array on the device, of any content; at least of one element, to have an address."""
-    return cuda.device_array(max(1, int(size)), np.dtype(dtype))
+    array = cuda.device_array(max(1, int(size)), np.dtype(dtype))
+    if SIMULATED and array.dtype.kind == "f":
+        array[:] = np.nan  # what nobody writes and somebody reads shall show
+    return array
 
 
 def upload(array: NDArray) -> Any:

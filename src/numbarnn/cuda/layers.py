@@ -128,9 +128,10 @@ class Way:
         eq, H, at = layers.eq, layers.H, layers.places[k][i]
         merged = layers.merge > 0
         puts = output or k < len(layers.inputs) - 1
+        place = (H, 0) if merged else (self.widths[k + 1], i * H)
         n = scan.Scan(
             T, B, i, int(masked), int("bias_ih" in at), int(puts), at.get("weight_hh", 0),
-            at.get("bias_ih", 0), at.get("bias_hh", 0), at["units"], H if merged else self.widths[k + 1], 0 if merged else i * H,
+            at.get("bias_ih", 0), at.get("bias_hh", 0), at["units"], *place,
         )  # fmt: skip
         found = plan(eq, H, B, layers.n_processors)
         dtype, back, keeps = layers.dtype, int(training), T * training

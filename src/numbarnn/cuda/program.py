@@ -6,6 +6,7 @@ costs more than most of these kernels take. Whether it is done is `RECORDS`, off
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from numbarnn.cuda.driver import SIMULATED, cuda
 
 __all__ = ["Program"]
 
-RECORDS = False  # see `benchmarks/cuda.py --graphs`
+RECORDS = False  # see `benchmarks/gpu.py --graphs`
 THREADS, MOST_BLOCKS = (2, 2) if SIMULATED else (256, 1024)
 
 
@@ -35,7 +36,14 @@ class Program:
     def launch(self, kernel: Callable, blocks: int, threads: int, *arguments: Any) -> None:
         """Add a launch."""
         self.launches.append((kernel, threads, arguments))
-        self._calls.append(lambda stream: kernel[blocks, threads, _stream(stream)](*arguments))
+        bound: dict[int, Callable] = {}
+
+        def call(stream: int) -> None:
+            if SIMULATED or stream not in bound:
+                bound[stream] = _bind(kernel, blocks, threads, stream)
+            bound[stream](*arguments)
+
+        self._calls.append(call)
 
     def each(self, kernel: Callable, count: int, *arguments: Any) -> None:
         """Add a launch of a kernel that goes through `count` elements with ``cuda.grid(1)``."""
@@ -76,5 +84,8 @@ class Program:
             return stream.end_capture()
 
 
-def _stream(address: int) -> Any:
-    return cuda.external_stream(address) if address else 0
+def _bind(kernel: Callable, blocks: int, threads: int, stream: int) -> Callable:
+    with warnings.catch_warnings():
+        # small grids are what small networks need
+        warnings.filterwarnings("ignore", message="Grid size")
+        return kernel[blocks, threads, cuda.external_stream(stream) if stream else 0]

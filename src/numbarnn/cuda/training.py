@@ -145,6 +145,7 @@ class _Session:
         self._penalized = upload(network.penalized.astype(dtype) if trainer.alpha else np.zeros(1, dtype))
         self._squares = empty(self._size if trainer.alpha else 1, dtype)
         self._ways: dict[tuple, tuple[NetworkWay, Any, Any, Any]] = {}
+        self._kept: Any = None
 
     # ---- what the trainer asks for
 
@@ -201,11 +202,13 @@ class _Session:
         return float(found[TOTAL] / found[SEEN])
 
     def keep(self) -> Any:
-        """Copy the parameters, on the device."""
-        kept, program = empty(self._size, self._host.dtype), Program()
-        program.each(pointwise.copy, self._size, self._size, self._network.parameters, 0, kept, 0)
+        """Copy the parameters, on the device, to where the copy before is."""
+        if self._kept is None:
+            self._kept = empty(self._size, self._host.dtype)
+        program = Program()
+        program.each(pointwise.copy, self._size, self._size, self._network.parameters, 0, self._kept, 0)
         program.run()
-        return kept
+        return self._kept
 
     def put_back(self, kept: Any) -> None:
         """Take such a copy as the parameters."""
