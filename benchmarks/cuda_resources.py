@@ -1,8 +1,9 @@
-"""Registers, spills and shared memory of every kernel: ``python benchmarks/cuda_resources.py``; no GPU is needed.
+"""Registers, spills and shared memory of every kernel; no GPU is needed.
 
-Compiles every kernel that a program can launch to PTX for sm_80 and sm_90, asks ``ptxas -v``, and writes
-``benchmarks/results/cuda_resources.json``. The tests compare what they find with that file: a change that
-makes a kernel take more has to bring a new one. Needs ``pip install -e ".[cuda]"`` and ptxas.
+``python benchmarks/cuda_resources.py`` compiles every kernel that a program can launch to PTX for sm_80 and
+sm_90, asks ``ptxas -v``, and writes ``benchmarks/results/cuda_resources.json``. The tests compare what they
+find with that file: a change that makes a kernel take more has to bring a new one. Needs
+``pip install -e ".[cuda]"`` and ptxas.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ COMPILERS = ("numba-cuda", "nvidia-nvvm")
 
 def versions() -> dict[str, str]:
     """Return the versions that the numbers depend on."""
-    return {name: importlib.metadata.version(name) for name in COMPILERS} | {"ptxas": ptxas_version(find_ptxas())}
+    found = {name: importlib.metadata.version(name) for name in COMPILERS}
+    return found | {"ptxas": ptxas_version(find_ptxas())}
 
 
 def table() -> dict[str, Any]:

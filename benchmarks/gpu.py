@@ -1,11 +1,12 @@
-"""Times on a GPU against PyTorch with cuDNN, planned to take under eight minutes: ``python benchmarks/gpu.py``.
+"""Times on a GPU against PyTorch with cuDNN: ``python benchmarks/gpu.py``, meant to take under 8 minutes.
 
-A script of the name cuda.py would hide the package of that name that numba-cuda is built on. Writes ``benchmarks/results/cuda_<device>.json`` and a picture beside it. Both sides are in this process, in
-float32 without TF32, on one stream; results are compared before anything is timed. A block is as many calls as
-fill some milliseconds, timed by CUDA events after a warm-up; blocks of both sides take turns, and the median
-of the ratios of pairs counts. A training step is forward, backward and the gradients of parameters and input,
-which cuDNN computes in any case. A fit is timed by the clock, with all that `fit` does. `--graphs` records
-programs as graphs, `--only` and `--once` are for a profiler:
+A script of the name cuda.py would hide the package of that name that numba-cuda is built on. Writes
+``benchmarks/results/cuda_<device>.json`` and a picture beside it. Both sides are in this process, in float32
+without TF32, on one stream; results are compared before anything is timed. A block is as many calls as fill
+some milliseconds, timed by CUDA events after a warm-up; blocks of both sides take turns, and the median of
+the ratios of pairs counts. A training step is forward, backward and the gradients of parameters and input, which
+cuDNN computes in any case. A fit is timed by the clock, with all that `fit` does. `--graphs` records programs
+as graphs, `--only` and `--once` are for a profiler:
 
     ncu --set full python benchmarks/gpu.py --only lstm,256,100,64,512 --once
 
@@ -43,8 +44,8 @@ def our_layer(case: Case) -> Job:
     from numbarnn.cuda.layers import Layers, Shape, Way
     from numbarnn.cuda.program import Program
 
-    (B, T, I, H), (x, weights) = case.shape, layer_data(case)
-    recurrent = Recurrent(case.cell, I, H)
+    (B, T, inputs, H), (x, weights) = case.shape, layer_data(case)
+    recurrent = Recurrent(case.cell, inputs, H)
     recurrent.load_parameters(weights)
     layers = Layers(recurrent)
     layers.parameters.copy_to_device(recurrent._flat)
@@ -199,7 +200,8 @@ def cases_of(only: str | None) -> list[Case]:
 
 def main() -> None:
     """Measure everything that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--only", help="one layer: cell,batch,steps,inputs,hidden")
     parser.add_argument("--once", action="store_true", help="run our side of it once and time nothing")
     parser.add_argument("--graphs", action="store_true", help="record programs as graphs")

@@ -28,7 +28,8 @@ import numpy as np
 from numbarnn import RNNRegressor, Recurrent
 Recurrent("gru", 1, 2).forward(np.ones((1, 1, 1)))
 import numbarnn.estimators, numbarnn.serialization
-bad = [name for name in sys.modules if name.startswith(("numbarnn.cuda", "numba.cuda.", "numba_cuda", "cupy"))]
+ours = ("numbarnn.cuda", "numba.cuda.", "numba_cuda", "cupy")
+bad = [name for name in sys.modules if name.startswith(ours)]
 assert not bad, bad
 """
     subprocess.run([sys.executable, "-c", code], check=True)

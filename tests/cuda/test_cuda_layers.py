@@ -29,7 +29,7 @@ OPTIONS = {
     "residual": {"num_layers": 2, "residual": True, "lengths": LENGTHS},
     "sum": {"num_layers": 2, "bidirectional": True, "merge": "sum", "mask": MASK},
     "mean": {"num_layers": 2, "bidirectional": True, "merge": "mean", "residual": True},
-    "product": {"num_layers": 2, "bidirectional": True, "merge": "product", "dropout": 0.3, "lengths": LENGTHS},
+    "product": {"num_layers": 2, "bidirectional": True, "merge": "product", "dropout": 0.3, "mask": MASK},
     "no_output": {"num_layers": 2, "bidirectional": True, "return_output": False},
 }
 CALL = ("lengths", "mask", "return_output")

@@ -21,7 +21,8 @@ def test_products_are_those_of_strided_rows(dtype):
         b = rng.standard_normal((n, k + 1) if b_turned else (k, n + 1)).astype(dtype)
         c = rng.standard_normal((m, n + 3)).astype(dtype)
         factors = [Matrix(upload(each), 1, each.shape[1]) for each in (a, b)]
-        factors = [each.T if turned else each for each, turned in zip(factors, (a_turned, b_turned), strict=True)]
+        turned = zip(factors, (a_turned, b_turned), strict=True)
+        factors = [each.T if turns else each for each, turns in turned]
         found, program = upload(c), Program()
         program.product(m, n, k, *factors, Matrix(found, 2, n + 3), add)
         program.run()
@@ -84,7 +85,9 @@ def test_a_cell_of_ones_own_runs_on_both(toy, dtype, path):
     assert cells.CELLS[toy].scalars == ("alpha",)
 
 
-@pytest.mark.parametrize("name", ["lstm[hard_sigmoid,softsign,softplus;clip=3.0]", "gru[elu,leaky_relu(0.1)]"])
+@pytest.mark.parametrize(
+    "name", ["lstm[hard_sigmoid,softsign,softplus;clip=3.0]", "gru[elu,leaky_relu(0.1)]"]
+)
 def test_other_activations_run_on_both(name):
     x = np.random.default_rng(0).standard_normal((2, 3, 2))
     outputs = [

@@ -29,7 +29,8 @@ CASES = {
     "momentum": (X, EACH, {}, {**STEPS, "solver": "sgd", "momentum": 0.5, "learning_rate": "exponential"}),
     "sgd": (X, Y, {}, {"solver": "sgd", "shuffle": False, "max_grad_norm": 0.01}),
     "rmsprop": (X, EACH, {"lengths": LENGTHS}, {**STEPS, **BOTH, "solver": "rmsprop", "alpha": 0.1}),
-    "adamw": (X, Y, {"lengths": LENGTHS, "sample_weight": WEIGHT}, {**BOTH, "residual": True, "solver": "adamw"}),
+    "adamw": (X, Y, {"lengths": LENGTHS, "sample_weight": WEIGHT},
+              {**BOTH, "residual": True, "solver": "adamw"}),
     "mask": (X, EACH, {"mask": MASK, "sample_weight": WEIGHT}, {**STEPS, "cell": "lstm", "residual": True}),
     "merged": (X, Y, {"mask": MASK}, {**BOTH, "merge": "sum", "residual": True, "stem_sizes": (3,)}),
     "product": (X, Y, {}, {"bidirectional": True, "merge": "product", "head_sizes": (4,)}),
@@ -77,7 +78,8 @@ def test_a_fit_is_as_on_the_cpu(name):
 
 
 def test_float32_is_as_on_the_cpu():
-    found, expected = (model_of(device, Y, dtype="float32", cell="lstm").fit(X, Y) for device in ("cuda", "cpu"))
+    options = {"dtype": "float32", "cell": "lstm"}
+    found, expected = (model_of(device, Y, **options).fit(X, Y) for device in ("cuda", "cpu"))
     np.testing.assert_allclose(found.loss_curve_, expected.loss_curve_, rtol=1e-5)
     np.testing.assert_allclose(found.network_.parameters, expected.network_.parameters, atol=1e-5)
 
@@ -169,7 +171,7 @@ def test_an_update_is_that_of_the_optimizer(name):
     cpu, other = (OPTIMIZERS[name](5, "float64") for _ in range(2))
     expected = p.copy()
     kernel, found = OptimizerKernel(other), upload(p)
-    for k in range(2):
+    for _ in range(2):
         cpu.update(expected, g, 0.1, 0.5)
     kernel.start_epoch(0.1, 2)
     for k in range(2):

@@ -86,7 +86,8 @@ class OptimizerKernel:
         if type(optimizer).__module__ != "numbarnn.optimizers":
             raise ValueError(f"solver was {self._name}; device='cuda' expects one of OPTIMIZERS")
         if self._name == "SGD" and optimizer.momentum > 0:
-            self._kernel, self._constants = _descend_momentum, (real(optimizer.momentum), int(optimizer.nesterov))
+            self._kernel = _descend_momentum
+            self._constants = real(optimizer.momentum), int(optimizer.nesterov)
         elif self._name == "SGD":
             self._kernel, self._constants = _descend, ()
         else:
