@@ -4,9 +4,9 @@ A script of the name cuda.py would hide the package of that name that numba-cuda
 ``benchmarks/results/cuda_<device>.json`` and a picture beside it. Both sides are in this process, in float32
 without TF32, on one stream; results are compared before anything is timed. A block is as many calls as fill
 some milliseconds, timed by CUDA events after a warm-up; blocks of both sides take turns, and the median of
-the ratios of pairs counts. A training step is forward, backward and the gradients of parameters and input, which
-cuDNN computes in any case. A fit is timed by the clock, with all that `fit` does. `--graphs` records programs
-as graphs, `--only` and `--once` are for a profiler:
+the ratios of pairs counts. A training step is forward, backward and the gradients of parameters and input,
+which cuDNN computes in any case. A fit is timed by the clock, with all that `fit` does. `--graphs` records
+programs as graphs, `--only` and `--once` are for a profiler:
 
     ncu --set full python benchmarks/gpu.py --only lstm,256,100,64,512 --once
 

@@ -31,7 +31,7 @@ CASES = {
     "rmsprop": (X, EACH, {"lengths": LENGTHS}, {**STEPS, **BOTH, "solver": "rmsprop", "alpha": 0.1}),
     "adamw": (X, Y, {"lengths": LENGTHS, "sample_weight": WEIGHT},
               {**BOTH, "residual": True, "solver": "adamw"}),
-    "mask": (X, EACH, {"mask": MASK, "sample_weight": WEIGHT}, {**STEPS, "cell": "lstm", "residual": True}),
+    "mask": (X, EACH, {"mask": MASK, "sample_weight": WEIGHT}, {**STEPS, "cell": "lstm", "residual": True, "num_layers": 2}),
     "merged": (X, Y, {"mask": MASK}, {**BOTH, "merge": "sum", "residual": True, "stem_sizes": (3,)}),
     "product": (X, Y, {}, {"bidirectional": True, "merge": "product", "head_sizes": (4,)}),
     "learned": (X, Y, {}, {"cell": "lstm", "initial_state": "learned", **BOTH}),
