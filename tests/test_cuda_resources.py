@@ -81,6 +81,13 @@ def test_every_kind_of_kernel_is_there(launches):
         assert missing <= {"rows_in", "rows_out"}
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("hidden", [32, 96])
+def test_small_layers_are_on_the_chip(launches, cell, hidden):
+    for way in ("forward", "backward", "predict"):
+        assert launches[f"{way} {cell} {hidden}"].kernel.py_func.__module__ == "numbarnn.cuda.loops"
+
+
 def test_kernels_are_in_the_type_that_is_computed_in(launches):
     """A constant that is a Python float would turn a float32 loop into one of float64."""
     pattern = re.compile(r"(forward|backward) (lstm|gru|rnn) 32$")

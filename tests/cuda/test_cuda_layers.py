@@ -179,12 +179,3 @@ def test_plans_are_by_size():
     assert plans.plan(eq, 512, 32, 132) is None
     gru = equations(CELLS["gru"], np.dtype("float64"))
     assert plans.plan(gru, 512, 32, 132) is None
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-@pytest.mark.parametrize("hidden", [1, 32, 64, 96])
-def test_small_layers_are_on_the_chip(cell, hidden):
-    from numbarnn.cuda.functions import equations
-
-    found = plans.plan(equations(CELLS[cell], np.dtype("float32")), hidden, 32, 132)
-    assert found is not None or plans.LEAST_THREADS == 2

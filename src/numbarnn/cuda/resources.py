@@ -78,6 +78,8 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str, dict[str, Any]]]:
     for (loss, config), solver in zip(rest.items(), solvers, strict=True):
         yield "", {"cell": "rnn", "hidden_size": 32, **config}, loss, {"solver": solver, "alpha": 0.1}
     yield "", {"cell": "rnn", "hidden_size": 32}, "log_loss", adam
+    # parameters of single units where a step is a launch
+    yield "lstm_peephole 128", {"cell": "lstm_peephole", "hidden_size": 128}, "squared_error", adam
 
 
 def launches() -> dict[str, Launch]:
