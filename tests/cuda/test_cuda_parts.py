@@ -1,11 +1,15 @@
 """Products, and a cell of one's own, on the device."""
 
+import importlib.util
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from numbarnn import Recurrent, cells, register_cell
+from numbarnn.bench.cases import Case, our_job
+from numbarnn.bench.measure import check_results
 from numbarnn.cells import CELLS, Cell
 from numbarnn.cuda.blas import Matrix
 from numbarnn.cuda.driver import download, upload
@@ -95,3 +99,13 @@ def test_other_activations_run_on_both(name):
         for device in ("cuda", "cpu")
     ]
     np.testing.assert_allclose(*outputs, atol=1e-10)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_the_benchmark_times_what_a_layer_does(cell, path):
+    spec = importlib.util.spec_from_file_location("gpu", Path(__file__).parents[2] / "benchmarks" / "gpu.py")
+    gpu = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu)
+    case = Case("train", cell, 2, 3, 2, 3, input_gradient=True)
+    assert check_results(case, gpu.our_layer(case).results(), our_job(case, 1).results()) < 1e-5
+    assert len(gpu.cases_of(None)) == 21
