@@ -636,7 +636,6 @@ def test_bad_input_of_other_kinds(data, ragged):
         (RNNRegressor(early_stopping=True), "validation_fraction", lambda m: m.fit(X[:5], y[:5])),
         (RNNRegressor(early_stopping=True), "early_stopping", lambda m: m.partial_fit(X, y)),
         (RNNRegressor(n_jobs=0), "n_jobs", lambda m: m.fit(X, y)),
-        (RNNRegressor(device="cuda"), "device", lambda m: m.fit(X, y)),
         (RNNRegressor("no such cell"), "cell", lambda m: m.fit(X, y)),
         (RNNRegressor(**SMALL, warm_start=True).fit(X, y), "y", lambda m: m.fit(X, np.zeros((30, 2)))),
         (RNNClassifier(**SMALL), "y", lambda m: m.fit(X, np.ones(30))),

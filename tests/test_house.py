@@ -14,7 +14,7 @@ ARROWS = {
     "simd": [],
     "kernels": ["simd"],
     "cells": ["kernels", "simd"],
-    "cuda": ["cells"],
+    "cuda": ["training"],
     "checks": [],
     "limits": [],
     "layer": ["cells", "limits"],

@@ -7,6 +7,8 @@ same bits whatever rows there are beside it and however many threads there are.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -154,13 +156,27 @@ class Dropout:
         y : ndarray of the shape of `x`
         """
         self._mask = None
-        least = round(self.rate * 65536)
-        if not training or least == 0:
+        if not training or round(self.rate * 65536) == 0:
             return x
-        # half a word an element: the generator is what takes the time
-        drawn = np.frombuffer(self._random.bytes(2 * x.size), "<u2").reshape(x.shape)
-        self._mask = (drawn >= least) * x.dtype.type(65536 / (65536 - least))
+        self._mask = self.draw(x.shape, x.dtype)
         return x * self._mask
+
+    def draw(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
+        """Draw a mask: zero, or what scales up.
+
+        Parameters
+        ----------
+        shape : tuple of int
+        dtype : numpy.dtype
+
+        Returns
+        -------
+        mask : ndarray
+        """
+        least = round(self.rate * 65536)
+        # half a word an element: the generator is what takes the time
+        drawn = np.frombuffer(self._random.bytes(2 * math.prod(shape)), "<u2").reshape(shape)
+        return (drawn >= least) * dtype.type(65536 / (65536 - least))
 
     def backward(self, dy: NDArray) -> NDArray:
         """Return the gradient of the input of the last `forward`.

@@ -34,6 +34,7 @@ from numbarnn.torch_weights import check_torch_options, read_torch
 
 State = NDArray | tuple[NDArray, ...]
 INITIALIZATIONS = ("uniform", "orthogonal")
+DEVICES = ("cpu", "cuda")
 MOST_PASSES = 8  # shapes of batches whose programs are kept
 DTYPES = ("float32", "float64", np.float32, np.float64, np.dtype("float32"), np.dtype("float64"))
 
@@ -83,6 +84,9 @@ class Recurrent:
     proj_size : int, default=0
         Of cell "lstm": if not 0, h is a projection of that many units, fewer than hidden_size, as in PyTorch
         [3]_; its weights are ``weight_hr_l0`` (proj_size, hidden_size).
+    device : {"cpu", "cuda"}, default="cpu"
+        Where `forward` and `backward` run; see docs/cuda.md. Arrays are NumPy's in either case, and `step`,
+        whose work is less than what a GPU takes to begin, runs on the CPU. The attribute may be set later.
 
     Attributes
     ----------
@@ -99,6 +103,8 @@ class Recurrent:
     ------
     ValueError, TypeError
         If an argument is not as described; the message begins with its name.
+    numbarnn.cuda.driver.DeviceError
+        If there is no GPU for ``device="cuda"``, or it fails.
 
     Notes
     -----
@@ -148,7 +154,10 @@ class Recurrent:
         merge: str = "concat",
         residual: bool = False,
         proj_size: int = 0,
+        device: str = "cpu",
     ) -> None:
+        if device not in DEVICES:
+            raise ValueError(f"device was {device!r}; expected one of {', '.join(DEVICES)}")
         self.cell = find_cell(cell)
         self.input_size = positive_int("input_size", input_size)
         self.hidden_size = positive_int("hidden_size", hidden_size)
@@ -201,6 +210,9 @@ class Recurrent:
         check_count(self.n_parameters)
         self.bind(np.zeros(self.n_parameters, self.dtype), np.zeros(self.n_parameters, self.dtype))
         self._initialize()
+        self.device, self._on_device = device, None
+        if device == "cuda":
+            self._device_layers()  # says at once what is missing
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
                 f"dropout was {dropout!r} with num_layers=1: it acts between layers, and there is but one",
@@ -379,15 +391,17 @@ class Recurrent:
         """Keep options, parameters and the random generator: buffers are made again where they are needed."""
         names = ("input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional")
         names += ("init", "forget_bias", "n_jobs", "recurrent_dropout", "zoneout", "merge", "residual")
-        names += ("proj_size",)
+        names += ("proj_size", "device")
         options = {name: getattr(self, name) for name in names}
         options |= {"cell": self.cell.name, "dtype": self.dtype.name}
         return {"options": options, "parameters": self._flat.copy(), "random": self._random}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the layer again."""
-        self.__init__(**(state["options"] | {"dropout": 0.0}), random_state=0)
+        # a layer of a GPU is read without one as well: `device` may then be set to "cpu"
+        self.__init__(**(state["options"] | {"dropout": 0.0, "device": "cpu"}), random_state=0)
         self.dropout = state["options"]["dropout"]  # whatever there was to say about it has been said
+        self.device = state["options"].get("device", "cpu")
         self._flat[:] = state["parameters"]
         self._random = state["random"]
 
@@ -523,6 +537,12 @@ class Recurrent:
     ) -> None:
         """Go forward on checked arguments: `output` (or nobody) and `final` receive the results."""
         self._kept = None
+        if self.device == "cuda":
+            draw = self._draw_mask if training and self.dropout > 0 else None
+            way = self._device_layers().forward(x, state, lengths, mask, training, output, final, draw)
+            if training:
+                self._stepper, self._kept = None, (way, lengths)
+            return
         way = self._pass(x.shape[1], x.shape[0], training, mask is not None)
         lengths = way.lengths(lengths, mask)
         for masks, rate in ((way.masks, self.dropout), (way.state_masks, self.recurrent_dropout)):
@@ -541,6 +561,19 @@ class Recurrent:
         if training:
             self._stepper = None  # what is trained will change
             self._kept = way, lengths
+
+    def _device_layers(self) -> Any:
+        """Return what runs the layers on the GPU, made when it is first asked for."""
+        if self._on_device is None:
+            from numbarnn.cuda.layers import HostLayers
+
+            self._on_device = HostLayers(self)
+        return self._on_device
+
+    def _draw_mask(self, shape: tuple[int, int]) -> NDArray:
+        """Draw factors for dropout: zero or what scales up."""
+        kept = self._random.random(shape, np.float32) >= self.dropout
+        return kept * self.dtype.type(1 / (1 - self.dropout))
 
     def _pass(self, n_timesteps: int, n_samples: int, training: bool, masked: bool) -> Pass:
         """Return what runs batches of this shape, made now or kept from one of the last calls."""
@@ -625,6 +658,9 @@ class Recurrent:
     ) -> NDArray | None:
         """Go backward on checked arguments; `dinitial` receives the gradient of the initial states."""
         (way, lengths), self._kept = self._kept, None
+        if self.device == "cuda":
+            flat = doutput, dstate, input_gradient, dinitial, self._flat_gradients
+            return self._device_layers().backward(way, *flat)
         way.start_back(dstate)
         program = way.backward(input_gradient)
         program.put("lengths", lengths)

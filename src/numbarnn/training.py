@@ -31,7 +31,7 @@ __all__ = ["History", "Model", "Source", "Trainer", "evaluate", "make_trainer"]
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 Callback = Callable[[Mapping[str, Any]], Any]
 
-_WHAT_TO_TRY = "try a lower learning_rate_init, a (lower) max_grad_norm, or scale the inputs and targets"
+WHAT_TO_TRY = "try a lower learning_rate_init, a (lower) max_grad_norm, or scale the inputs and targets"
 
 
 class Model(Protocol):
@@ -201,15 +201,15 @@ class Trainer:
                 history.loss_curve.append(loss)
                 info = {"epoch": epoch, "loss": loss, "learning_rate": rate, "network": network}
                 if validation is not None:
-                    found = evaluate(network, self.loss, validation, self.batch_size)
+                    found = self.evaluate(network, validation)
                     if not math.isfinite(found):
-                        raise FloatingPointError(f"the validation loss became {found}: {_WHAT_TO_TRY}")
+                        raise FloatingPointError(f"the validation loss became {found}: {WHAT_TO_TRY}")
                     info["validation_loss"] = found
                     history.validation_curve.append(found)
                 waited = 0 if watched[-1] <= lowest - self.tol else waited + 1
                 if watched[-1] < lowest:
                     lowest = watched[-1]
-                    best = None if validation is None else network.parameters.copy()
+                    best = None if validation is None else self.keep(network)
                 report(info)
                 if history.stopped == "max_iter" and self._call("epoch", info):
                     history.stopped = "callback"
@@ -218,8 +218,20 @@ class Trainer:
                 if history.stopped != "max_iter":
                     break
         if best is not None:
-            network.parameters[...] = best
+            self.put_back(network, best)
         return self._finish(history, network)
+
+    def evaluate(self, network: Model, data: Source) -> float:
+        """Return the mean loss over a source; see `evaluate`."""
+        return evaluate(network, self.loss, data, self.batch_size)
+
+    def keep(self, network: Model) -> Any:
+        """Return a copy of the parameters, for `put_back`."""
+        return network.parameters.copy()
+
+    def put_back(self, network: Model, kept: Any) -> None:
+        """Go back to parameters that `keep` returned."""
+        network.parameters[...] = kept
 
     def epoch(
         self,
@@ -280,7 +292,7 @@ class Trainer:
         raw = network.forward(x, lengths, training=True)
         loss, draw = self.loss(y, raw, _shares(raw, sample_weight, lengths)[0])
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the training loss became {loss}: {_WHAT_TO_TRY}")
+            raise FloatingPointError(f"the training loss became {loss}: {WHAT_TO_TRY}")
         network.backward(draw)
         if decay is not None:
             penalty = decay * network.parameters / len(indices)
@@ -295,7 +307,7 @@ class Trainer:
         np.square(network.gradients, out=squares)
         norm = math.sqrt(squares.sum())
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the norm of the gradient became {norm}: {_WHAT_TO_TRY}")
+            raise FloatingPointError(f"the norm of the gradient became {norm}: {WHAT_TO_TRY}")
         return min(1.0, self.max_grad_norm / (norm + 1e-6))
 
     def fit_lbfgs(self, network: Model, data: Source) -> History:
@@ -348,7 +360,7 @@ class Trainer:
                 callback=after_iteration, options=options,
             )  # fmt: skip
         if not math.isfinite(result.fun):
-            raise FloatingPointError(f"the training loss became {result.fun}: {_WHAT_TO_TRY}")
+            raise FloatingPointError(f"the training loss became {result.fun}: {WHAT_TO_TRY}")
         network.parameters[...] = result.x
         # status 2: the line search finds nothing lower at this precision
         if history.stopped == "max_iter" and result.status != 1:
@@ -367,7 +379,7 @@ class Trainer:
     def _finish(self, history, network):
         """Warn of an end that came too early."""
         if not np.isfinite(network.parameters).all():
-            raise FloatingPointError(f"the network's parameters are no longer finite: {_WHAT_TO_TRY}")
+            raise FloatingPointError(f"the network's parameters are no longer finite: {WHAT_TO_TRY}")
         if history.stopped == "interrupted":
             message = "training was interrupted; the estimator holds what was learned until then"
             warnings.warn(f"{self.name}: {message}", ConvergenceWarning, stacklevel=5)

@@ -151,10 +151,10 @@ def fit_data(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return np.ascontiguousarray(windows), series[case.steps :, 0].copy()
 
 
-def our_job(case: Case, threads: int) -> Job:
-    """Make a case ready for numbarnn, through its public interface only."""
+def our_job(case: Case, threads: int, device: str = "cpu") -> Job:
+    """Make a case ready for numbarnn, through its public interface only; on "cuda" only fits."""
     if case.kind == "fit":
-        return _our_fit(case, threads)
+        return _our_fit(case, threads, device)
     from numbarnn import Recurrent
 
     x, weights = layer_data(case)
@@ -192,7 +192,7 @@ def _our_training_step(case: Case, layer: Any, x: np.ndarray) -> Job:
     return Job(run, results)
 
 
-def _our_fit(case: Case, threads: int) -> Job:
+def _our_fit(case: Case, threads: int, device: str) -> Job:
     from numbarnn import RNNRegressor
 
     X, y = fit_data(case)
@@ -207,6 +207,7 @@ def _our_fit(case: Case, threads: int) -> Job:
             max_grad_norm=1.0,
             n_jobs=threads,
             random_state=0,
+            device=device,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # two epochs do not converge, and are not meant to

@@ -23,13 +23,13 @@ _TORCH_LAYERS = {
 }
 
 
-def torch_job(case: Case, threads: int) -> Job:
-    """Make a case ready for PyTorch."""
+def torch_job(case: Case, threads: int, device: str = "cpu") -> Job:
+    """Make a case ready for PyTorch; on "cuda" only training steps and fits."""
     import torch
 
     torch.set_num_threads(threads)
     if case.kind == "fit":
-        return _torch_fit(case)
+        return _torch_fit(case, device)
     name, options = _TORCH_LAYERS[case.cell]
     x, weights = layer_data(case)
     weights = {key: torch.from_numpy(array) for key, array in weights.items()}
@@ -37,9 +37,9 @@ def torch_job(case: Case, threads: int) -> Job:
         cell = getattr(torch.nn, f"{name}Cell")(case.inputs, case.hidden, **options)
         cell.load_state_dict({key.removesuffix("_l0"): array for key, array in weights.items()})
         return _torch_steps(cell, torch.from_numpy(x[:, 0]))
-    layer = getattr(torch.nn, name)(case.inputs, case.hidden, batch_first=True, **options)
+    layer = getattr(torch.nn, name)(case.inputs, case.hidden, batch_first=True, **options).to(device)
     layer.load_state_dict(weights)
-    x = torch.from_numpy(x)
+    x = torch.from_numpy(x).to(device)
     if case.kind == "train":
         return _torch_training_step(layer, x.requires_grad_(case.input_gradient))
 
@@ -59,9 +59,9 @@ def _torch_training_step(layer: Any, x: Any) -> Job:
         return output
 
     def results() -> dict[str, np.ndarray]:
-        found = {"output": run().detach().numpy()}
-        found |= {name: parameter.grad.numpy().copy() for name, parameter in layer.named_parameters()}
-        return found if x.grad is None else {**found, "dx": x.grad.numpy().copy()}
+        found = {"output": run().detach().cpu().numpy()}
+        found |= {name: value.grad.cpu().numpy().copy() for name, value in layer.named_parameters()}
+        return found if x.grad is None else {**found, "dx": x.grad.cpu().numpy().copy()}
 
     return Job(run, results)
 
@@ -79,20 +79,20 @@ def _torch_steps(cell: Any, x_t: Any) -> Job:
     return Job(run, lambda: {"output": run().numpy()}, STEPS_PER_CALL)
 
 
-def _torch_fit(case: Case) -> Job:
+def _torch_fit(case: Case, device: str) -> Job:
     import torch
 
-    X, y = (torch.from_numpy(array) for array in fit_data(case))
+    X, y = (torch.from_numpy(array).to(device) for array in fit_data(case))
     name, options = _TORCH_LAYERS[case.cell]
 
     def run() -> Callable[[], Any]:
         torch.manual_seed(0)
-        layer = getattr(torch.nn, name)(case.inputs, case.hidden, batch_first=True, **options)
-        head = torch.nn.Linear(case.hidden, 1)
+        layer = getattr(torch.nn, name)(case.inputs, case.hidden, batch_first=True, **options).to(device)
+        head = torch.nn.Linear(case.hidden, 1).to(device)
         parameters = [*layer.parameters(), *head.parameters()]
         optimizer = torch.optim.Adam(parameters, fused=True)
         for _ in range(FIT_EPOCHS):
-            for rows in torch.randperm(len(X)).split(case.batch):
+            for rows in torch.randperm(len(X), device=device).split(case.batch):
                 optimizer.zero_grad()
                 prediction = head(layer(X[rows])[0][:, -1]).squeeze(1)
                 torch.nn.functional.mse_loss(prediction, y[rows]).backward()
@@ -103,7 +103,7 @@ def _torch_fit(case: Case) -> Job:
     def results() -> dict[str, np.ndarray]:
         predict = run()
         with torch.inference_mode():
-            return {"mse": torch.nn.functional.mse_loss(predict(X), y).numpy()}
+            return {"mse": torch.nn.functional.mse_loss(predict(X), y).cpu().numpy()}
 
     return Job(run, results, FIT_EPOCHS)
 

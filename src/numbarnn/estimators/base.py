@@ -152,8 +152,6 @@ class BaseRNN(BaseEstimator):
 
     def _check_data(self, X, y, sample_weight, lengths, mask, reset):
         """Return x, y, weight, valid as arrays, without those of weight zero, and the number of targets."""
-        if self.device == "cuda":
-            raise ValueError("device was 'cuda', which is not available yet; expected 'cpu'")
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         x, lengths, valid = self._check_X(X, lengths, mask, reset)
@@ -213,8 +211,14 @@ class BaseRNN(BaseEstimator):
             config[name] = sizes_of(name, config[name])
         config["zoneout"] = np.asarray(self.zoneout).tolist()
         if network is None:
-            return trainer, self._make_network(config, int(seeds[0]))
-        return trainer, self._go_on(network, config)
+            network = self._make_network(config, int(seeds[0]))
+        else:
+            network = self._go_on(network, config)
+        if self.device == "cuda":
+            from numbarnn.cuda.training import on_device
+
+            trainer = on_device(trainer, network, self.solver)
+        return trainer, network
 
     def _n_series(self, n_samples):
         """Return the number of series whose windows follow one another in the samples."""
@@ -343,6 +347,11 @@ class BaseRNN(BaseEstimator):
         network, loss = self.network_, self._trained_loss
         network.n_jobs = self.n_jobs
         n_batch = self._n_series(len(x)) if network.config["stateful"] else _PREDICT_BATCH
+        if self.device == "cuda":
+            from numbarnn.cuda.network import DeviceNetwork
+
+            network = DeviceNetwork(network)
+            n_batch = network.rows_that_fit(x.shape[1])
         result = None
         for start in range(0, len(x), n_batch):
             batch = slice(start, start + n_batch)

@@ -1,0 +1,164 @@
+"""Where numba.cuda comes from, what can be wrong with a device, and arrays on it.
+
+`cuda` is that of numba-cuda, or of its successor numba-cuda-mlir. With ``NUMBA_ENABLE_CUDASIM=1`` it is the
+simulator, in which all of this room runs without a GPU, slowly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+__all__ = [
+    "SIMULATED", "DeviceError", "DeviceLostError", "DeviceMemoryError", "DeviceUnavailableError",
+    "check_device", "cuda", "download", "empty", "free_bytes", "jit", "naming_errors", "pointer",
+    "processors", "upload",
+]  # fmt: skip
+
+LEAST_CAPABILITY = (7, 5)  # the oldest that CUDA 13 compiles for
+_INSTALL = 'pip install "numbarnn[cuda]"'
+_OUT_OF_MEMORY = ("OUT_OF_MEMORY", "OutOfMemory", "out of memory", "ALLOC_FAILED")
+_OF_DRIVER = ("API", "Driver", "RuntimeError", "CUBLAS")
+# of the module that an error's class is from: nobody else's errors are renamed
+_OURS = ("numba", "numba_cuda", "numba_cuda_mlir", "cupy", "cupy_backends", "cuda")
+
+
+class DeviceError(RuntimeError):
+    """Something is wrong with the GPU; the estimator is as it was, and works with ``device="cpu"``."""
+
+
+class DeviceUnavailableError(DeviceError, ImportError):
+    """There is no GPU, no compiler for it, or it is too old."""
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """Not everything fits into the GPU's memory."""
+
+
+class DeviceLostError(DeviceError):
+    """The GPU does not answer any more, or a kernel was broken off: a new process is needed to use it."""
+
+
+def _import_cuda() -> Any:
+    try:
+        from numba import cuda
+
+        cuda.jit, cuda.to_device  # noqa: B018  # Numba alone has had an empty shell of this name
+    except (ImportError, AttributeError) as error:
+        try:
+            from numba_cuda_mlir import cuda
+        except ImportError:
+            raise DeviceUnavailableError(
+                f"device was 'cuda'; expected 'cpu', as numba-cuda is not installed: {_INSTALL}"
+            ) from error
+    return cuda
+
+
+cuda = _import_cuda()
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
+def jit(kernel: Callable, name: str, registers: int | None = None) -> Callable:
+    """Make a kernel of that name whose threads have at most so many registers; simulated ones have none."""
+    kernel.__name__ = kernel.__qualname__ = name
+    return cuda.jit(kernel) if SIMULATED else cuda.jit(max_registers=registers)(kernel)
+
+
+def processors() -> int:
+    """Return how many blocks run at a time at least, one on each multiprocessor."""
+    return 2 if SIMULATED else cuda.get_current_device().MULTIPROCESSOR_COUNT
+
+
+def capability() -> tuple[int, int]:
+    """Return the compute capability of the device in use; of the simulated one the least there may be."""
+    return LEAST_CAPABILITY if SIMULATED else tuple(cuda.get_current_device().compute_capability)
+
+
+def check_device() -> None:
+    """Raise an error unless there is a device that kernels can be compiled for and run on.
+
+    Raises
+    ------
+    DeviceUnavailableError
+        If not; the message says what is missing and how to get it.
+    """
+    from numbarnn.cuda import blas
+
+    if not cuda.is_available():
+        raise DeviceUnavailableError(
+            "device was 'cuda'; expected 'cpu', as no GPU is found: an NVIDIA driver for CUDA 13 is needed, "
+            f"and {_INSTALL}"
+        )
+    with naming_errors():
+        found = capability()
+    if found < LEAST_CAPABILITY:
+        raise DeviceUnavailableError(
+            f"device was 'cuda', a GPU of compute capability {found[0]}.{found[1]}; expected 'cpu', or one "
+            f"of {LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]} or above"
+        )
+    with naming_errors():
+        blas.load()
+
+
+@contextmanager
+def naming_errors() -> Iterator[None]:
+    """Turn what driver and libraries raise into errors of this module.
+
+    Raises
+    ------
+    DeviceMemoryError, DeviceLostError
+    """
+    try:
+        yield
+    except DeviceError:
+        raise
+    except Exception as error:
+        kind = type(error)
+        if kind.__module__.partition(".")[0] not in _OURS:
+            raise
+        if any(word in f"{kind.__name__} {error}" for word in _OUT_OF_MEMORY):
+            raise DeviceMemoryError(
+                f"device was 'cuda', whose memory is too small for this ({error}); "
+                "expected a smaller batch_size or network, or 'cpu'"
+            ) from error
+        if any(word in kind.__name__ for word in _OF_DRIVER):
+            raise DeviceLostError(
+                f"device was 'cuda', which failed ({error}); expected 'cpu', or a new process"
+            ) from error
+        raise
+
+
+def empty(size: int, dtype: DTypeLike) -> Any:
+    """Return a flat array on the device, of any content; at least of one element, to have an address."""
+    array = cuda.device_array(max(1, int(size)), np.dtype(dtype))
+    if SIMULATED and array.dtype.kind == "f":
+        array[:] = np.nan  # what nobody writes and somebody reads shall show
+    return array
+
+
+def upload(array: NDArray) -> Any:
+    """Copy an array to the device; it is flat there."""
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return cuda.to_device(flat if flat.size else np.zeros(1, flat.dtype))
+
+
+def download(array: Any) -> NDArray:
+    """Copy a flat array from the device, once all that was asked for before is done."""
+    return array.copy_to_host()
+
+
+def pointer(array: Any) -> int:
+    """Return the address of the first element."""
+    if SIMULATED:
+        return array._ary.ctypes.data
+    return array.__cuda_array_interface__["data"][0]
+
+
+def free_bytes() -> float:
+    """Return how much memory of the device is free."""
+    return cuda.current_context().get_memory_info().free

@@ -1,0 +1,392 @@
+"""A `numbarnn.network.Network` on the device: the same layers between the same dense ones, both ways."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numbarnn.blocks import valid_steps
+from numbarnn.cuda import pointwise
+from numbarnn.cuda.blas import Matrix
+from numbarnn.cuda.driver import DeviceMemoryError, download, empty, free_bytes, naming_errors, upload
+from numbarnn.cuda.layers import Layers, Shape, Way, check_options
+from numbarnn.cuda.program import Program
+
+if TYPE_CHECKING:
+    from numbarnn.network import Network
+
+__all__ = ["DeviceNetwork", "NetworkWay"]
+
+_PART_OF_MEMORY = 0.5  # of what is free, for the arrays of a prediction
+_MOST_ROWS = 4096  # a batch of more is no faster
+
+
+class _Dense(NamedTuple):
+    """A dense layer: where its weight and bias are, and its sizes."""
+
+    weight: int
+    bias: int
+    inputs: int
+    outputs: int
+
+
+class NetworkWay:
+    """The arrays of a network on batches of one shape, and both ways through it.
+
+    Rows are time-major: (T, B) of them where there is an output for every step, else B.
+
+    Attributes
+    ----------
+    inputs : device array of shape (T, B, F)
+        What is read. To be filled, like `valid`, before a program runs.
+    valid : device array of uint8, (T, B)
+    raw, draw : device array of shape (rows, n_outputs)
+        The output, and the gradient of the loss with respect to it.
+    rows : int
+    """
+
+    def __init__(self, network: DeviceNetwork, T: int, B: int, training: bool, masked: bool) -> None:
+        self._network, self.T, self.B = network, T, B
+        config, layers, dtype = network.config, network.layers, network.dtype
+        self.training, self.masked, self.sequences = training, masked, config["return_sequences"]
+        self.by_output = self.sequences or config["residual"]
+        self._drops = training and config["dropout"] > 0
+        starts = config["initial_state"] == "learned" or (training and config["initial_state"] == "random")
+        dropout = self._drops and len(layers.inputs) > 1
+        self.way = Way(layers, Shape(T, B, training, masked, dropout, self.by_output, starts))
+        self.valid, self.steps = self.way.valid, T * B
+        self.rows = self.steps if self.sequences else B
+        self._embeds = bool(network.tables)
+        self.inputs = self.way.rows[0]
+        if self._embeds or network.stem:
+            self.inputs = empty(self.steps * config["input_size"], dtype)
+        # what each dense layer reads, and last what the recurrent layers do, or the output
+        width = network.stem[0].inputs if network.stem else layers.inputs[0]
+        self._read = [self.inputs] if not self._embeds else [empty(self.steps * width, dtype)]
+        self._read += [empty(self.steps * each.outputs, dtype) for each in network.stem]
+        if self._embeds or network.stem:
+            self._read[-1] = self.way.rows[0]
+        features = self.way.rows[-1] if self.sequences else empty(B * layers.output_size, dtype)
+        self._head = [features] + [empty(self.rows * each.outputs, dtype) for each in network.head]
+        self.raw, self.draw = self._head[-1], None
+        self._masks = [
+            [empty(rows * each.outputs * self._drops, dtype) for each in dense]
+            for rows, dense in ((self.steps, network.stem), (self.rows, network.head[:-1]))
+        ]
+        self._ends = [empty(B * layers.output_size, dtype) for _ in range(2)]  # where two are merged
+        if training:
+            self._dread = [empty(each.size, dtype) for each in self._read[:-1]] + self.way.drows[:1]
+            dfeatures = self.way.drows[-1] if self.sequences else empty(features.size, dtype)
+            self._dhead = [dfeatures] + [empty(each.size, dtype) for each in self._head[1:]]
+            self.draw = self._dhead[-1]
+            self._dends = [empty(each.size, dtype) for each in self._ends]
+
+    def draw_noise(self) -> None:
+        """Draw what is random in this batch as `Network` would: by the same generator, in the same order."""
+        network, (T, B) = self._network, (self.T, self.B)
+        if self.training and network.config["initial_state"] == "random":
+            self.way.initial.copy_to_device(network.draw_states(B))
+        if not self._drops:
+            return
+        for mask, dense in zip(self._masks[0], network.stem, strict=True):
+            drawn = network.draw_mask((B, T, dense.outputs))
+            mask.copy_to_device(np.ascontiguousarray(drawn.transpose(1, 0, 2)).ravel())
+        for mask, inputs in zip(self.way.masks, network.layers.inputs[1:], strict=bool(self.way.masks)):
+            mask.copy_to_device(network.draw_between((T * B, inputs)).ravel())
+        for mask, dense in zip(self._masks[1], network.head[:-1], strict=True):
+            if self.sequences:
+                drawn = network.draw_mask((B, T, dense.outputs))
+                mask.copy_to_device(np.ascontiguousarray(drawn.transpose(1, 0, 2)).ravel())
+            else:
+                mask.copy_to_device(network.draw_mask((B, dense.outputs)).ravel())
+
+    # ---- forward
+
+    def forward(self, program: Program) -> None:
+        """Add what goes from `inputs` to `raw`."""
+        network, config = self._network, self._network.config
+        rows, inputs = self.steps, config["input_size"]
+        if self._embeds:
+            to, width = self._read[0], network.step_size
+            columns = network.numeric_columns
+            if network.n_numeric:
+                program.each(pointwise.take_columns, rows * network.n_numeric, rows, inputs, width, columns,
+                             self.inputs, to)  # fmt: skip
+            for feature, column, size, _, at in network.tables:
+                arguments = rows, inputs, width, feature, column, size, network.parameters, at
+                program.each(pointwise.embed, rows * size, *arguments, self.inputs, to)
+        self._dense(program, rows, network.stem, self._read, self._masks[0], len(network.stem))
+        for at, position, H, many in network.learned:
+            states = self.way.initial[position * self.B : (position + many * H) * self.B]
+            count = many * H * self.B
+            program.each(pointwise.repeat_states, count, count, self.B, H, network.parameters, at, states)
+        self.way.forward(program)
+        if not self.sequences:
+            self._features(program)
+        self._dense(program, self.rows, network.head, self._head, self._masks[1], len(network.head) - 1)
+
+    def _dense(
+        self, program: Program, rows: int, dense: list[_Dense], read: list, masks: list, rectified: int
+    ) -> None:
+        network, p = self._network, self._network.parameters
+        for k, each in enumerate(dense):
+            weights, y, count = Matrix(p, each.weight, each.inputs).T, read[k + 1], rows * each.outputs
+            seen = Matrix(read[k], 0, each.inputs)
+            program.product(rows, each.outputs, each.inputs, seen, weights, Matrix(y, 0, each.outputs))
+            bias = each.outputs, int(k < rectified), network.zero, p, each.bias, y
+            program.each(pointwise.add_bias, count, count, *bias)
+            if self._drops and k < rectified:
+                program.each(pointwise.multiply, count, count, masks[k], y)
+
+    def _features(self, program: Program) -> None:
+        """Add what brings the ends of the directions together."""
+        layers, B, features = self._network.layers, self.B, self._head[0]
+        merge, width = layers.merge, layers.output_size
+        if self.by_output:
+            steps = (self.T, B, width)
+            masked = int(self.masked), self.valid, self.way.rows[-1]
+            if merge == 0:
+                turn = width // 2 if layers.per_layer == 2 else width
+                program.each(pointwise.join_ends, B * width, *steps, turn, *masked, features)
+                return
+            for turn, ends in zip((width, 0), self._ends, strict=True):
+                program.each(pointwise.join_ends, B * width, *steps, turn, *masked, ends)
+            pair = self._ends[0], 0, self._ends[1], 0
+        else:
+            tops = [(own.h, at) for own, at, _ in self.way.ends()[-layers.per_layer :]]
+            if layers.per_layer == 1:
+                program.each(pointwise.copy, B * width, B * width, *tops[0], features, 0)
+                return
+            pair = *tops[0], *tops[1]
+            if merge == 0:
+                program.each(pointwise.join_columns, B * width // 2, B, width // 2, *pair, features)
+                return
+        program.each(pointwise.merge, B * width, B * width, merge, self._network.half, *pair, features)
+
+    # ---- backward
+
+    def backward(self, program: Program) -> None:
+        """Add the way back from `draw` to the gradients of all parameters."""
+        network = self._network
+        self._dense_back(
+            program, self.rows, network.head, self._head, self._dhead, self._masks[1], len(network.head) - 1,
+            True,
+        )  # fmt: skip
+        self.way.start_back(program, False)
+        if not self.sequences:
+            self._features_back(program)
+        below = self._embeds or bool(network.stem)
+        self.way.backward(program, self.by_output, below)
+        if below:
+            self._dense_back(
+                program, self.steps, network.stem, self._read, self._dread, self._masks[0], len(network.stem),
+                self._embeds,
+            )  # fmt: skip
+            for feature, column, size, count, at in network.tables:
+                sizes = self.steps, network.config["input_size"], network.step_size, feature, column, size
+                arrays = self.inputs, self._dread[0], network.gradients, at
+                program.each(pointwise.embed_back, count, *sizes, count, network.zero, *arrays)
+        if network.learned:
+            self.way.collect_back(program)
+            ones = Matrix(self.way.ones, 0, self.B)
+            for at, position, H, many in network.learned:
+                for k in range(many):
+                    seen = Matrix(self.way.dinitial, (position + k * H) * self.B, H)
+                    program.product(1, H, self.B, ones, seen, Matrix(network.gradients, at + k * H, H))
+
+    def _dense_back(
+        self, program: Program, rows: int, dense: list[_Dense], read: list, dread: list, masks: list,
+        rectified: int, input_gradient: bool,
+    ) -> None:
+        network = self._network
+        for k, each in reversed([*enumerate(dense)]):
+            dy, count = dread[k + 1], rows * each.outputs
+            if self._drops and k < rectified:
+                program.each(pointwise.multiply, count, count, masks[k], dy)
+            if k < rectified:  # what dropout has set to zero has no gradient any more
+                program.each(pointwise.drop_negative, count, count, read[k + 1], dy)
+            slopes, seen = Matrix(dy, 0, each.outputs), Matrix(read[k], 0, each.inputs)
+            to = Matrix(network.gradients, each.weight, each.inputs)
+            program.product(each.outputs, each.inputs, rows, slopes.T, seen, to)
+            to, ones = Matrix(network.gradients, each.bias, each.outputs), Matrix(self.way.ones, 0, rows)
+            program.product(1, each.outputs, rows, ones, slopes, to)
+            if k > 0 or input_gradient:
+                weights = Matrix(network.parameters, each.weight, each.inputs)
+                to = Matrix(dread[k], 0, each.inputs)
+                program.product(rows, each.inputs, each.outputs, slopes, weights, to)
+
+    def _features_back(self, program: Program) -> None:
+        layers, B, dfeatures = self._network.layers, self.B, self._dhead[0]
+        merge, width, half = layers.merge, layers.output_size, self._network.half
+        if self.by_output:
+            steps, dout = (self.T, B, width), self.way.drows[-1]
+            if merge == 0:
+                turn = width // 2 if layers.per_layer == 2 else width
+                masked = int(self.masked), 0, self.valid, dfeatures, dout
+                program.each(pointwise.split_ends, B * width, *steps, turn, *masked)
+                return
+            pair = self._ends[0], 0, self._ends[1], 0, *self._dends
+            program.each(pointwise.split, B * width, B * width, merge, half, dfeatures, *pair)
+            for adds, turn in enumerate((width, 0)):
+                masked = int(self.masked), adds, self.valid, self._dends[adds], dout
+                program.each(pointwise.split_ends, B * width, *steps, turn, *masked)
+            return
+        tops = self.way.ends()[-layers.per_layer :]
+        if layers.per_layer == 1:
+            program.each(pointwise.copy, B * width, B * width, dfeatures, 0, tops[0][0].d, 0)
+            return
+        (a, a_at, _), (b, b_at, _) = tops
+        if merge == 0:
+            program.each(pointwise.split_columns, B * width // 2, B, width // 2, dfeatures, a.d, b.d)
+        else:
+            pair = a.h, a_at, b.h, b_at, a.d, b.d
+            program.each(pointwise.split, B * width, B * width, merge, half, dfeatures, *pair)
+
+
+class DeviceNetwork:
+    """A network whose parameters are on the device, and which computes there.
+
+    Parameters
+    ----------
+    network : Network
+        What it is made after. `download` brings parameters back to it.
+
+    Attributes
+    ----------
+    config, dtype
+        The network's.
+    parameters, gradients : device array
+        In the order of the network's.
+
+    Raises
+    ------
+    ValueError
+        If the device has no kernel for an option; the message names it.
+    DeviceError
+        If there is no device, or it fails.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.check_options(network)
+        self._host, self.config, self.dtype = network, network.config, network.dtype
+        self.zero, self.half = self.dtype.type(0), self.dtype.type(0.5)
+        with naming_errors():
+            self.parameters = upload(network.parameters)
+            self.gradients = upload(np.zeros_like(network.parameters))
+            self.layers = Layers(network.recurrent, self.parameters, self.gradients)
+            self._lay_out(network)
+        self._ways: dict[tuple, NetworkWay] = {}
+
+    @staticmethod
+    def check_options(network: Network) -> None:
+        """Raise a ValueError for what there is no kernel for."""
+        if network.config["stateful"]:
+            raise ValueError("stateful was True; device='cuda' expects False")
+        check_options(network.recurrent)
+
+    def _lay_out(self, network: Network) -> None:
+        """Find where each parameter is."""
+        shapes = {name: values.shape for name, values in network.named_parameters.items()}
+        starts = dict(zip(shapes, np.cumsum([0, *map(math.prod, shapes.values())]).tolist(), strict=False))
+        config, layers = self.config, self.layers
+
+        def dense(prefix: str, sizes: list[int], names: list[str]) -> list[_Dense]:
+            pairs = zip(names, pairwise(sizes), strict=True)
+            return [
+                _Dense(starts[f"{prefix}{name}weight"], starts[f"{prefix}{name}bias"], *pair)
+                for name, pair in pairs
+            ]
+
+        self.step_size = network._step_size
+        stem, head = config["stem_sizes"], config["head_sizes"]
+        self.stem = dense("stem.", [self.step_size, *stem], [f"{k}." for k in range(len(stem))])
+        names = [f"{k}." for k in range(len(head))] + [""]
+        self.head = dense("head.", [layers.output_size, *head, config["n_outputs"]], names)
+        categorical = [entry[0] for entry in config["embedding"]]
+        numeric = [k for k in range(config["input_size"]) if k not in categorical]
+        self.n_numeric, self.numeric_columns = len(numeric), upload(np.array(numeric, np.int64))
+        self.tables, at = [], len(numeric)
+        for feature, count, size in config["embedding"]:
+            self.tables.append((feature, at, size, count * size, starts[f"embedding.{feature}"]))
+            at += size
+        self.learned, position = [], 0
+        if config["initial_state"] == "learned":
+            for name in network.recurrent.cell.states:
+                at, (many, H) = starts[f"initial_state.{name}"], shapes[f"initial_state.{name}"]
+                self.learned.append((at, position, H, many))
+                position += many * H
+
+    # ---- random numbers, drawn on the host by the network's own generator
+
+    def draw_states(self, n_samples: int) -> NDArray:
+        """Draw initial states, as `Network` does."""
+        return np.concatenate([part.ravel() for part in self._host._initial_state(n_samples, True)])
+
+    def draw_mask(self, shape: tuple[int, ...]) -> NDArray:
+        """Draw the factors of a `numbarnn.blocks.Dropout`."""
+        return (self._host.stem.dropouts + self._host.hidden.dropouts)[0].draw(shape, self.dtype)
+
+    def draw_between(self, shape: tuple[int, int]) -> NDArray:
+        """Draw the factors between recurrent layers."""
+        return self._host.recurrent._draw_mask(shape)
+
+    # ---- the same interface as a network has
+
+    def way(self, T: int, B: int, training: bool, masked: bool) -> NetworkWay:
+        """Return the arrays for batches of a shape, made now or kept."""
+        key = T, B, training, masked
+        if key not in self._ways:
+            self._ways[key] = NetworkWay(self, T, B, training, masked)
+        return self._ways[key]
+
+    def forward(self, x: NDArray, lengths: NDArray | None = None) -> NDArray:
+        """Raw output of the head; see `Network.forward`. If memory is too small it takes a half at a time.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples, n_timesteps, input_size)
+        lengths : ndarray, default=None
+
+        Returns
+        -------
+        raw : ndarray of shape (n_samples, n_outputs) or (n_samples, n_timesteps, n_outputs)
+        """
+        try:
+            return self._forward(x, lengths)
+        except DeviceMemoryError:
+            self._ways.clear()
+            if len(x) == 1:
+                raise
+        parts = slice(0, len(x) // 2), slice(len(x) // 2, None)
+        pieces = [(x[part], None if lengths is None else lengths[part]) for part in parts]
+        return np.concatenate([self.forward(*piece) for piece in pieces])
+
+    def _forward(self, x: NDArray, lengths: NDArray | None) -> NDArray:
+        (B, T, F), masked = x.shape, lengths is not None
+        with naming_errors():
+            way, program = self.way(T, B, False, masked), Program()
+            if masked:
+                valid = valid_steps(lengths, T).T.astype(np.uint8)
+                way.valid.copy_to_device(np.ascontiguousarray(valid).ravel())
+            count = T * B * F
+            arguments = T, B, F, int(masked), way.valid, upload(x), way.inputs
+            program.each(pointwise.rows_in, count, *arguments)
+            way.forward(program)
+            program.run()
+            raw = download(way.raw)
+        if way.sequences:
+            return np.ascontiguousarray(raw.reshape(T, B, -1).transpose(1, 0, 2))
+        return raw.reshape(B, -1)
+
+    def rows_that_fit(self, n_timesteps: int) -> int:
+        """Return how many samples a prediction may take at once."""
+        layers, config = self.layers, self.config
+        each = sum(layers.inputs) + layers.output_size + config["input_size"]
+        each += layers.n_directions * layers.H * (layers.eq.X + 2 + (layers.merge > 0))
+        each += sum(dense.outputs + dense.inputs for dense in self.stem + self.head)
+        room = free_bytes() * _PART_OF_MEMORY / (max(1, n_timesteps) * each * self.dtype.itemsize)
+        return int(max(1, min(_MOST_ROWS, room)))

@@ -1,0 +1,346 @@
+"""Training on the device: data, batches, losses, updates and the best weights stay there.
+
+`DeviceTrainer` is a `numbarnn.training.Trainer` whose epochs run on the device; when to stop, rates and what
+is reported are the trainer's own. The host learns of an epoch by one copy of a few numbers. Only callbacks
+make it wait more often, and be handed the parameters, before each call.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numbarnn.blocks import valid_steps
+from numbarnn.cuda import pointwise
+from numbarnn.cuda.driver import check_device, cuda, download, empty, naming_errors, upload
+from numbarnn.cuda.losses import BLOCKS, THREADS, LossKernel, sums
+from numbarnn.cuda.network import DeviceNetwork, NetworkWay
+from numbarnn.cuda.optimizers import BATCH, FAILED, LOSS, SEEN, SIZE, TOTAL, VALUE, OptimizerKernel
+from numbarnn.cuda.program import Program
+from numbarnn.network import Network
+from numbarnn.optimizers import Optimizer
+from numbarnn.training import WHAT_TO_TRY, History, Source, Trainer
+
+__all__ = ["DeviceTrainer", "on_device"]
+
+
+def on_device(trainer: Trainer, network: Network, solver: str) -> DeviceTrainer:
+    """Return the trainer that does the same on the device.
+
+    Raises
+    ------
+    ValueError
+        If there is no kernel for an option; the message names it.
+    DeviceError
+        If there is no device.
+    """
+    if solver == "lbfgs":
+        raise ValueError("solver was 'lbfgs'; device='cuda' expects one of adam, adamw, rmsprop, sgd")
+    check_device()
+    DeviceNetwork.check_options(network)
+    LossKernel(trainer.loss, network.config["n_outputs"], network.dtype)
+    return DeviceTrainer(**{each.name: getattr(trainer, each.name) for each in fields(Trainer)})
+
+
+@dataclass(kw_only=True)
+class DeviceTrainer(Trainer):
+    """A trainer whose epochs run on the device; the parameters are the same.
+
+    Raises
+    ------
+    ValueError
+        Of `fit` and `epoch`, if there is no kernel for an option; before any work is done.
+    DeviceError
+        Likewise, if there is no device, it fails, or its memory is too small; the network is then as it was.
+    """
+
+    def __post_init__(self) -> None:
+        """Nothing is on the device yet."""
+        self._session: _Session | None = None
+
+    def fit(
+        self, network: Network, optimizer: Optimizer, data: Source, validation: Source | None = None
+    ) -> History:
+        """See `Trainer.fit`."""
+        with naming_errors():
+            self._session = _Session(self, network, optimizer)
+            try:
+                return super().fit(network, optimizer, data, validation)
+            finally:
+                self._session = None
+
+    def epoch(
+        self, network: Network, optimizer: Optimizer, data: Source, rate: float, epoch: int = 0,
+        interrupted: Callable[[], bool] = bool,
+    ) -> tuple[float, str]:
+        """See `Trainer.epoch`."""
+        if self._session is not None:
+            return self._session.epoch(data, rate, epoch, interrupted)
+        with naming_errors():
+            session = _Session(self, network, optimizer)
+            result = session.epoch(data, rate, epoch, interrupted)
+            session.finish()
+            return result
+
+    def launched(self, network: Network, optimizer: Optimizer, data: Source) -> Iterator[tuple]:
+        """Yield (kernel, threads, arguments) of all that a batch of training and of evaluation launches."""
+        session = _Session(self, network, optimizer)
+        for training in (True, False):
+            yield from session.program(data, self.batch_size, training).launches
+
+    def evaluate(self, network: Network, data: Source) -> float:
+        """See `Trainer.evaluate`."""
+        return self._session.evaluate(data)
+
+    def keep(self, network: Network) -> Any:
+        """See `Trainer.keep`; the copy stays on the device."""
+        return self._session.keep()
+
+    def put_back(self, network: Network, kept: Any) -> None:
+        """See `Trainer.put_back`."""
+        self._session.put_back(kept)
+
+    def _finish(self, history: History, network: Network) -> History:
+        self._session.finish()
+        return super()._finish(history, network)
+
+
+class _Data:
+    """A source, all of it on the device."""
+
+    def __init__(self, source: Source, dtype: np.dtype) -> None:
+        x, y, weight, lengths = source.gather(np.arange(source.n_samples))
+        self.n, self.T, self.F = x.shape
+        self.k, self.masked = y.shape[-1], lengths is not None
+        self.x, self.y = upload(x), upload(y.astype(dtype))
+        valid = np.zeros(1) if lengths is None else valid_steps(lengths, self.T)
+        self.valid = upload(valid.astype(np.uint8))
+        # 0 for no weights, 1 for one a sample, 2 for one a step
+        self.weighted = 0 if weight is None else weight.ndim
+        self.weight = upload(np.zeros(1, dtype) if weight is None else weight.astype(dtype))
+        self.order, self.control = upload(np.arange(self.n)), upload(np.zeros(SIZE))
+        self.programs: dict[tuple[int, bool], Program] = {}
+        self.source = source  # by which it is known, so it must live as long
+
+
+class _Session:
+    """A network, an optimizer and data on the device for as long as it trains."""
+
+    def __init__(self, trainer: Trainer, network: Network, optimizer: Optimizer) -> None:
+        self._trainer, self._host, self._host_optimizer = trainer, network, optimizer
+        self._network = DeviceNetwork(network)
+        dtype = network.dtype
+        self._loss = LossKernel(trainer.loss, network.config["n_outputs"], dtype)
+        self._optimizer = OptimizerKernel(optimizer)
+        self._data: dict[int, _Data] = {}
+        self._size = network.parameters.size
+        # sums of blocks: of the loss, the penalty and the squares of the gradient; and a number of steps
+        self._partials, self._scale = upload(np.zeros(3 * BLOCKS + 1)), upload(np.ones(1, dtype))
+        self._count = upload(np.ones(1, dtype))
+        self._penalized = upload(network.penalized.astype(dtype) if trainer.alpha else np.zeros(1, dtype))
+        self._squares = empty(self._size if trainer.alpha else 1, dtype)
+        self._ways: dict[tuple, tuple[NetworkWay, Any, Any, Any]] = {}
+        self._kept: Any = None
+
+    # ---- what the trainer asks for
+
+    def epoch(
+        self, source: Source, rate: float, epoch: int, interrupted: Callable[[], bool]
+    ) -> tuple[float, str]:
+        """See `Trainer.epoch`."""
+        trainer, data = self._trainer, self._load(source)
+        n, size = data.n, trainer.batch_size
+        starts = range(0, n, size)
+        if trainer.shuffle and n > size:
+            data.order.copy_to_device(trainer.rng.permutation(n))
+        data.control.copy_to_device(np.zeros(SIZE))
+        if self._optimizer.start_epoch(rate, len(starts)):
+            data.programs = {key: each for key, each in data.programs.items() if not key[1]}
+        stopped, done = "", 0
+        for batch, start in enumerate(starts):
+            B = min(size, n - start)
+            way = self._way(data, B, True)[0]
+            way.draw_noise()
+            self._program(data, B, True).run()
+            done += 1
+            if trainer.callbacks:
+                found = self._read(data)
+                info = {
+                    "epoch": epoch, "batch": batch, "n_batches": len(starts), "loss": float(found[LOSS]),
+                    "learning_rate": rate, "network": self._host,
+                }  # fmt: skip
+                self.finish()
+                stopped = "callback" if trainer._call("batch", info) else ""
+            stopped = stopped or ("interrupted" if interrupted() else "")
+            if stopped:
+                break
+        found = self._read(data)
+        self._host_optimizer.n_updates += done
+        return float(found[TOTAL] / found[SEEN]), stopped
+
+    def _read(self, data: _Data) -> NDArray:
+        """Copy the few numbers that tell of an epoch; raise if something in it was not finite."""
+        found = download(data.control)
+        if found[FAILED]:
+            self.finish()
+            what = "training loss" if found[FAILED] == 1 else "norm of the gradient"
+            raise FloatingPointError(f"the {what} became {float(found[VALUE])}: {WHAT_TO_TRY}")
+        return found
+
+    def evaluate(self, source: Source) -> float:
+        """See `Trainer.evaluate`."""
+        data, size = self._load(source), self._trainer.batch_size
+        data.control.copy_to_device(np.zeros(SIZE))
+        for start in range(0, data.n, size):
+            self._program(data, min(size, data.n - start), False).run()
+        found = download(data.control)
+        return float(found[TOTAL] / found[SEEN])
+
+    def keep(self) -> Any:
+        """Copy the parameters, on the device, to where the copy before is."""
+        if self._kept is None:
+            self._kept = empty(self._size, self._host.dtype)
+        program = Program()
+        program.each(pointwise.copy, self._size, self._size, self._network.parameters, 0, self._kept, 0)
+        program.run()
+        return self._kept
+
+    def put_back(self, kept: Any) -> None:
+        """Take such a copy as the parameters."""
+        program = Program()
+        program.each(pointwise.copy, self._size, self._size, kept, 0, self._network.parameters, 0)
+        program.run()
+
+    def finish(self) -> None:
+        """Bring parameters and the optimizer's state to the host."""
+        self._host.parameters[...] = download(self._network.parameters)
+        self._optimizer.finish()
+
+    # ---- programs
+
+    def program(self, source: Source, B: int, training: bool) -> Program:
+        """Return what is done with a batch of B samples."""
+        return self._program(self._load(source), B, training)
+
+    def _load(self, source: Source) -> _Data:
+        if id(source) not in self._data:
+            self._data[id(source)] = _Data(source, self._host.dtype)
+        return self._data[id(source)]
+
+    def _way(self, data: _Data, B: int, training: bool) -> tuple[NetworkWay, Any, Any, Any]:
+        """Return the network's arrays for such batches, and those of targets, weights and losses."""
+        key = data.T, B, training, data.masked, data.k
+        if key not in self._ways:
+            way, dtype = self._network.way(data.T, B, training, data.masked), self._host.dtype
+            y, weights, losses = (empty(way.rows * width, dtype) for width in (data.k, 1, 1))
+            self._ways[key] = way, y, weights, losses
+        return self._ways[key]
+
+    def _program(self, data: _Data, B: int, training: bool) -> Program:
+        """Return all that is done with a batch of B samples."""
+        if (B, training) not in data.programs:
+            program = data.programs[B, training] = Program()
+            way, y, weights, losses = self._way(data, B, training)
+            self._gather(program, data, way, y, weights)
+            way.forward(program)
+            counted = way.sequences and data.masked
+            if counted:
+                program.launch(sums, 1, THREADS, way.rows, 0, way.valid, self._partials, 3 * BLOCKS)
+            program.launch(_count, 1, 1, int(counted), way.rows, self._partials, self._count)
+            draw = way.draw if training else way.raw  # where nobody goes back, it may overwrite the output
+            self._loss.add(program, way.rows, weights, self._count, y, way.raw, draw, losses)
+            program.launch(sums, BLOCKS, THREADS, way.rows, 0, losses, self._partials, 0)
+            if training:
+                way.backward(program)
+                self._update(program, data, B)
+            else:
+                program.launch(_add_up, 1, 1, self._partials, self._count, data.control)
+        return data.programs[B, training]
+
+    def _gather(self, program: Program, data: _Data, way: NetworkWay, y: Any, weights: Any) -> None:
+        (T, B, F), size, masked = (data.T, way.B, data.F), self._trainer.batch_size, int(data.masked)
+        chosen = data.control, data.order
+        if masked:
+            program.each(pointwise.gather_valid, T * B, T, B, size, *chosen, data.valid, way.valid)
+        arrays = data.x, way.valid, way.inputs
+        program.each(pointwise.gather_inputs, T * B * F, T, B, F, size, masked, *chosen, *arrays)
+        steps, counts = (T, masked) if way.sequences else (1, 0)
+        arrays = data.y, data.weight, way.valid, y, weights
+        numbers = steps, B, data.k, size, counts, data.weighted
+        program.each(pointwise.gather_targets, steps * B, *numbers, *chosen, *arrays)
+
+    def _update(self, program: Program, data: _Data, B: int) -> None:
+        trainer, network, n = self._trainer, self._network, self._size
+        if trainer.alpha:
+            factor = self._host.dtype.type(trainer.alpha / B)
+            arrays = self._penalized, network.parameters, network.gradients, self._squares
+            program.each(_penalize, n, n, factor, *arrays)
+            program.launch(sums, BLOCKS, THREADS, n, 0, self._squares, self._partials, BLOCKS)
+        norm = trainer.max_grad_norm
+        if norm is not None:
+            program.launch(sums, BLOCKS, THREADS, n, 1, network.gradients, self._partials, 2 * BLOCKS)
+        bounds = int(norm is not None), float(norm or 0)
+        program.launch(_decide, 1, 1, B, *bounds, self._partials, data.control, self._scale)
+        gradients = network.parameters, network.gradients
+        self._optimizer.add(program, n, *gradients, data.control, self._scale)
+
+
+@cuda.jit
+def _count(counted, rows, partials, count):
+    """Set the number of rows that a mean is over."""
+    if cuda.grid(1) == 0:
+        count[0] = partials[3 * BLOCKS] if counted else rows
+
+
+@cuda.jit
+def _penalize(n, factor, penalized, p, g, products):
+    """Add the gradient of the L2 penalty; products become twice its parts."""
+    for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+        slope = factor * penalized[i] * p[i]
+        g[i] += slope
+        products[i] = slope * p[i]
+
+
+@cuda.jit
+def _decide(B, bounded, bound, partials, control, scale):
+    """Count a batch, and decide how its gradient is scaled; what is not finite ends training."""
+    if cuda.grid(1) == 0 and control[FAILED] == 0:
+        loss, penalty, square = 0.0, 0.0, 0.0
+        for k in range(BLOCKS):
+            loss += partials[k]
+            penalty += partials[BLOCKS + k]
+            square += partials[2 * BLOCKS + k]
+        norm = math.sqrt(square)
+        factor = 1.0
+        if bounded and bound / (norm + 1e-6) < 1.0:
+            factor = bound / (norm + 1e-6)
+        control[BATCH] += 1
+        if not math.isfinite(loss):
+            control[FAILED] = 1
+            control[VALUE] = loss
+        elif bounded and not math.isfinite(norm):
+            control[FAILED] = 2
+            control[VALUE] = norm
+        else:
+            loss += 0.5 * penalty
+            control[LOSS] = loss
+            control[TOTAL] += loss * B
+            control[SEEN] += B
+        scale[0] = factor
+
+
+@cuda.jit
+def _add_up(partials, count, control):
+    """Count a batch that is only evaluated."""
+    if cuda.grid(1) == 0:
+        loss = 0.0
+        for k in range(BLOCKS):
+            loss += partials[k]
+        control[BATCH] += 1
+        control[TOTAL] += loss * count[0]
+        control[SEEN] += count[0]

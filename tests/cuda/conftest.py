@@ -1,0 +1,62 @@
+"""Tests of ``device="cuda"``: on a GPU, or in Numba's simulator if NUMBA_ENABLE_CUDASIM=1.
+
+Where there is neither, nothing here is collected; ``tests/test_cuda.py`` runs it in a process that simulates.
+"""
+
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
+def _there_is_a_device():
+    try:
+        from numbarnn.cuda.driver import check_device
+
+        check_device()
+    except ImportError:
+        return False
+    return True
+
+
+collect_ignore_glob = [] if _there_is_a_device() else ["test_*.py"]
+
+
+def _mend_simulator():
+    """Make shared arrays of simulated blocks safe and quick.
+
+    As it stands, two threads that ask for one at the same time may each get their own, and each of them reads
+    the source of the whole stack to find out where it is asked from.
+    """
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    lock = threading.Lock()
+
+    def array(self, shape, dtype, alignment=None):
+        frame = sys._getframe(1)
+        key = frame.f_code, frame.f_lineno
+        with lock:
+            if key not in self._allocations:
+                made = self._allocations[key] = np.empty(shape, np.dtype(dtype))
+                if made.dtype.kind == "f":
+                    made[:] = np.nan
+            return self._allocations[key]
+
+    FakeCUDAShared.array = array
+    sys.setswitchinterval(1e-4)  # threads that wait for each other should not wait for the clock
+
+
+if SIMULATED:
+    _mend_simulator()
+
+
+@pytest.fixture(params=["chip", "library"])
+def path(request, monkeypatch):
+    """Run a test with the loop on the chip, and with a product of the library in each step."""
+    if request.param == "library":
+        monkeypatch.setattr("numbarnn.cuda.layers.plan", lambda *arguments: None)
+    return request.param

@@ -1,0 +1,119 @@
+"""What there is no kernel for is refused by its name; what is wrong with a device has an error of its own."""
+
+import numpy as np
+import pytest
+
+from numbarnn import Recurrent, RNNRegressor
+from numbarnn.cuda import driver
+from numbarnn.cuda.driver import DeviceError, DeviceLostError, DeviceMemoryError, DeviceUnavailableError
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+X, Y = np.ones((5, 3, 2)), np.arange(5.0)
+REFUSED = {
+    "recurrent_dropout": {"recurrent_dropout": 0.1},
+    "zoneout": {"zoneout": 0.1},
+    "proj_size": {"cell": "lstm", "proj_size": 2},
+    "stateful": {"stateful": True},
+    "solver": {"solver": "lbfgs"},
+    "cell": {"cell": "mgu"},
+}
+CELLS = ("mgu", "gru_reset_before", "article_lstm", "article_gru", "lstm_layernorm")
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_estimator_refuses_by_name_before_any_work(name):
+    model = RNNRegressor(**{"hidden_size": 3, "device": "cuda", **REFUSED[name]})
+    with pytest.raises(ValueError, match=rf"^{name} was .*device='cuda' expects"):
+        model.fit(X, Y)
+    assert not hasattr(model, "network_")
+    model.set_params(device="cpu", max_iter=1).fit(X, Y)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_layer_refuses_cells_that_it_has_no_kernel_for(cell):
+    with pytest.raises(ValueError, match=f"cell was '{cell}'.*device='cuda' expects"):
+        Recurrent(cell, 2, 3, device="cuda")
+
+
+def test_device_is_one_of_two():
+    with pytest.raises(ValueError, match="device was 'tpu'; expected one of cpu, cuda"):
+        Recurrent("gru", 2, 3, device="tpu")
+
+
+def driver_error(text):
+    """Return an error as the driver raises it, of the class that there is here."""
+    from numba.cuda.cudadrv.driver import CudaAPIError
+
+    return CudaAPIError(text) if driver.SIMULATED else CudaAPIError(2, text)
+
+
+def fail(monkeypatch, text):
+    """Let every array that is asked for on the device raise an error."""
+
+    def refuse(*arguments, **options):
+        raise driver_error(text)
+
+    monkeypatch.setattr(driver.cuda, "device_array", refuse)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("CUDA_ERROR_OUT_OF_MEMORY", DeviceMemoryError), ("CUDA_ERROR_LAUNCH_FAILED", DeviceLostError)],
+)
+def test_a_failure_has_a_name_and_leaves_the_estimator_as_it_was(monkeypatch, text, kind):
+    model = RNNRegressor(hidden_size=3, device="cuda", max_iter=1, random_state=0).fit(X, Y)
+    expected = model.predict(X)
+    with monkeypatch.context() as patch:
+        fail(patch, text)
+        for call in (lambda: model.fit(X, Y), lambda: model.predict(X), lambda: model.partial_fit(X, Y)):
+            with pytest.raises(kind, match="device was 'cuda'") as caught:
+                call()
+            assert isinstance(caught.value, DeviceError)
+            assert text in str(caught.value)
+    np.testing.assert_allclose(model.set_params(device="cpu").predict(X), expected, atol=1e-6)
+    model.partial_fit(X, Y)
+
+
+def test_a_failing_layer_works_on_the_cpu(monkeypatch):
+    layer = Recurrent("gru", 2, 3, device="cuda", random_state=0)
+    with monkeypatch.context() as patch:
+        fail(patch, "CUDA_ERROR_OUT_OF_MEMORY")
+        with pytest.raises(DeviceMemoryError):
+            layer.forward(X)
+    expected = layer.forward(X)[0]
+    layer.device = "cpu"
+    np.testing.assert_allclose(layer.forward(X)[0], expected, atol=1e-6)
+
+
+def test_predictions_take_half_as_many_samples_when_memory_runs_out(monkeypatch):
+    from numbarnn.cuda.network import DeviceNetwork
+
+    model = RNNRegressor(hidden_size=3, device="cuda", max_iter=1, random_state=0).fit(X, Y)
+    expected, forward = model.predict(X), DeviceNetwork._forward
+
+    def small(self, x, lengths):
+        if len(x) > 2:
+            raise DeviceMemoryError("no room")
+        return forward(self, x, lengths)
+
+    monkeypatch.setattr(DeviceNetwork, "_forward", small)
+    np.testing.assert_allclose(model.predict(X), expected, atol=1e-6)
+
+
+def test_an_old_device_is_refused(monkeypatch):
+    monkeypatch.setattr(driver, "capability", lambda: (6, 1))
+    with pytest.raises(DeviceUnavailableError, match=r"device was 'cuda', a GPU of compute capability 6\.1"):
+        Recurrent("gru", 2, 3, device="cuda")
+
+
+def test_no_device_is_said_with_the_line_that_installs(monkeypatch):
+    monkeypatch.setattr(driver.cuda, "is_available", lambda: False)
+    model = RNNRegressor(hidden_size=3, device="cuda")
+    with pytest.raises(DeviceUnavailableError, match=r"device was 'cuda'.*pip install \"numbarnn\[cuda\]\""):
+        model.fit(X, Y)
+    model.set_params(device="cpu", max_iter=1).fit(X, Y)
+
+
+def test_errors_of_others_keep_their_name():
+    with pytest.raises(ZeroDivisionError), driver.naming_errors():
+        raise ZeroDivisionError("out of memory")

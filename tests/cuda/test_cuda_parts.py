@@ -1,0 +1,111 @@
+"""Products, and a cell of one's own, on the device."""
+
+import importlib.util
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from numbarnn import Recurrent, cells, register_cell
+from numbarnn.bench.cases import Case, our_job
+from numbarnn.bench.measure import check_results
+from numbarnn.cells import CELLS, Cell
+from numbarnn.cuda.blas import Matrix
+from numbarnn.cuda.driver import download, upload
+from numbarnn.cuda.program import Program
+from numbarnn.simd import clamp, is_positive, relu, sigmoid, tanh
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_products_are_those_of_strided_rows(dtype):
+    rng, (m, n, k) = np.random.default_rng(0), (3, 4, 5)
+    for a_turned, b_turned, add in product((False, True), (False, True), (False, True)):
+        a = rng.standard_normal((k, m + 2) if a_turned else (m, k + 2)).astype(dtype)
+        b = rng.standard_normal((n, k + 1) if b_turned else (k, n + 1)).astype(dtype)
+        c = rng.standard_normal((m, n + 3)).astype(dtype)
+        factors = [Matrix(upload(each), 1, each.shape[1]) for each in (a, b)]
+        turned = zip(factors, (a_turned, b_turned), strict=True)
+        factors = [each.T if turns else each for each, turns in turned]
+        found, program = upload(c), Program()
+        program.product(m, n, k, *factors, Matrix(found, 2, n + 3), add)
+        program.run()
+        left = a[:, 1 : m + 1].T if a_turned else a[:, 1 : k + 1]
+        right = b[:, 1:].T if b_turned else b[:, 1:]
+        right = right[:k, :n]
+        expected = c.copy()
+        expected[:, 2 : n + 2] = left @ right + add * c[:, 2 : n + 2]
+        limit = 1e-5 if dtype == "float32" else 1e-12
+        np.testing.assert_allclose(download(found).reshape(c.shape), expected, atol=limit)
+
+
+def toy_forward(gates, states, units):
+    """Use every function that equations may use, a vector and a scalar."""
+    a, x = gates
+    h_prev, e_prev = states
+    w, alpha = units
+    g = sigmoid(a) + 0.5 * relu(x) * is_positive(x)
+    e = e_prev * 0.5 + w * clamp(g, 0.75)
+    return (tanh(e) + alpha * h_prev, e), (g, x)
+
+
+def toy_backward(kept, states, new_states, dstates, units):
+    """Go back through it."""
+    g, x = kept
+    h_prev, _ = states
+    _, e = new_states
+    dh, de = dstates
+    w, alpha = units
+    tanh_e = tanh(e)
+    de = de + dh * (1.0 - tanh_e * tanh_e)
+    clamped = clamp(g, 0.75)
+    inside = is_positive(0.75 - g) * is_positive(g + 0.75)
+    dg = de * w * inside
+    s = g - 0.5 * relu(x) * is_positive(x)
+    dunits = (de * clamped, dh * h_prev)
+    return (dg * s * (1.0 - s), dg * 0.5 * is_positive(x)), (dh * alpha, de * 0.5), dunits
+
+
+@pytest.fixture
+def toy():
+    cell = Cell("toy", ("a", "b"), (("a", "xh"), ("b", "x")), toy_forward, toy_backward, states=("h", "e"),
+                vectors=("weight_e",), scalars=("alpha",))  # fmt: skip
+    register_cell(cell)
+    yield cell.name
+    del CELLS[cell.name]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_cell_of_ones_own_runs_on_both(toy, dtype, path):
+    rng, found = np.random.default_rng(0), []
+    x, doutput = rng.standard_normal((3, 3, 2)), rng.standard_normal((3, 3, 4))
+    for device in ("cuda", "cpu"):
+        layer = Recurrent(toy, 2, 4, dtype=dtype, random_state=0, device=device)
+        output, _ = layer.forward(x, training=True)
+        dx, _ = layer.backward(doutput)
+        found.append({"output": output, "dx": dx, **layer.gradients})
+    for name, value in found[1].items():
+        np.testing.assert_allclose(found[0][name], value, atol=1e-10 if dtype == "float64" else 1e-5)
+    assert cells.CELLS[toy].scalars == ("alpha",)
+
+
+@pytest.mark.parametrize(
+    "name", ["lstm[hard_sigmoid,softsign,softplus;clip=3.0]", "gru[elu,leaky_relu(0.1)]"]
+)
+def test_other_activations_run_on_both(name):
+    x = np.random.default_rng(0).standard_normal((2, 3, 2))
+    outputs = [
+        Recurrent(name, 2, 3, dtype="float64", random_state=0, device=device).forward(x)[0]
+        for device in ("cuda", "cpu")
+    ]
+    np.testing.assert_allclose(*outputs, atol=1e-10)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_the_benchmark_times_what_a_layer_does(cell, path):
+    spec = importlib.util.spec_from_file_location("gpu", Path(__file__).parents[2] / "benchmarks" / "gpu.py")
+    gpu = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu)
+    case = Case("train", cell, 2, 3, 2, 3, input_gradient=True)
+    assert check_results(case, gpu.our_layer(case).results(), our_job(case, 1).results()) < 1e-5
+    assert len(gpu.cases_of(None)) == 21

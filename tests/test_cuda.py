@@ -1,0 +1,51 @@
+"""``tests/cuda`` in Numba's simulator, which has to be asked for before Numba is imported."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+INSTALLED = importlib.util.find_spec("numba_cuda") is not None
+
+
+@pytest.mark.skipif(not INSTALLED, reason="numba-cuda is not installed")
+@pytest.mark.parametrize("name", sorted(path.name for path in (HERE / "cuda").glob("test_*.py")))
+def test_in_the_simulator(name):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "cuda" / name)]
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    done = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+def test_nothing_of_it_is_imported_on_the_cpu():
+    code = """
+import sys
+import numpy as np
+from numbarnn import RNNRegressor, Recurrent
+Recurrent("gru", 1, 2).forward(np.ones((1, 1, 1)))
+import numbarnn.estimators, numbarnn.serialization
+ours = ("numbarnn.cuda", "numba.cuda.", "numba_cuda", "cupy")
+bad = [name for name in sys.modules if name.startswith(ours)]
+assert not bad, bad
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_without_numba_cuda_the_error_says_what_to_install(monkeypatch):
+    code = """
+import sys
+sys.modules["numba.cuda"] = None
+sys.modules["numba_cuda_mlir"] = None
+import numbarnn
+try:
+    numbarnn.Recurrent("gru", 1, 2, device="cuda")
+except RuntimeError as error:
+    assert "device was 'cuda'" in str(error) and 'pip install "numbarnn[cuda]"' in str(error), error
+else:
+    raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
