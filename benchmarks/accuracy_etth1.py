@@ -9,8 +9,8 @@ The options that take several values span a grid; each point of it is trained on
 best of them, as many as --finalists says for every horizon, and for context 96 as many again, are trained
 with each other seed, and the one whose mean error on the validation months is lowest is the choice. Every
 finished run is kept in the file of --out and in the folder of --work, and the choice is among all that are
-there: the same command goes on where it was interrupted, and further grids may be searched later. After a
-change of the forecaster itself, name other ones.
+there: the same command goes on where it was interrupted, further grids may be searched later, and ``--steps
+test`` tests the choice without a grid. After a change of the forecaster itself, name other ones.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def search(runs: Runs, options: argparse.Namespace, series: np.ndarray) -> dict[
     """Train the grid and the finalists; return which -> horizon -> settings, by the validation months."""
     chosen: dict[str, dict[int, dict]] = {name: {} for name in GOALS}
     for horizon in options.horizons:
-        for settings in grid(options, horizon):
+        for settings in grid(options, horizon) if "search" in options.steps else ():
             run = runs.fit(settings, options.seeds[0], series)
             print(
                 f"horizon {horizon}: validation MSE {run['validation_mse']:.4f}, {run['epochs']} epochs, "
