@@ -318,8 +318,10 @@ def main() -> None:
         # the test months are out of reach until the choice is made and printed
         chosen = search(runs, options, series[: N_TRAIN + N_VALIDATION])
         if "test" in options.steps:
-            runs.document["summary"] = evaluate(runs, options, series, chosen)
-            print(report(runs.document["summary"], options.horizons))
+            summary = runs.document.setdefault("summary", {})
+            for name, cells in evaluate(runs, options, series, chosen).items():
+                summary.setdefault(name, {}).update(cells)
+            print(report(summary, options.horizons))
     if "defaults" in options.steps:
         runs.document["defaults"] = result = defaults(options, series)
         print("defaults at 96:", json.dumps(result))
