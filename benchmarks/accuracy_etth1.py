@@ -2,14 +2,15 @@
 
 Protocol: 12, 4 and 4 months of 30 days for training, validation and test; channels z-scored on the training
 months; all 7 channels; every window with stride 1, the last ones too; error on the z-scored values; mean of
-the seeds. Settings are chosen on the validation months only: all of them are printed, and the choice with
-them, before the first error of a test month is computed.
+the seeds. Settings are chosen on the validation months only, by the mean of the seeds as well: all of them
+are printed, and the choice with them, before the first error of a test month is computed.
 
-The options that take several values span a grid; each point of it is trained once with the first seed, and
-the best run of every horizon once more with each other seed. Every finished run is kept in the file of --out
-and in the folder of --work, and the best is chosen of all that are there: the same command goes on where it
-was interrupted, and further grids may be searched later. After a change of the forecaster itself, name other
-ones.
+The options that take several values span a grid; each point of it is trained once with the first seed. The
+best of them, as many as --finalists says for every horizon, and for context 96 as many again, are trained
+with each other seed, and the one whose mean error on the validation months is lowest is the choice. Every
+finished run is kept in the file of --out and in the folder of --work, and the choice is among all that are
+there: the same command goes on where it was interrupted, further grids may be searched later, and ``--steps
+test`` tests the choice without a grid. After a change of the forecaster itself, name other ones.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from numbarnn import RNNForecaster
 from numbarnn.bench.report import describe_machine, markdown, write_document
-from numbarnn.schedules import ExponentialSchedule
 
 MONTH = 30 * 24
 N_TRAIN, N_VALIDATION, N_TEST = 12 * MONTH, 4 * MONTH, 4 * MONTH
@@ -79,6 +79,10 @@ def errors(forecaster: Any, series: np.ndarray, first: int, last: int) -> tuple[
     return squared / n_values, absolute / n_values
 
 
+# options of runs that do not name them: the first runs knew none of these, and keep their keys
+UNSAID = {"learning_rate": "auto", "ema_momentum": None, "delta": 1.0}
+
+
 def grid(options: argparse.Namespace, horizon: int) -> list[dict[str, Any]]:
     """Every setting that is tried for a horizon, as arguments of RNNForecaster."""
     axes = {
@@ -92,6 +96,9 @@ def grid(options: argparse.Namespace, horizon: int) -> list[dict[str, Any]]:
         "learning_rate_init": options.learning_rate,
         "batch_size": options.batch_size,
         "alpha": options.alpha,
+        "learning_rate": options.schedule,
+        "ema_momentum": options.ema_momentum,
+        "delta": options.delta,
     }
     fixed = {
         "horizon": horizon,
@@ -100,7 +107,11 @@ def grid(options: argparse.Namespace, horizon: int) -> list[dict[str, Any]]:
         "n_iter_no_change": options.patience,
         "max_grad_norm": options.max_grad_norm,
     }
-    return [{**fixed, **dict(zip(axes, values, strict=True))} for values in product(*axes.values())]
+    points = [{**fixed, **dict(zip(axes, values, strict=True))} for values in product(*axes.values())]
+    return [
+        {name: value for name, value in point.items() if name not in UNSAID or value != UNSAID[name]}
+        for point in points
+    ]
 
 
 class Runs:
@@ -132,9 +143,7 @@ class Runs:
         key = self.key(settings, seed)
         if key in self.runs:
             return self.runs[key]
-        forecaster = RNNForecaster(
-            **settings, learning_rate=ExponentialSchedule(0.8, after=3), random_state=seed, n_jobs=self.n_jobs
-        )
+        forecaster = RNNForecaster(**settings, random_state=seed, n_jobs=self.n_jobs)
         train, validation = series[:N_TRAIN], series[N_TRAIN : N_TRAIN + N_VALIDATION]
         start = time.perf_counter()
         forecaster.fit(train, validation=validation)
@@ -163,10 +172,10 @@ class Runs:
 
 
 def search(runs: Runs, options: argparse.Namespace, series: np.ndarray) -> dict[str, dict[int, dict]]:
-    """Train the grid; return which -> horizon -> settings with the least error on the validation months."""
+    """Train the grid and the finalists; return which -> horizon -> settings, by the validation months."""
     chosen: dict[str, dict[int, dict]] = {name: {} for name in GOALS}
     for horizon in options.horizons:
-        for settings in grid(options, horizon):
+        for settings in grid(options, horizon) if "search" in options.steps else ():
             run = runs.fit(settings, options.seeds[0], series)
             print(
                 f"horizon {horizon}: validation MSE {run['validation_mse']:.4f}, {run['epochs']} epochs, "
@@ -183,11 +192,22 @@ def search(runs: Runs, options: argparse.Namespace, series: np.ndarray) -> dict[
             ("best context", tried),
         ):
             if some:
-                chosen[name][horizon] = some[0]["settings"]
+                print(f"finalists, {name}, horizon {horizon}:", flush=True)
+                chosen[name][horizon] = choose(runs, options, series, some)
     for name, settings in chosen.items():
         for horizon, setting in settings.items():
             print(f"chosen, {name}, horizon {horizon}: {_words(setting)}", flush=True)
     return chosen
+
+
+def choose(runs: Runs, options: argparse.Namespace, series: np.ndarray, tried: list[dict]) -> dict:
+    """Train the first of `tried` with all seeds; return the settings with the lowest mean error."""
+    found = []
+    for run in tried[: options.finalists]:
+        done = [runs.fit(run["settings"], seed, series) for seed in options.seeds]
+        found.append((float(np.mean([each["validation_mse"] for each in done])), run["settings"]))
+        print(f"  mean validation MSE {found[-1][0]:.4f}: {_words(run['settings'])}", flush=True)
+    return min(found, key=lambda pair: pair[0])[1]
 
 
 def evaluate(runs: Runs, options: argparse.Namespace, series: np.ndarray, chosen: dict) -> dict[str, Any]:
@@ -267,6 +287,7 @@ def parse() -> argparse.Namespace:
     add("--jobs", type=int, help="threads")
     add("--horizons", type=int, nargs="+", default=[96, 192, 336, 720])
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add("--finalists", type=int, default=2, help="settings that are trained with all seeds (%(default)s)")
     add("--cell", default="gru")
     add("--epochs", type=int, default=30)
     add("--patience", type=int, default=10, help="epochs without a lower validation loss")
@@ -282,6 +303,9 @@ def parse() -> argparse.Namespace:
     several("--learning-rate", type=float, nargs="+", default=[1e-3])
     several("--batch-size", type=_auto_or_int, nargs="+", default=[1792], help="rows: 7 channels a window")
     several("--alpha", type=float, nargs="+", default=[0.0])
+    several("--schedule", nargs="+", default=["auto"], help="of the learning rate (%(default)s)")
+    several("--ema-momentum", type=_or_none(float), nargs="+", default=[None], help="of averaged weights")
+    several("--delta", type=float, nargs="+", default=[1.0], help="of the Huber loss")
     return parser.parse_args()
 
 
@@ -294,8 +318,10 @@ def main() -> None:
         # the test months are out of reach until the choice is made and printed
         chosen = search(runs, options, series[: N_TRAIN + N_VALIDATION])
         if "test" in options.steps:
-            runs.document["summary"] = evaluate(runs, options, series, chosen)
-            print(report(runs.document["summary"], options.horizons))
+            summary = runs.document.setdefault("summary", {})
+            for name, cells in evaluate(runs, options, series, chosen).items():
+                summary.setdefault(name, {}).update(cells)
+            print(report(summary, options.horizons))
     if "defaults" in options.steps:
         runs.document["defaults"] = result = defaults(options, series)
         print("defaults at 96:", json.dumps(result))

@@ -214,12 +214,30 @@ def test_every_cell_learns(data, cell):
         {"learning_rate": "cosine"},
         {"learning_rate": StepSchedule(every=30)},
         {"alpha": 1e-4, "max_grad_norm": None, "batch_size": 10},
+        {"ema_momentum": 0.9},
     ],
     ids=str,
 )
 def test_every_option_learns(data, options):
     X, y = data
     assert RNNRegressor(**{**LEARN, **options}).fit(X, y).score(X, y) > 0.8
+
+
+def test_averages_of_weights_and_further_training(data):
+    """An average goes on from the average of the call before; `partial_fit` does not average."""
+    X, y = data
+    options = SMALL | {"max_iter": 1, "n_iter_no_change": np.inf, "random_state": 0}
+    averaged = RNNRegressor(**options, ema_momentum=0.9, warm_start=True).fit(X, y)
+    weights = averaged.network_.parameters.copy()
+    plain = RNNRegressor(**options).fit(X, y)
+    assert (plain.network_.parameters != weights).any()
+    # from the same weights on, in an update so small that the average is of them alone
+    averaged.set_params(learning_rate_init=1e-30).fit(X, y)
+    assert_allclose(averaged.network_.parameters, weights, rtol=1e-5)
+    pair = [RNNRegressor(**options, ema_momentum=momentum) for momentum in (None, 0.9)]
+    for model in pair:
+        model.partial_fit(X, y).partial_fit(X, y)
+    assert_array_equal(*(model.network_.parameters for model in pair))
 
 
 def test_counts(data, rng):
@@ -664,7 +682,7 @@ OPTIONS = {
     "initial_state": "ones", "return_sequences": 2, "n_channels": 0, "dtype": "float16", "device": "tpu",
     "n_jobs": "all", "random_state": "x", "verbose": -1, "momentum": 1.0, "beta_1": 1, "beta_2": -1,
     "epsilon": 0, "weight_decay": -1, "init": "zeros", "forget_bias": "one", "callbacks": 3, "delta": 0,
-    "quantile": 1.0, "cell": 5,
+    "quantile": 1.0, "cell": 5, "ema_momentum": 1.0,
 }  # fmt: skip
 
 

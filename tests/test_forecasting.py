@@ -261,7 +261,7 @@ class TestErrors:
             ("hidden_size", 0), ("dropout", 1.0), ("segment_length", 0), ("normalize", "first"),
             ("multivariate", "both"), ("loss", "log_loss"), ("solver", "newton"), ("learning_rate", "fast"),
             ("learning_rate_init", 0.0), ("batch_size", 0), ("max_iter", 0), ("validation_fraction", 1.0),
-            ("dtype", "float16"), ("callbacks", 3),
+            ("dtype", "float16"), ("callbacks", 3), ("ema_momentum", 1.0),
         ],
     )  # fmt: skip
     def test_parameters(self, name, value):
@@ -562,6 +562,21 @@ class TestGoingOn:
         assert forecaster.n_iter_ == 3
         assert (forecaster.predict(context=y) != first).any()
         np.testing.assert_array_equal(forecaster.predict(), forecaster.predict(context=y[:150]))
+
+    def test_averaged_weights(self):
+        y, updates = waves(), []
+
+        def record(info):
+            if info["event"] == "batch":
+                updates.append(info["network"].parameters.copy())
+
+        forecaster = quick(ema_momentum=0.9, early_stopping=False, callbacks=record).fit(y)
+        weights = 0.9 ** np.arange(len(updates) - 1, -1, -1.0)
+        expected = weights @ np.array(updates, float) / weights.sum()
+        np.testing.assert_allclose(forecaster.network_.parameters, expected, rtol=1e-4, atol=1e-6)
+        # data that come one by one are shown without averaging
+        pair = [quick(ema_momentum=momentum).partial_fit(y).partial_fit(y[:150]) for momentum in (None, 0.9)]
+        np.testing.assert_array_equal(*(each.predict() for each in pair))
 
     def test_validation_data(self):
         y = waves()

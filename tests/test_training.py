@@ -15,7 +15,7 @@ from numbarnn.losses import LOSSES
 from numbarnn.network import Network
 from numbarnn.optimizers import OPTIMIZERS
 from numbarnn.schedules import StepSchedule
-from numbarnn.training import Trainer, evaluate, make_trainer
+from numbarnn.training import Average, Trainer, evaluate, make_trainer
 
 LOSS = LOSSES["squared_error"]()
 
@@ -172,6 +172,93 @@ def test_the_best_weights_of_the_validation_part_are_put_back(rng):
     curve = history.validation_curve
     assert min(curve) < curve[-1]
     assert_allclose(evaluate(network, LOSS, parts[1], 32), min(curve))
+
+
+# ------------------------------------------------------------------ averages of the parameters
+
+
+def averages(seen, momentum):
+    """Return the average after every update by its definition: weights momentum ** age that add up to 1."""
+    result = []
+    for n in range(1, len(seen) + 1):
+        weights = momentum ** np.arange(n - 1, -1, -1.0)
+        result.append(weights @ seen[:n] / weights.sum())
+    return np.array(result)
+
+
+def recorder(seen):
+    """Return a callback that keeps the parameters after every batch."""
+
+    def record(info):
+        if info["event"] == "batch":
+            seen.append(info["network"].parameters.copy())
+
+    return record
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.97])
+def test_averages_are_kept(rng, momentum):
+    network, source = problem(rng)
+    seen = []
+    fit(network, source, batch_size=8, max_iter=4, ema_momentum=momentum, callbacks=[recorder(seen)])
+    assert_allclose(network.parameters, averages(np.array(seen), momentum)[-1], rtol=1e-12, atol=1e-15)
+
+
+def test_averages_do_not_disturb_the_training(rng):
+    runs = []
+    for momentum in (None, 0.9):
+        network, source = problem(np.random.default_rng(0))
+        seen = []
+        parts = Subset(source, np.arange(30)), Subset(source, np.arange(30, 40))
+        fit(network, *parts, batch_size=8, max_iter=3, ema_momentum=momentum, callbacks=[recorder(seen)])
+        runs.append(seen)
+    assert_array_equal(*runs)
+
+
+def test_the_best_averages_of_the_validation_part_are_put_back(rng):
+    network, source = problem(rng, n=60)
+    train, test = Subset(source, np.arange(12)), Subset(source, np.arange(12, 60))
+    seen = []
+    history = fit(
+        network, train, test, learning_rate=0.3, max_iter=25, batch_size=4, n_iter_no_change=99,
+        ema_momentum=0.6, callbacks=[recorder(seen)],
+    )  # fmt: skip
+    after_epochs = averages(np.array(seen), 0.6)[2::3]
+    best = int(np.argmin(history.validation_curve))
+    assert best < 24  # there is something to go back to
+    assert_allclose(network.parameters, after_epochs[best], rtol=1e-12, atol=1e-15)
+    for parameters, loss in zip(after_epochs, history.validation_curve, strict=True):
+        network.parameters[...] = parameters
+        assert_allclose(evaluate(network, LOSS, test, 32), loss)
+
+
+def test_ctrl_c_leaves_the_average_of_what_was_done(rng):
+    network, source = problem(rng)
+    seen = []
+
+    def interrupt(info):
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    callbacks = [recorder(seen), interrupt]
+    trainer = Trainer(loss=LOSS, rng=rng, batch_size=8, ema_momentum=0.8, callbacks=callbacks)
+    with pytest.warns(ConvergenceWarning, match="interrupted"):
+        trainer.fit(network, optimizer_for(network), source)
+    assert len(seen) == 3
+    assert_allclose(network.parameters, averages(np.array(seen), 0.8)[-1], rtol=1e-12, atol=1e-15)
+
+
+def test_a_network_that_was_lent_an_average_gets_its_own_parameters_back(rng):
+    network, _ = problem(rng)
+    own = network.parameters.copy()
+    average = Average(own.size, own.dtype, 0.5)
+    with pytest.raises(KeyboardInterrupt), average.applied(network):
+        assert not network.parameters.any()
+        raise KeyboardInterrupt
+    assert_array_equal(network.parameters, own)
+
+
+# ------------------------------------------------------------------ order, rates, callbacks
 
 
 def test_shuffling_follows_the_generator(rng):
@@ -358,6 +445,7 @@ class Parameters:
 
     learning_rate_init, learning_rate, batch_size, callbacks = 0.1, "step", "auto", None
     max_iter, alpha, max_grad_norm, tol, n_iter_no_change, verbose = 7, 0.5, None, 1e-3, 3, 0
+    ema_momentum = 0.9
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, 32), (6399, 32), (6400, 64), (25600, 256), (10**7, 256)])
@@ -366,7 +454,7 @@ def test_the_trainer_that_parameters_ask_for(rng, n, expected):
     assert trainer.batch_size == expected
     assert trainer.schedule == StepSchedule() and trainer.learning_rate == 0.1
     assert trainer.shuffle and trainer.callbacks == () and trainer.name == "Parameters"
-    assert (trainer.max_iter, trainer.alpha, trainer.tol) == (7, 0.5, 1e-3)
+    assert (trainer.max_iter, trainer.alpha, trainer.tol, trainer.ema_momentum) == (7, 0.5, 1e-3, 0.9)
 
 
 def test_lbfgs_may_be_ended_by_a_callback_and_by_max_iter(rng):

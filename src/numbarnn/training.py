@@ -13,11 +13,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
@@ -26,7 +27,7 @@ from numbarnn.losses import Loss
 from numbarnn.optimizers import Optimizer
 from numbarnn.schedules import SCHEDULES, ConstantSchedule, Schedule
 
-__all__ = ["History", "Model", "Source", "Trainer", "evaluate", "make_trainer"]
+__all__ = ["Average", "History", "Model", "Source", "Trainer", "evaluate", "make_trainer"]
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 Callback = Callable[[Mapping[str, Any]], Any]
@@ -105,6 +106,59 @@ class History:
     stopped: str = "max_iter"
 
 
+class Average:
+    """Exponential moving average of parameters over the updates of a training.
+
+    After n updates the weight of the parameters that the i-th one left is in proportion to
+    ``momentum**(n - i)``; the parameters that training began with are not in it.
+
+    Parameters
+    ----------
+    n_parameters : int
+    dtype : dtype
+        That of the parameters.
+    momentum : float
+        From 0 (no average, the last parameters) to below 1.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_parameters,)
+        The average.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.training import Average
+    >>> average = Average(1, "float64", momentum=0.5)
+    >>> for value in (1.0, 4.0):
+    ...     average.update(np.array([value]))
+    >>> average.values.tolist()
+    [3.0]
+    """
+
+    def __init__(self, n_parameters: int, dtype: DTypeLike, momentum: float) -> None:
+        self.values = np.zeros(n_parameters, dtype)
+        self.momentum = momentum
+        self._n_updates = 0
+
+    def update(self, parameters: np.ndarray) -> None:
+        """Take in what an update has left."""
+        self._n_updates += 1
+        # Adam's correction, kept applied: the weights of all updates so far add up to 1
+        taken = (1 - self.momentum) / (1 - self.momentum**self._n_updates)
+        self.values += self.values.dtype.type(taken) * (parameters - self.values)
+
+    @contextmanager
+    def applied(self, network: Model) -> Iterator[None]:
+        """Lend the average to a network; afterwards it has its own parameters again."""
+        own = network.parameters.copy()
+        network.parameters[...] = self.values
+        try:
+            yield
+        finally:
+            network.parameters[...] = own
+
+
 @dataclass(kw_only=True)
 class Trainer:
     """How a network is trained.
@@ -126,6 +180,10 @@ class Trainer:
         over the number of samples in the batch, is added to the loss.
     max_grad_norm : float or None, default=None
         Gradients whose Euclidean norm over all parameters is larger are scaled down to it.
+    ema_momentum : float or None, default=None
+        If given, `fit` averages the parameters over the updates, exponentially with this momentum: see
+        `Average`. The averages are validated, and are what the network has at the end; gradients are taken,
+        and callbacks are called, with the parameters that the optimizer updates. From 0 to below 1.
     tol : float, default=1e-4
     n_iter_no_change : int or inf, default=10
         Training ends when this many epochs in a row did not lower the loss by `tol`: the validation part's
@@ -153,6 +211,7 @@ class Trainer:
     shuffle: bool = True
     alpha: float = 0.0
     max_grad_norm: float | None = None
+    ema_momentum: float | None = None
     tol: float = 1e-4
     n_iter_no_change: float = 10
     callbacks: Sequence[Callback] = ()
@@ -165,8 +224,9 @@ class Trainer:
     ) -> History:
         """Train for up to `max_iter` epochs.
 
-        With a validation part the parameters of its lowest loss are put back at the end. Ctrl-C ends training
-        after the batch at work; a second one at once.
+        With a validation part the parameters of its lowest loss are put back at the end; with `ema_momentum`
+        these are averages, without a validation part the last ones. Ctrl-C ends training after the batch at
+        work; a second one at once.
 
         Parameters
         ----------
@@ -190,18 +250,21 @@ class Trainer:
         sklearn.exceptions.ConvergenceWarning
             If training was interrupted, or `max_iter` came before convergence.
         """
-        history = History()
+        history, average = History(), None
         lowest, waited, best = math.inf, 0, None
+        if self.ema_momentum is not None:
+            average = Average(network.parameters.size, network.dtype, self.ema_momentum)
         with _interruptible() as interrupted, _progress(self) as report:
             for epoch in range(self.max_iter):
                 watched = history.loss_curve if validation is None else history.validation_curve
                 rate = self.schedule(self.learning_rate, epoch, self.max_iter, watched)
-                loss, stopped = self.epoch(network, optimizer, data, rate, epoch, interrupted)
+                loss, stopped = self.epoch(network, optimizer, data, rate, epoch, interrupted, average)
                 history.stopped = stopped or "max_iter"
                 history.loss_curve.append(loss)
                 info = {"epoch": epoch, "loss": loss, "learning_rate": rate, "network": network}
                 if validation is not None:
-                    found = self.evaluate(network, validation)
+                    with nullcontext() if average is None else average.applied(network):
+                        found = self.evaluate(network, validation)
                     if not math.isfinite(found):
                         raise FloatingPointError(f"the validation loss became {found}: {WHAT_TO_TRY}")
                     info["validation_loss"] = found
@@ -209,7 +272,8 @@ class Trainer:
                 waited = 0 if watched[-1] <= lowest - self.tol else waited + 1
                 if watched[-1] < lowest:
                     lowest = watched[-1]
-                    best = None if validation is None else self.keep(network)
+                    if validation is not None:
+                        best = self.keep(network) if average is None else average.values.copy()
                 report(info)
                 if history.stopped == "max_iter" and self._call("epoch", info):
                     history.stopped = "callback"
@@ -217,6 +281,8 @@ class Trainer:
                     history.stopped = "converged"
                 if history.stopped != "max_iter":
                     break
+        if best is None and average is not None:
+            best = average.values
         if best is not None:
             self.put_back(network, best)
         return self._finish(history, network)
@@ -241,6 +307,7 @@ class Trainer:
         rate: float,
         epoch: int = 0,
         interrupted: Callable[[], bool] = bool,
+        average: Average | None = None,
     ) -> tuple[float, str]:
         """Show every sample to the network once, or fewer if a callback or an interrupt ends it.
 
@@ -254,6 +321,8 @@ class Trainer:
             Its number, for callbacks.
         interrupted : callable, default=bool
             Asked after every batch whether to stop.
+        average : Average, default=None
+            Takes in the parameters after every batch.
 
         Returns
         -------
@@ -275,6 +344,8 @@ class Trainer:
                 indices = order[start : start + self.batch_size]
                 loss = self._gradient(network, data, indices, decay)
                 optimizer.update(network.parameters, network.gradients, rate, self._clip(network, squares))
+                if average is not None:
+                    average.update(network.parameters)
                 total += loss * len(indices)
                 seen += len(indices)
                 info = {
@@ -415,8 +486,8 @@ def make_trainer(
     ValueError
         If one of several callbacks is not callable.
     """
-    names = ("learning_rate", "batch_size", "callbacks", "max_iter", "alpha", "max_grad_norm", "tol",
-             "n_iter_no_change", "verbose")  # fmt: skip
+    names = ("learning_rate", "batch_size", "callbacks", "max_iter", "alpha", "max_grad_norm",
+             "ema_momentum", "tol", "n_iter_no_change", "verbose")  # fmt: skip
     options = {name: getattr(estimator, name) for name in names} | changes
     schedule, batch_size, callbacks = (options.pop(name) for name in names[:3])
     if batch_size == "auto":

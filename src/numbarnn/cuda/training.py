@@ -41,6 +41,8 @@ def on_device(trainer: Trainer, network: Network, solver: str) -> DeviceTrainer:
     """
     if solver == "lbfgs":
         raise ValueError("solver was 'lbfgs'; device='cuda' expects one of adam, adamw, rmsprop, sgd")
+    if trainer.ema_momentum is not None:
+        raise ValueError(f"ema_momentum was {trainer.ema_momentum!r}; device='cuda' expects None")
     check_device()
     DeviceNetwork.check_options(network)
     LossKernel(trainer.loss, network.config["n_outputs"], network.dtype)
@@ -76,9 +78,9 @@ class DeviceTrainer(Trainer):
 
     def epoch(
         self, network: Network, optimizer: Optimizer, data: Source, rate: float, epoch: int = 0,
-        interrupted: Callable[[], bool] = bool,
+        interrupted: Callable[[], bool] = bool, average: None = None,
     ) -> tuple[float, str]:
-        """See `Trainer.epoch`."""
+        """See `Trainer.epoch`; there are no averages here."""
         if self._session is not None:
             return self._session.epoch(data, rate, epoch, interrupted)
         with naming_errors():

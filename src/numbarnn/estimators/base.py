@@ -61,6 +61,7 @@ class BaseRNN(BaseEstimator):
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "ema_momentum": [Interval(Real, 0, 1, closed="left"), None],
         "initial_state": [StrOptions({"zeros", "random", "learned"})],
         "return_sequences": ["boolean"],
         "n_channels": [Interval(Integral, 1, None, closed="left")],

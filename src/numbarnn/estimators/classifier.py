@@ -66,12 +66,12 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         self, cell="gru", hidden_size=64, *, num_layers=1, bidirectional=False, dropout=0.0,
         loss="log_loss", solver="adam", learning_rate_init=1e-3, learning_rate="constant", alpha=0.0,
         batch_size="auto", max_iter=100, tol=1e-4, n_iter_no_change=10, early_stopping=False,
-        validation_fraction=0.1, max_grad_norm=1.0, initial_state="zeros", return_sequences=False,
-        n_channels=1, shuffle=True, warm_start=False, dtype="float32", device="cpu", n_jobs=None,
-        random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9, beta_2=0.999,
-        epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None, embedding=None,
-        stem_sizes=(), head_sizes=(), residual=False, merge="concat", recurrent_dropout=0.0, zoneout=0.0,
-        stateful=False, proj_size=0, class_weight=None,
+        validation_fraction=0.1, max_grad_norm=1.0, ema_momentum=None, initial_state="zeros",
+        return_sequences=False, n_channels=1, shuffle=True, warm_start=False, dtype="float32", device="cpu",
+        n_jobs=None, random_state=None, verbose=0, momentum=0.0, nesterovs_momentum=True, beta_1=0.9,
+        beta_2=0.999, epsilon=1e-8, weight_decay=0.01, init="uniform", forget_bias=None, callbacks=None,
+        embedding=None, stem_sizes=(), head_sizes=(), residual=False, merge="concat", recurrent_dropout=0.0,
+        zoneout=0.0, stateful=False, proj_size=0, class_weight=None,
     ) -> None:  # fmt: skip
         vars(self).update({name: value for name, value in locals().items() if name != "self"})
 

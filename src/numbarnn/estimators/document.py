@@ -20,8 +20,9 @@ _PARAMETERS = """cell : str, default="gru"
     loss : str, default="{loss}"
         {losses}
     solver : {{"adam", "adamw", "rmsprop", "sgd", "lbfgs"}}, default="adam"
-        "lbfgs" works on all samples at once, without schedule, clipping, early stopping, `stateful` or what
-        is drawn anew for each batch (dropout, zoneout, random states), and best with ``dtype="float64"``.
+        "lbfgs" works on all samples at once, without schedule, clipping, averages, early stopping, `stateful`
+        or what is drawn anew for each batch (dropout, zoneout, random states), and best with
+        ``dtype="float64"``.
     learning_rate_init : float, default=1e-3
     learning_rate : str or Schedule, default="constant"
         How the rate changes from epoch to epoch. "constant", "step", "exponential", "cosine" and "adaptive"
@@ -45,6 +46,10 @@ _PARAMETERS = """cell : str, default="gru"
         Size of that part: drawn at random (stratified by class), or the last samples if not `shuffle`.
     max_grad_norm : float or None, default=1.0
         A gradient with a larger Euclidean norm is scaled down to it; None leaves gradients as they are.
+    ema_momentum : float or None, default=None
+        If given, `fit` averages the weights over the updates, exponentially with this momentum, for example
+        0.99: the validation part is predicted by averages, and averages are kept. They are less noisy than
+        the weights after any one batch. Without effect in `partial_fit`.
     initial_state : {{"zeros", "random", "learned"}}, default="zeros"
         What every sequence begins with. "random": drawn anew for every batch of training, from a normal
         distribution with a standard deviation of 0.1, so that the network learns not to depend on it; zeros

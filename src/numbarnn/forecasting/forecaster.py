@@ -122,6 +122,11 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         Size of that part; it is at least `horizon` steps long.
     max_grad_norm : float or None, default=1.0
         Bound of the gradient's norm.
+    ema_momentum : float or None, default=None
+        If given, the weights are averaged over the updates of `fit`, exponentially with this momentum, for
+        example 0.97: those of the last 1 / (1 - 0.97), about 30, count most. The part held out is forecast by
+        averages, and averages are kept: they depend less on the epoch at which training stops. Best with a
+        learning rate that stays high. Without effect in `partial_fit`.
     dtype : {"float32", "float64"}, default="float32"
     n_jobs : int or None, default=None
         Threads of the kernels; None and -1 take all cores.
@@ -221,6 +226,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "ema_momentum": [Interval(Real, 0, 1, closed="left"), None],
         "dtype": [StrOptions({"float32", "float64"})],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
@@ -267,6 +273,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
         max_grad_norm: float | None = 1.0,
+        ema_momentum: float | None = None,
         dtype: str = "float32",
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -309,6 +316,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.max_grad_norm = max_grad_norm
+        self.ema_momentum = ema_momentum
         self.dtype = dtype
         self.n_jobs = n_jobs
         self.random_state = random_state
@@ -404,7 +412,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         self._validate_params()
         if not hasattr(self, "model_"):
             # one epoch without a part held out; what it warns of or lacks is no matter here
-            first = clone(self).set_params(early_stopping=False, max_iter=1, n_iter_no_change=np.inf)
+            first = clone(self).set_params(
+                early_stopping=False, max_iter=1, n_iter_no_change=np.inf, ema_momentum=None
+            )
             first.callbacks = self.callbacks
             first.fit(y, X, static=static)
             parameters = self.get_params(deep=False)
@@ -418,8 +428,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         nothing = np.zeros(data.n_series, np.int64)
         try:
             history = self._train(
-                model.view(data, members), optimizer, nothing, rng, max_iter=1, n_iter_no_change=np.inf
-            )
+                model.view(data, members), optimizer, nothing, rng,
+                max_iter=1, n_iter_no_change=np.inf, ema_momentum=None,
+            )  # fmt: skip
             emptied, starts = self.history_.lengths, self.history_.starts
             emptied[members] = 0
             if starts is not None:  # of the series that came, the new data need not follow the old
