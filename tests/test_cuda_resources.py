@@ -20,9 +20,10 @@ def _compiler_is_there():
     if SIMULATED or importlib.util.find_spec("numba_cuda") is None:
         return False
     try:
-        from cuda.bindings import nvvm
+        from cuda.bindings import nvrtc, nvvm
 
         nvvm.version()
+        nvrtc.nvrtcVersion()
     except Exception:  # whatever it is that is missing, it cannot compile
         return False
     return True
