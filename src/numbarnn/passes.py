@@ -120,7 +120,7 @@ class Pass:
         self, layers: list[list[Direction]], n_timesteps: int, n_samples: int, options: Options,
         threads: list[int], buffers: Buffers,
     ) -> None:
-        self.T, self.B, self._masked = n_timesteps, n_samples, options.masked
+        self.T, self.B = n_timesteps, n_samples
         self._directions = [*chain.from_iterable(layers)]
         self._layers, self._threads, self._dtype = layers, threads, layers[0][0].dtype
         most = max(direction.packed_gradients.nbytes for direction in self._directions)

@@ -147,8 +147,8 @@ def layer_sizes(
         LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(depth, itemsize), LH=row_stride(depth, itemsize),
         LM=row_stride(padded + 1, itemsize) if n_products else 0,
         **dict(zip(parts, places, strict=True)),
-        g_slots=0, x_slots=0, steps=0,
-        back=0, reverse=int(reverse), masked=0, rm=0, dd=0, nk=0, zm=0, ds=0, sums=1,
+        g_slots=0, x_slots=0, steps=0, back=0, reverse=int(reverse), masked=0,
+        rm=0, dd=0, nk=0, zm=0, ds=0, sums=1,
         kx=panel_depth(x_columns, itemsize, n_inputs + 1), kh=panel_depth(h_columns, itemsize, depth),
         km=panel_depth(m_columns, itemsize, padded + 1),
         # half a panel: the other half is for the rows of x or z, which lie apart
@@ -198,10 +198,10 @@ def backward_blocks(sizes: Sizes, itemsize: int, gradient_bytes: int) -> list[tu
 
     What a block keeps is still in the second-level cache then; a large gradient would drive it out.
     """
+    if gradient_bytes > CHUNK_BYTES:
+        return [(0, sizes.T)]
     step = sizes.B * sizes.J * sizes.S * itemsize
     steps = max(BLOCK_BYTES // step, -(-sizes.T // MOST_BLOCKS), 1)
-    if gradient_bytes > CHUNK_BYTES:
-        steps = sizes.T
     return [(max(0, end - steps), end) for end in range(sizes.T, 0, -steps)]
 
 
