@@ -332,7 +332,8 @@ class DeviceNetwork:
 
     def draw_between(self, shape: tuple[int, int]) -> NDArray:
         """Draw the factors between recurrent layers."""
-        return self._host.recurrent._draw_mask(shape)
+        recurrent = self._host.recurrent
+        return recurrent._draw_mask(shape, recurrent.dropout)
 
     # ---- the same interface as a network has
 
