@@ -86,6 +86,30 @@ def test_blocks_cover_every_step_once(gradient_bytes):
     for n_samples, n_timesteps, hidden in ((1, 1, 1), (16, 100, 32), (7, 9999, 5), (300, 17, 300)):
         layer = sizes.layer_sizes(CELLS["gru"], 3, hidden, 4, False)
         batch = sizes.batch_sizes(layer, n_timesteps, n_samples, True)
-        blocks = sizes.backward_blocks(batch, 4, gradient_bytes)
-        assert [step for s0, s1 in reversed(blocks) for step in range(s0, s1)] == [*range(n_timesteps)]
-        assert len(blocks) <= sizes.MOST_BLOCKS and (gradient_bytes < 10**9 or len(blocks) == 1)
+        steps = sizes.block_steps(batch, 4, gradient_bytes)
+        for reverse in (0, 1):
+            blocks = sizes.backward_blocks(batch._replace(reverse=reverse), steps)
+            assert [step for s0, s1 in reversed(blocks) for step in range(s0, s1)] == [*range(n_timesteps)]
+            assert len(blocks) <= sizes.MOST_BLOCKS and (gradient_bytes < 10**9 or len(blocks) == 1)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "residual": True}], ids=str)
+@pytest.mark.parametrize("cell", sorted(name for name, cell in CELLS.items() if not cell.h_gates))
+def test_what_is_computed_again_has_the_same_bits(monkeypatch, cell, options, masked):
+    """Long sequences keep only their last steps, of cells whose sums do not depend on h."""
+    monkeypatch.setattr(sizes, "BLOCK_BYTES", 5_000)
+    for n_samples in (3, 2 * FEW + 5):
+        results, kept = [], []
+        for most in (1 << 30, 90_000, 0):
+            monkeypatch.setattr(sizes, "KEPT_BYTES", most)
+            given = problem(cell, n_samples, 150, options, masked, hidden_size=20)
+            results.append(both_ways(*given))
+            (way,) = given[0]._passes.values()
+            kept.append(way._chunks[0]._loops[0][0].sizes.g_slots)
+        assert 150 == kept[0] > kept[1] > kept[2]
+        for rows, states, gradients in results[1:]:
+            for one, other in zip(results[0][0] + results[0][1], rows + states, strict=True):
+                assert_array_equal(one, other)
+            for name, value in gradients.items():
+                assert_array_equal(results[0][2][name], value, err_msg=name)

@@ -19,7 +19,9 @@ from numbarnn.kernels.sizes import (
     aligned_zeros,
     backward_blocks,
     batch_sizes,
+    block_steps,
     count_chunks,
+    kept_steps,
     noise_sizes,
     weight_gradient_blocks,
 )
@@ -190,10 +192,10 @@ class Pass:
 
     def _backward_program(self, input_gradient: bool) -> Program:
         threads = max(self._threads)
-        phases = self._in_step(lambda chunk: chunk.backward_phases(input_gradient))
-        for layer in self._layers if input_gradient else self._layers[1:]:
-            for direction in layer:
-                phases[0] += direction.pack_inputs_transposed(threads)
+        to_inputs = self._layers if input_gradient else self._layers[1:]
+        packs = [direction.pack_inputs_transposed(threads) for layer in to_inputs for direction in layer]
+        phases = [sum(packs, [])] if packs else []
+        phases += self._in_step(lambda chunk: chunk.backward_phases(input_gradient))
         total, *others = (chunk.weight_gradients for chunk in self._chunks)
         for other in others:  # one after the other: the bits are the same for any number of threads
             pairs = zip(total, other, strict=True)
@@ -229,7 +231,7 @@ class _Chunk:
         self._whole_initial: list[NDArray] = []
         self._whole_dstates: list[NDArray] = []
         self._loops = [
-            [self._make_loop(f"{k}.{i}", direction, options.training) for i, direction in enumerate(layer)]
+            [self._make_loop(k, i, direction, options.training) for i, direction in enumerate(layer)]
             for k, layer in enumerate(layers)
         ]
         self._inputs = [self._make_inputs(k, layer[0].sizes) for k, layer in enumerate(layers)]
@@ -248,9 +250,14 @@ class _Chunk:
     def _lengths(self) -> Slot:
         return self._slot("lengths", 1 + self.T * self._masked)
 
-    def _make_loop(self, name: str, direction: Direction, training: bool) -> _Loop:
-        """Make room for the time loop of a direction, and views of its states."""
+    def _make_loop(self, k: int, i: int, direction: Direction, training: bool) -> _Loop:
+        """Make room for the time loop of direction i of layer k, and views of its states."""
+        name, own = f"{k}.{i}", direction.packed_gradients
         sizes = batch_sizes(direction.sizes, self.T, self.B, training, self._masked)
+        block = block_steps(sizes, own.itemsize, own.nbytes)
+        if training and self._in_turn(k) and not (sizes.Sh or sizes.Sm or any(self._noise)):
+            steps = kept_steps(sizes, own.itemsize, block)
+            sizes = sizes._replace(g_slots=steps, x_slots=steps + 1)
         sizes, n_noise = noise_sizes(sizes, *self._noise)
         B, slots, padded = self.B, sizes.x_slots, direction.padded
         # each with what only some cells have behind it, see `numbarnn.kernels.scan`
@@ -281,9 +288,18 @@ class _Chunk:
         self.dstates.append(_states(dh[:, : sizes.HR], dfurther, sizes.H))
         self._whole_initial += h[first, :, : sizes.R], further[first]
         self._whole_dstates += d, e
-        own = direction.packed_gradients  # of the first chunk, to which those of the others are added
+        # those of the other chunks are added to those of the first
         self.weight_gradients.append(own if self._name == 0 else self._buffer("dw" + name, own.size))
-        return _Loop(direction, cell, sizes, x, flat_h, g, c, d, product, e, n)
+        width = B * (sizes.R + sizes.E * padded)
+        kept = self._buffer("s" + name, -(-(self.T - sizes.g_slots) // block) if training else 0, width)
+        return _Loop(direction, cell, sizes, block, x, flat_h, g, c, d, product, e, n, kept)
+
+    def _in_turn(self, k: int) -> bool:
+        """Whether layer k goes back block by block of steps, each with all of its gradients.
+
+        One thread has the whole chunk then, and there is no second direction that adds to the same rows.
+        """
+        return self._threads[k] == 1 and len(self.layers[k]) == 1
 
     def _mask_views(self, sizes: Sizes, n: NDArray, rows: NDArray, first: int) -> NDArray:
         """Note the mask of h, which is to be filled; return where h stands, (slots, n_samples, padded)."""
@@ -316,11 +332,9 @@ class _Chunk:
         phases = [[(between.copy_inputs, first, *r, lengths, x, self._inputs[0]) for r in rows]]
         for k, (loops, z, threads) in enumerate(zip(self._loops, self._inputs, self._threads, strict=True)):
             output, scans, shares = self._output(k), [], ranges(self.B, threads, 2)
-            for i, (direction, cell, sizes, x, h, g, c, _, _, _, n) in enumerate(loops):
-                to = self._own_output(k, i) if self._merge else output.part(i * sizes.HR)
-                arguments = (z, direction.packed, x, h, g, c, n, *to)
-                loop = direction.cell.loops[0] if direction.cell.loops else scan.scan_forward
-                scans += [(loop, cell, sizes, *r, lengths, *arguments) for r in shares]
+            for i, loop in enumerate(loops):
+                to = self._own_output(k, i) if self._merge else output.part(i * loop.sizes.HR)
+                scans += [loop.forward(r, lengths, z, to) for r in shares]
             phases.append(scans)
             sizes = loops[0].sizes
             if self._merge:
@@ -405,47 +419,43 @@ class _Chunk:
                 self._own_output(k, i, "do") if self._merge else gradient.part(i * loops[i].sizes.HR)
                 for i in range(len(loops))
             ]
-            phases += self._layer_backward(k, come)
-            if k > 0 or input_gradient:
-                dz = self._input_gradient(k, rows, phases)
+            wanted = k > 0 or input_gradient
+            phases += self._layer_backward(k, come, wanted)
+            if wanted:
+                stride = self.layers[k][0].padded_inputs
+                dz = _Rows(self.input_gradient_rows(k), self.B * stride, stride)
                 if self._adds(k):
                     through = (self._width, lengths, *gradient, *dz)
                     phases.append([(between.add_rows, loops[0].sizes, *r, *through) for r in rows])
                 gradient = dz
         return phases
 
-    def _layer_backward(self, k: int, gradients: list[_Rows]) -> list[list[Any]]:
-        """List the tasks of the time loops of layer k and of the gradient of its weights, in two phases.
+    def _layer_backward(self, k: int, gradients: list[_Rows], wanted: bool) -> list[list[Any]]:
+        """List the tasks of the time loops of layer k and of the gradients of its weights and its inputs.
 
-        Where one thread has the whole chunk, both go on in turns, from block to block of the time steps. The
-        sums are the same.
+        The latter only if `wanted`. Sums are the same whether they are done in turn or not.
         """
-        threads, scans, sums = self._threads[k], [], []
+        lengths, z, threads, whole = self._lengths, self._inputs[k], self._threads[k], (0, self.T)
+        rows, scans, sums, inputs = ranges(self.B, threads, 2), [], [], []
+        dz = self.input_gradient_rows(k) if wanted else None
         for i, (loop, gradient) in enumerate(zip(self._loops[k], gradients, strict=True)):
-            direction, cell, sizes, _, *arrays = loop
             dw = self.weight_gradients[k * len(gradients) + i]
-            blocks = backward_blocks(sizes, dw.itemsize, dw.nbytes)
-            function = direction.cell.loops[1] if direction.cell.loops else scan.scan_backward
-            arguments = (self._lengths, *gradient, direction.packed, *arrays)
-            pieces = loop.weight_gradient(self._inputs[k], threads, dw, blocks)
-            units = loop.unit_gradient(dw)
+            blocks = backward_blocks(loop.sizes, loop.block)
+            pieces, units = loop.weight_gradient(z, threads, dw, blocks), loop.unit_gradient(dw)
             if threads == 1:
-                back = [(function, cell, sizes, 0, self.B, *block, *arguments) for block in blocks]
-                scans.append([*chain.from_iterable(zip(back, *pieces, strict=True)), *units])
+                turn = []
+                for block, *parts in zip(blocks, *pieces, strict=True):
+                    turn += loop.backward(rows[0], block, lengths, z, gradient)
+                    if wanted and self._in_turn(k):
+                        turn.append(loop.input_gradient(rows[0], block, 0, dz))
+                    turn += parts
+                scans.append(turn + units)
             else:
-                rows = ranges(self.B, threads, 2)
-                scans += [(function, cell, sizes, *r, 0, self.T, *arguments) for r in rows]
+                scans += [task for r in rows for task in loop.backward(r, whole, lengths, z, gradient)]
                 sums += pieces + units
-        return [scans, sums]
-
-    def _input_gradient(self, k: int, rows: list[tuple], phases: list[list[tuple]]) -> _Rows:
-        """Add the tasks that fill the gradient of what layer k reads; return where it is."""
-        dz, stride = self.input_gradient_rows(k), self.layers[k][0].padded_inputs
-        for i, (direction, _, sizes, _, _, g, *_) in enumerate(self._loops[k]):
-            panels = direction.padded_inputs, direction.input_panel, direction.input_group
-            # the second direction adds to what the first one wrote
-            phases.append([(scan.input_gradient, sizes, *r, i, direction.wxt, g, dz, *panels) for r in rows])
-        return _Rows(dz, self.B * stride, stride)
+            if wanted and not self._in_turn(k):  # the second direction adds to what the first one wrote
+                inputs.append([loop.input_gradient(r, whole, i, dz) for r in rows])
+        return [scans, sums, *inputs]
 
     def input_gradient_rows(self, k: int = 0) -> NDArray:
         """Return the gradient of what layer k reads, (n_timesteps, B, padded_inputs), flat."""
@@ -472,6 +482,7 @@ class _Loop(NamedTuple):
     direction: Direction
     cell: Cell | Noisy
     sizes: Sizes
+    block: int  # steps of a block of the way back
     x: NDArray
     h: NDArray
     g: NDArray
@@ -480,6 +491,60 @@ class _Loop(NamedTuple):
     dh: NDArray
     e: NDArray
     n: NDArray
+    kept: NDArray  # states before the blocks that are computed again
+
+    def forward(self, rows: tuple[int, int], lengths: Slot, z: NDArray, output: _Rows) -> list[tuple]:
+        """List the tasks, to be done in turn, that take rows forward from their input rows `z`."""
+        T, block = self.sizes.T, self.block
+        if not self.kept.size:
+            return [self._forward(rows, (0, T), lengths, z, output)]
+        tasks = []
+        for s0 in range(0, T, block):
+            if s0 < T - self.sizes.g_slots:
+                tasks.append(self._move_states(rows, s0, 0))
+            tasks.append(self._forward(rows, (s0, min(T, s0 + block)), lengths, z, output))
+        return tasks
+
+    def _forward(
+        self, rows: tuple[int, int], steps: tuple[int, int], lengths: Slot, z: NDArray, output: _Rows
+    ) -> tuple:
+        loop = self.direction.cell.loops[0] if self.direction.cell.loops else scan.scan_forward
+        arrays = z, self.direction.packed, self.x, self.h, self.g, self.c, self.n
+        return (loop, self.cell, self.sizes, *rows, *steps, lengths, *arrays, *output)
+
+    def _move_states(self, rows: tuple[int, int], step: int, back: int) -> tuple:
+        """Give the task that puts the states before a block of steps aside, or `back`."""
+        sizes = self.sizes
+        at = step // self.block * sizes.B * (sizes.R + sizes.E * self.direction.padded)
+        place = *rows, step % sizes.x_slots, back, self.h, self.c, self.kept, at
+        return (scan.keep_states, sizes, *place)
+
+    def backward(
+        self, rows: tuple[int, int], steps: tuple[int, int], lengths: Slot, z: NDArray, gradient: _Rows
+    ) -> list[tuple]:
+        """List the tasks that take rows back; they go forward once more where what they need is gone."""
+        loop = self.direction.cell.loops[1] if self.direction.cell.loops else scan.scan_backward
+        arrays = self.direction.packed, self.h, self.g, self.c, self.d, self.dh, self.e, self.n
+        back = (loop, self.cell, self.sizes, *rows, *steps, lengths, *gradient, *arrays)
+        if steps[0] >= self.sizes.T - self.sizes.g_slots:
+            return [back]
+        nowhere = _Rows(EMPTY[self.x.dtype], 0, 0)
+        again = self._forward(rows, steps, lengths, z, nowhere)
+        return [self._move_states(rows, steps[0], 1), again, back]
+
+    def input_gradient(
+        self, rows: tuple[int, int], steps: tuple[int, int], add: int, dz: NDArray
+    ) -> tuple:
+        """Give the task that fills the gradient of what the layer reads, or adds to it."""
+        direction = self.direction
+        panels = direction.padded_inputs, direction.input_panel, direction.input_group
+        place = (*rows, *self._times(steps), add, direction.wxt, self.g, dz)
+        return (scan.input_gradient, self.sizes, *place, *panels)
+
+    def _times(self, steps: tuple[int, int]) -> tuple[int, int]:
+        """Give the range in time of a range of steps."""
+        T = self.sizes.T
+        return (T - steps[1], T - steps[0]) if self.sizes.reverse else steps
 
     def weight_gradient(
         self, z: NDArray, threads: int, dw: NDArray, blocks: list[tuple[int, int]]
@@ -491,14 +556,14 @@ class _Loop(NamedTuple):
         direction, sizes = self.direction, self.sizes
         B, padded = sizes.B, direction.padded
         before, middle = sizes.reverse * B * sizes.LX, sizes.x_slots * B * sizes.LX
-        second = sizes.J * sizes.T * B * sizes.S
+        second = sizes.J * sizes.g_slots * B * sizes.S
         J, S = sizes.J, sizes.S
         products = [(J, self.x, before, sizes.LX, sizes.D, 0, S, sizes.Sh, dw[sizes.wh : sizes.wm])]
         if not direction.joined:
             products.append((J, z, 0, sizes.LZ, sizes.I + 1, S - sizes.Sx, S, sizes.Sx, dw[: sizes.wh]))
         place = middle, sizes.LM, padded + 1, second, sizes.Sm, sizes.Sm
         products.append((sizes.JR, self.x, *place, dw[sizes.wm : sizes.u]))
-        steps = [(sizes.T - s1, sizes.T - s0) if sizes.reverse else (s0, s1) for s0, s1 in blocks]
+        steps = [self._times(block) for block in blocks]
         pieces = []
         for n_blocks, a, a_at, stride, depth, g_at, g_stride, columns, part in products:
             if columns:

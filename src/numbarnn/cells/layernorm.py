@@ -308,20 +308,20 @@ def _recurrent_product(sizes, r0, r1, h, h_at, w, g, at, block):
 
 @task
 def layernorm_scan_forward(
-    cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, z: Reals, w: Reals, x: Reals, h: Reals,
-    g: Reals, c: Reals, n: Reals, out: Reals, out_t: int, out_r: int,
+    cell: Cell, sizes: Sizes, r0: int, r1: int, s0: int, s1: int, lengths: Ints, z: Reals, w: Reals,
+    x: Reals, h: Reals, g: Reals, c: Reals, n: Reals, out: Reals, out_t: int, out_r: int,
 ):  # fmt: skip
-    """Take rows r0 to r1 through all time steps, as `scan.scan_forward`."""
+    """Take rows r0 to r1 from step s0 to step s1, as `scan.scan_forward`."""
     T, B, H, U, J, S, LH = sizes.T, sizes.B, sizes.H, sizes.U, sizes.J, sizes.S, sizes.LH
     padded, block = J * U, sizes.g_slots * B * S
     last = 0
     for r in range(r0, r1):
         last = max(last, lengths[r])
-    for s0 in range(0, T, sizes.steps):
-        s1 = min(T, s0 + sizes.steps)
+    for start in range(s0, s1, sizes.steps):
+        end = min(s1, start + sizes.steps)
         for j in range(J):
-            input_product(sizes, j, r0, r1, s0, s1, z, w, g)
-        for s in range(s0, s1):
+            input_product(sizes, j, r0, r1, start, end, z, w, g)
+        for s in range(start, end):
             t = T - 1 - s if sizes.reverse else s
             here = t % sizes.g_slots * B
             before = (t + sizes.reverse) % sizes.x_slots * B

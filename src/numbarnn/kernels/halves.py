@@ -79,14 +79,14 @@ def start_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d):
 @overload(start_backward, inline="always")
 def _start_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d):
     def back(cell, sizes, r0, r1, t, lengths, w, h, g, c, d):
-        T, B, U, S, Sm, P = sizes.T, sizes.B, sizes.U, sizes.S, sizes.Sm, sizes.PM
+        B, U, S, Sm, P, slots = sizes.B, sizes.U, sizes.S, sizes.Sm, sizes.PM, sizes.g_slots
         lanes = lanes_of(g)
         padded = sizes.J * U
         LC, LH = sizes.E * padded, sizes.LH
-        before = (t + sizes.reverse) * B
-        products = sizes.J * T * B * S
+        before = (t + sizes.reverse) % sizes.x_slots * B
+        products = sizes.J * slots * B * S
         for j in range(sizes.JR):
-            block = (j * T + t) * B
+            block = (j * slots + t % slots) * B
             for r in range(r0, r1):
                 if takes_step(sizes.masked, B, lengths, t, r):
                     for i in range(0, U, lanes):
@@ -107,7 +107,7 @@ def _start_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d):
         for p in range(padded // P):
             for j in range(0, sizes.JR, sizes.group_m):
                 gemm(P // lanes, r1 - r0, sizes.sums, j > 0,
-                     g, products + ((j * T + t) * B + r0) * Sm, Sm, T * B * Sm, 1,
+                     g, products + ((j * slots + t % slots) * B + r0) * Sm, Sm, slots * B * Sm, 1,
                      w, sizes.wmt + (p * sizes.JR + j) * Sm * P, P, min(sizes.group_m, sizes.JR - j), Sm,
                      d, (B + r0) * padded + p * P, padded)
 

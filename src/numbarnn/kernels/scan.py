@@ -33,8 +33,9 @@ alike, so that no kernel takes more arrays for it:
     behind e   du  (B, K Hp)            gradient of the parameters of single units, a row's share
 
 In training x and c have T + 1 slots and g has T; otherwise two, and as many as there are steps whose input
-product is done at once, used in turn. A row past its length keeps its state, puts out zeros and has no
-gradient.
+product is done at once, used in turn. A cell without recurrent product may have fewer in training too: what
+is overwritten is computed again on the way back, from the states that `keep_states` put aside. A row past its
+length keeps its state, puts out zeros and has no gradient.
 
 A row is summed in one order, which follows from the sizes of the layer alone: its bits depend neither on the
 number of threads nor on the rows that share its batch. Only a row that streams alone (`scan_step` with
@@ -153,19 +154,19 @@ def _step_forward(cell, sizes, r0, r1, s, lengths, active, all_run, z, w, x, h, 
 
 @task
 def scan_forward(
-    cell: Cell, sizes: Sizes, r0: int, r1: int, lengths: Ints, z: Reals, w: Reals, x: Reals, h: Reals,
-    g: Reals, c: Reals, n: Reals, out: Reals, out_t: int, out_r: int,
+    cell: Cell, sizes: Sizes, r0: int, r1: int, s0: int, s1: int, lengths: Ints, z: Reals, w: Reals,
+    x: Reals, h: Reals, g: Reals, c: Reals, n: Reals, out: Reals, out_t: int, out_r: int,
 ):
-    """Take rows r0 to r1 through all time steps; out[t out_t + r out_r + unit] = h, unless out is empty."""
+    """Take rows r0 to r1 from step s0 to step s1; out[t out_t + r out_r + unit] = h, unless out is empty."""
     first, last, ahead = sizes.T, 0, -AHEAD if sizes.reverse else AHEAD
     for r in range(r0, r1):
         first, last = min(first, lengths[r]), max(last, lengths[r])
-    for s0 in range(0, sizes.T, sizes.steps):
-        s1 = min(sizes.T, s0 + sizes.steps)
+    for start in range(s0, s1, sizes.steps):
+        end = min(s1, start + sizes.steps)
         if sizes.steps > 1:
             for j in range(sizes.J):
-                input_product(sizes, j, r0, r1, s0, s1, z, w, g)
-        for s in range(s0, s1):
+                input_product(sizes, j, r0, r1, start, end, z, w, g)
+        for s in range(start, end):
             t = sizes.T - 1 - s if sizes.reverse else s
             all_run = t < first and sizes.masked == 0
             _step_forward(cell, sizes, r0, r1, s, lengths, t < last, all_run, z, w, x, h, g, c, n)
@@ -181,6 +182,22 @@ def scan_forward(
                             out[to + u] = 0
 
 
+@task
+def keep_states(
+    sizes: Sizes, r0: int, r1: int, slot: int, back: int, h: Reals, c: Reals, kept: Reals, at: int
+):
+    """Copy the states in a slot, rows r0 to r1, to (B, R + E Hp) from element `at` of kept on, or `back`."""
+    LC = sizes.E * sizes.J * sizes.U
+    for r in range(r0, r1):
+        row, to = slot * sizes.B + r, at + r * (sizes.R + LC)
+        if back:
+            copy_row(sizes.R, kept, to, h, row * sizes.LH)
+            copy_row(LC, kept, to + sizes.R, c, row * LC)
+        else:
+            copy_row(sizes.R, h, row * sizes.LH, kept, to)
+            copy_row(LC, c, row * LC, kept, to + sizes.R)
+
+
 @njit(**INLINED)
 def _cell_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d, e, n):
     """Go back through the cell: gates in g become their gradient, d and e that of the states before."""
@@ -188,10 +205,10 @@ def _cell_backward(cell, sizes, r0, r1, t, lengths, w, h, g, c, d, e, n):
     lanes = lanes_of(g)
     padded = sizes.J * U
     LC = sizes.E * padded
-    before = (t + sizes.reverse) * B
-    after = (t + 1 - sizes.reverse) * B
+    before = (t + sizes.reverse) % sizes.x_slots * B
+    after = (t + 1 - sizes.reverse) % sizes.x_slots * B
     for j in range(sizes.J):
-        block = (j * sizes.T + t) * B
+        block = (j * sizes.g_slots + t % sizes.g_slots) * B
         for r in range(r0, r1):
             if takes_step(sizes.masked, B, lengths, t, r):
                 for i in range(0, U, lanes):
@@ -219,7 +236,7 @@ def scan_backward(
     mask comes in between.
     """
     mode = flush_subnormals()
-    T, B, S, Sh, P = sizes.T, sizes.B, sizes.S, sizes.Sh, sizes.P
+    T, B, S, Sh, P, slots = sizes.T, sizes.B, sizes.S, sizes.Sh, sizes.P, sizes.g_slots
     padded = sizes.J * sizes.U
     last, ahead = 0, -AHEAD if sizes.reverse else AHEAD
     for r in range(r0, r1):
@@ -238,7 +255,7 @@ def scan_backward(
             for p in range(sizes.R // P):
                 for j in range(0, sizes.J, sizes.group):
                     gemm(P // lanes_of(g), r1 - r0, sizes.sums, j > 0 or sizes.dd == 0,
-                         g, ((j * T + t) * B + r0) * S, S, T * B * S, 1,
+                         g, ((j * slots + t % slots) * B + r0) * S, S, slots * B * S, 1,
                          w, sizes.wht + (p * sizes.J + j) * Sh * P, P, min(sizes.group, sizes.J - j), Sh,
                          dh, r0 * padded + p * P, padded)
         join_gradient(cell, sizes, r0, r1, t, lengths, d, e, n)
@@ -247,17 +264,21 @@ def scan_backward(
 
 @task
 def input_gradient(
-    sizes: Sizes, r0: int, r1: int, add: int, wxt: Reals, g: Reals, dz: Reals, LD: int, P: int, group: int
+    sizes: Sizes, r0: int, r1: int, t0: int, t1: int, add: int, wxt: Reals, g: Reals, dz: Reals, LD: int,
+    P: int, group: int,
 ):
-    """Set dz to (dz if add else 0) + dgates wx', for rows r0 to r1, from what `scan_backward` left in g."""
+    """Set dz to (dz if add else 0) + dgates wx', for rows r0 to r1 of steps t0 to t1.
+
+    The gradient of the gates is what `scan_backward` left in g.
+    """
     mode = flush_subnormals()
-    T, B, S, Sx = sizes.T, sizes.B, sizes.S, sizes.Sx
-    for t0 in range(0, T, sizes.back):  # as many steps as stay in the cache while the panels pass
+    B, S, Sx, slots = sizes.B, sizes.S, sizes.Sx, sizes.g_slots
+    for start in range(t0, t1, sizes.back):  # as many steps as stay in the cache while the panels pass
         for p in range(LD // P):
             for j in range(0, sizes.J, group):
-                for t in range(t0, min(t0 + sizes.back, T)):
+                for t in range(start, min(start + sizes.back, t1)):
                     gemm(P // lanes_of(g), r1 - r0, sizes.sums, add > 0 or j > 0,
-                         g, ((j * T + t) * B + r0) * S + S - Sx, S, T * B * S, 1,
+                         g, ((j * slots + t % slots) * B + r0) * S + S - Sx, S, slots * B * S, 1,
                          wxt, (p * sizes.J + j) * Sx * P, P, min(group, sizes.J - j), Sx,
                          dz, (t * B + r0) * LD + p * P, LD)
     restore_mode(mode)
@@ -273,18 +294,19 @@ def weight_gradient(
     The sum is that over the time steps t0 to t1, and is added to dw if `add` says so. Row (t, b) of `a`
     stands at a_at + (t B + b) a_stride: an input row for dwx, the state row before the step for dwh, the
     middle vector for dwm. The gradient of the slots that see it, of block j, stands at
-    g_at + ((j T + t) B + b) g_stride.
+    g_at + ((j g_slots + t % g_slots) B + b) g_stride; those of these steps lie side by side.
     """
     mode = flush_subnormals()
-    lanes = lanes_of(g)
-    N, first, last, depth_n = sizes.T * sizes.B, t0 * sizes.B, t1 * sizes.B, sizes.kn
+    lanes, slots = lanes_of(g), sizes.g_slots
+    first, last, depth_n = t0 * sizes.B, t1 * sizes.B, sizes.kn
+    here = g_at + (t0 % slots - t0) * sizes.B * g_stride
     for n in range(first, last, depth_n):
         for k in range(n + depth_n, min(n + 2 * depth_n, last)):  # the next rows: no pattern to foresee
             fetch_row(m1 - m0, a, a_at + k * a_stride + m0)
         for j in range(j0, j1):
             gemm(columns // lanes, m1 - m0, 1, add > 0 or n > first,
                  a, a_at + n * a_stride + m0, 1, 0, a_stride,
-                 g, g_at + (j * N + n) * g_stride, g_stride, 1, min(depth_n, last - n),
+                 g, here + (j * slots * sizes.B + n) * g_stride, g_stride, 1, min(depth_n, last - n),
                  dw, (j * depth + m0) * columns, columns)
     restore_mode(mode)
 

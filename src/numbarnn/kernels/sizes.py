@@ -25,6 +25,7 @@ CHUNK_BYTES = 512 << 10  # at most, of the gradient of a chunk's weights
 MOST_BACK = 512 << 10  # gradients of gates that go to the input at once
 BLOCK_BYTES = 256 << 10  # of gates in a block of steps
 MOST_BLOCKS = 64
+KEPT_BYTES = 4 << 20  # of states and gates that a chunk keeps if it can compute them again
 EMPTY = {np.dtype(d): np.zeros(0, d) for d in (np.float32, np.float64)}  # an array that nobody asks for
 
 
@@ -144,7 +145,8 @@ def layer_sizes(
         T=0, B=0, I=n_inputs, H=hidden_size, U=units, J=blocks, S=n_slots * units, Sh=h_columns, Sx=x_columns,
         HR=seen, JR=blocks_h, R=width, projects=int(proj_size > 0),
         D=depth, E=cell.n_states - 1, Sm=m_columns, K=n_units,
-        LZ=row_stride(n_inputs + 1, itemsize), LX=row_stride(depth, itemsize), LH=row_stride(depth, itemsize),
+        LZ=n_inputs + 1 if n_inputs < WIDE_INPUTS else row_stride(n_inputs + 1, itemsize),
+        LX=row_stride(depth, itemsize), LH=row_stride(depth, itemsize),
         LM=row_stride(padded + 1, itemsize) if n_products else 0,
         **dict(zip(parts, places, strict=True)),
         g_slots=0, x_slots=0, steps=0, back=0, reverse=int(reverse), masked=0,
@@ -193,16 +195,32 @@ def count_chunks(n_samples: int, gradient_bytes: int) -> int:
     return 2 if n_samples >= 2 * CHUNK_ROWS and gradient_bytes <= CHUNK_BYTES else 1
 
 
-def backward_blocks(sizes: Sizes, itemsize: int, gradient_bytes: int) -> list[tuple[int, int]]:
-    """Cut the way back into blocks of steps, last ones first, each followed by its gradient of the weights.
+def block_steps(sizes: Sizes, itemsize: int, gradient_bytes: int) -> int:
+    """Count the steps of a block of the way back, which is followed by its gradient of the weights.
 
     What a block keeps is still in the second-level cache then; a large gradient would drive it out.
     """
     if gradient_bytes > CHUNK_BYTES:
-        return [(0, sizes.T)]
+        return sizes.T
     step = sizes.B * sizes.J * sizes.S * itemsize
-    steps = max(BLOCK_BYTES // step, -(-sizes.T // MOST_BLOCKS), 1)
-    return [(max(0, end - steps), end) for end in range(sizes.T, 0, -steps)]
+    return min(sizes.T, max(BLOCK_BYTES // step, -(-sizes.T // MOST_BLOCKS), 1))
+
+
+def backward_blocks(sizes: Sizes, steps: int) -> list[tuple[int, int]]:
+    """Cut the way back into blocks of so many steps, last ones first; each begins at a multiple in time."""
+    times = [(t, min(sizes.T, t + steps)) for t in range(0, sizes.T, steps)]
+    return [(sizes.T - t1, sizes.T - t0) for t0, t1 in times] if sizes.reverse else times[::-1]
+
+
+def kept_steps(sizes: Sizes, itemsize: int, block: int) -> int:
+    """Count the steps, in whole blocks or all, that a cell without recurrent product keeps for the way back.
+
+    In a long sequence it takes less time to compute a block again than to write it to memory and to read it
+    from there. The steps that are done last are still in a cache, and kept.
+    """
+    padded = sizes.J * sizes.U
+    step = sizes.B * (sizes.J * sizes.S + sizes.LX + sizes.E * padded) * itemsize
+    return min(sizes.T, max(1, KEPT_BYTES // (step * block)) * block)
 
 
 def noise_sizes(sizes: Sizes, drops: bool, zones: bool) -> tuple[Sizes, int]:
