@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LINE_BYTES = 64
 WIDE_INPUTS = 48  # from here on the input product is done for several steps at once
 L2_BYTES = 256 << 10  # of a second-level cache of 512 KiB or more, what one operand may take
-CHUNK_ROWS = 8  # at least, in a chunk of a batch
+CHUNK_ROWS = 4  # at least, in a chunk of a batch
 CHUNK_BYTES = 512 << 10  # at most, of the gradient of a chunk's weights
 MOST_BACK = 512 << 10  # gradients of gates that go to the input at once
 BLOCK_BYTES = 256 << 10  # of gates in a block of steps
