@@ -23,14 +23,13 @@ from numbarnn.checks import (
     positive_int,
     probability,
 )
-from numbarnn.kernels import scan
 from numbarnn.kernels.between import MERGES
-from numbarnn.kernels.gemm import ALONE
-from numbarnn.kernels.sizes import EMPTY, batch_sizes, noise_sizes
-from numbarnn.kernels.threads import Program, thread_count, worthwhile_threads
+from numbarnn.kernels.sizes import EMPTY
+from numbarnn.kernels.threads import thread_count, worthwhile_threads
 from numbarnn.layer import Direction
 from numbarnn.limits import check_count
 from numbarnn.passes import Buffers, Options, Pass
+from numbarnn.streaming import Stepper
 from numbarnn.torch_weights import check_torch_options, read_torch
 
 State = NDArray | tuple[NDArray, ...]
@@ -253,7 +252,7 @@ class Recurrent:
         self._buffers = Buffers(self.dtype)
         self._passes: dict[tuple, Pass] = {}  # for batches of the shapes that came last
         self._kept: tuple[Pass, NDArray] | None = None  # what backward needs of the last forward
-        self._stepper: dict[str, Any] | None = None  # buffers and packed weights of `step`
+        self._stepper: Stepper | None = None
 
     def _make_direction(self, n_inputs: int, reverse: bool) -> Direction:
         options = (self.bias, self.dtype, reverse, self.proj_size)
@@ -722,47 +721,11 @@ class Recurrent:
         old = self._check_state("state", state, B)
         with self._lock:
             self._mend()
-            stepper = self._stepper
-            if stepper is None or stepper["B"] != B:
-                stepper = self._stepper = self._new_stepper(B)
-            old = old or stepper["zeros"]
-            new = tuple([np.empty(shape, self.dtype) for shape in stepper["shapes"]])
-            below = x_t
-            for k, (numbers, *arrays) in enumerate(stepper["layers"]):
-                scan.scan_step(stepper["cell"], numbers, k, below, old, stepper["lengths"], *arrays, new)
-                adds = self.residual and below.shape == new[0][k].shape
-                below = new[0][k] + below if adds else new[0][k]
-        return below if adds else below.copy(), _public_state(new)
-
-    def _new_stepper(self, n_samples: int) -> dict[str, Any]:
-        """Pack the weights for `step` and make its buffers, apart from those of `forward` and `backward`."""
-        layers, zones = [], any(self.zoneout)
-        for (direction,) in self._layers:
-            own = self._make_direction(direction.sizes.I, False)
-            own.parameters = direction.parameters
-            Program(self.dtype, 1, [own.pack(False, 1)]).run()
-            sizes = batch_sizes(own.sizes, 1, n_samples, False)
-            sizes = sizes._replace(sums=ALONE if n_samples == 1 else 1)
-            z = np.ones(n_samples * sizes.LZ, self.dtype)
-            x = np.ones(n_samples * (2 * sizes.LX + sizes.LM), self.dtype)
-            x[: 2 * n_samples * sizes.LX].reshape(-1, sizes.LX)[:, : sizes.R] = 0
-            g = np.zeros(sizes.J * n_samples * (sizes.S + sizes.Sm), self.dtype)
-            c = np.zeros(2 * n_samples * sizes.E * own.padded, self.dtype)
-            sizes, n_noise = noise_sizes(sizes, False, zones)
-            n = np.zeros(n_noise, self.dtype)
-            if zones:
-                mixed = n[sizes.zm : sizes.ds].reshape(n_samples, 1 + sizes.E, own.padded)
-                mixed[:, :, : self.hidden_size] = np.array(self.zoneout)[:, np.newaxis]
-            layers.append((tuple(sizes), z, own.packed, x, g, c, n))
-        shapes = self.state_shapes(n_samples)
-        return {
-            "B": n_samples,
-            "cell": self._kernel_cell.noisy(False, True) if zones else self._kernel_cell,
-            "layers": layers,
-            "lengths": np.ones(n_samples, np.int64),
-            "shapes": shapes,
-            "zeros": tuple(np.zeros(shape, self.dtype) for shape in shapes),
-        }
+            if self._stepper is None or self._stepper.n_samples != B:
+                directions, shapes = [direction for (direction,) in self._layers], self.state_shapes(B)
+                self._stepper = Stepper(directions, shapes, self.zoneout, self.residual)
+            output, new = self._stepper.run(x_t, old)
+        return output, _public_state(new)
 
     # ---- states
 
