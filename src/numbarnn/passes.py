@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.cells import Cell
-from numbarnn.cells.base import Noisy
-from numbarnn.kernels import between, pack, scan
+from numbarnn.kernels import between, pack
 from numbarnn.kernels.sizes import (
     EMPTY,
     Sizes,
@@ -23,10 +21,10 @@ from numbarnn.kernels.sizes import (
     count_chunks,
     kept_steps,
     noise_sizes,
-    weight_gradient_blocks,
 )
 from numbarnn.kernels.threads import Program, Slot, ranges
 from numbarnn.layer import Direction
+from numbarnn.loop import Loop, Rows
 
 
 class Buffers:
@@ -250,7 +248,7 @@ class _Chunk:
     def _lengths(self) -> Slot:
         return self._slot("lengths", 1 + self.T * self._masked)
 
-    def _make_loop(self, k: int, i: int, direction: Direction, training: bool) -> _Loop:
+    def _make_loop(self, k: int, i: int, direction: Direction, training: bool) -> Loop:
         """Make room for the time loop of direction i of layer k, and views of its states."""
         name, own = f"{k}.{i}", direction.packed_gradients
         sizes = batch_sizes(direction.sizes, self.T, self.B, training, self._masked)
@@ -292,7 +290,7 @@ class _Chunk:
         self.weight_gradients.append(own if self._name == 0 else self._buffer("dw" + name, own.size))
         width = B * (sizes.R + sizes.E * padded)
         kept = self._buffer("s" + name, -(-(self.T - sizes.g_slots) // block) if training else 0, width)
-        return _Loop(direction, cell, sizes, block, x, flat_h, g, c, d, product, e, n, kept)
+        return Loop(direction, cell, sizes, block, x, flat_h, g, c, d, product, e, n, kept)
 
     def _in_turn(self, k: int) -> bool:
         """Whether layer k goes back block by block of steps, each with all of its gradients.
@@ -352,21 +350,21 @@ class _Chunk:
         """Number of outputs of a layer in a step."""
         return self._loops[0][0].sizes.HR * (1 if self._merge else len(self.layers[0]))
 
-    def _whole(self, name: str) -> _Rows:
+    def _whole(self, name: str) -> Rows:
         """Rows of outputs, or of their gradient, of the whole batch."""
-        return _Rows(self._slot(name, self.T * self._width), self._width, self.T * self._width)
+        return Rows(self._slot(name, self.T * self._width), self._width, self.T * self._width)
 
-    def _output(self, k: int) -> _Rows:
+    def _output(self, k: int) -> Rows:
         """Where the output of layer k goes: to the caller, or to the inputs of the next layer."""
         if k == len(self.layers) - 1:
             return self._whole("out")
         stride = self._loops[k + 1][0].sizes.LZ
-        return _Rows(self._inputs[k + 1], self.B * stride, stride)
+        return Rows(self._inputs[k + 1], self.B * stride, stride)
 
-    def _own_output(self, k: int, i: int, what: str = "o") -> _Rows:
+    def _own_output(self, k: int, i: int, what: str = "o") -> Rows:
         """Where the output of one of two directions of layer k is kept that are merged, or its gradient."""
         H = self._loops[k][i].sizes.HR
-        return _Rows(self._buffer(f"{what}{k}.{i}", self.T, self.B, H), self.B * H, H)
+        return Rows(self._buffer(f"{what}{k}.{i}", self.T, self.B, H), self.B * H, H)
 
     def _adds(self, k: int) -> bool:
         """Whether layer k adds its input to its output."""
@@ -423,14 +421,14 @@ class _Chunk:
             phases += self._layer_backward(k, come, wanted)
             if wanted:
                 stride = self.layers[k][0].padded_inputs
-                dz = _Rows(self.input_gradient_rows(k), self.B * stride, stride)
+                dz = Rows(self.input_gradient_rows(k), self.B * stride, stride)
                 if self._adds(k):
                     through = (self._width, lengths, *gradient, *dz)
                     phases.append([(between.add_rows, loops[0].sizes, *r, *through) for r in rows])
                 gradient = dz
         return phases
 
-    def _layer_backward(self, k: int, gradients: list[_Rows], wanted: bool) -> list[list[Any]]:
+    def _layer_backward(self, k: int, gradients: list[Rows], wanted: bool) -> list[list[Any]]:
         """List the tasks of the time loops of layer k and of the gradients of its weights and its inputs.
 
         The latter only if `wanted`. Sums are the same whether they are done in turn or not.
@@ -460,124 +458,6 @@ class _Chunk:
     def input_gradient_rows(self, k: int = 0) -> NDArray:
         """Return the gradient of what layer k reads, (n_timesteps, B, padded_inputs), flat."""
         return self._buffer(f"dz{k}", self.T, self.B, self.layers[k][0].padded_inputs)
-
-
-class _Rows(NamedTuple):
-    """Rows of a flat array, and how far apart two time steps are and two samples."""
-
-    array: NDArray | Slot
-    t: int
-    r: int
-
-    def part(self, at: int) -> _Rows:
-        """Return the same rows from element `at` of each on."""
-        array = self.array
-        whole = isinstance(array, Slot)
-        return self._replace(array=Slot(array.name, array.offset + at) if whole else array[at:])
-
-
-class _Loop(NamedTuple):
-    """The time loop of a direction; `numbarnn.kernels.scan` has the shapes of the arrays."""
-
-    direction: Direction
-    cell: Cell | Noisy
-    sizes: Sizes
-    block: int  # steps of a block of the way back
-    x: NDArray
-    h: NDArray
-    g: NDArray
-    c: NDArray
-    d: NDArray
-    dh: NDArray
-    e: NDArray
-    n: NDArray
-    kept: NDArray  # states before the blocks that are computed again
-
-    def forward(self, rows: tuple[int, int], lengths: Slot, z: NDArray, output: _Rows) -> list[tuple]:
-        """List the tasks, to be done in turn, that take rows forward from their input rows `z`."""
-        T, block = self.sizes.T, self.block
-        if not self.kept.size:
-            return [self._forward(rows, (0, T), lengths, z, output)]
-        tasks = []
-        for s0 in range(0, T, block):
-            if s0 < T - self.sizes.g_slots:
-                tasks.append(self._move_states(rows, s0, 0))
-            tasks.append(self._forward(rows, (s0, min(T, s0 + block)), lengths, z, output))
-        return tasks
-
-    def _forward(
-        self, rows: tuple[int, int], steps: tuple[int, int], lengths: Slot, z: NDArray, output: _Rows
-    ) -> tuple:
-        loop = self.direction.cell.loops[0] if self.direction.cell.loops else scan.scan_forward
-        arrays = z, self.direction.packed, self.x, self.h, self.g, self.c, self.n
-        return (loop, self.cell, self.sizes, *rows, *steps, lengths, *arrays, *output)
-
-    def _move_states(self, rows: tuple[int, int], step: int, back: int) -> tuple:
-        """Give the task that puts the states before a block of steps aside, or `back`."""
-        sizes = self.sizes
-        at = step // self.block * sizes.B * (sizes.R + sizes.E * self.direction.padded)
-        place = *rows, step % sizes.x_slots, back, self.h, self.c, self.kept, at
-        return (scan.keep_states, sizes, *place)
-
-    def backward(
-        self, rows: tuple[int, int], steps: tuple[int, int], lengths: Slot, z: NDArray, gradient: _Rows
-    ) -> list[tuple]:
-        """List the tasks that take rows back; they go forward once more where what they need is gone."""
-        loop = self.direction.cell.loops[1] if self.direction.cell.loops else scan.scan_backward
-        arrays = self.direction.packed, self.h, self.g, self.c, self.d, self.dh, self.e, self.n
-        back = (loop, self.cell, self.sizes, *rows, *steps, lengths, *gradient, *arrays)
-        if steps[0] >= self.sizes.T - self.sizes.g_slots:
-            return [back]
-        nowhere = _Rows(EMPTY[self.x.dtype], 0, 0)
-        again = self._forward(rows, steps, lengths, z, nowhere)
-        return [self._move_states(rows, steps[0], 1), again, back]
-
-    def input_gradient(
-        self, rows: tuple[int, int], steps: tuple[int, int], add: int, dz: NDArray
-    ) -> tuple:
-        """Give the task that fills the gradient of what the layer reads, or adds to it."""
-        direction = self.direction
-        panels = direction.padded_inputs, direction.input_panel, direction.input_group
-        place = (*rows, *self._times(steps), add, direction.wxt, self.g, dz)
-        return (scan.input_gradient, self.sizes, *place, *panels)
-
-    def _times(self, steps: tuple[int, int]) -> tuple[int, int]:
-        """Give the range in time of a range of steps."""
-        T = self.sizes.T
-        return (T - steps[1], T - steps[0]) if self.sizes.reverse else steps
-
-    def weight_gradient(
-        self, z: NDArray, threads: int, dw: NDArray, blocks: list[tuple[int, int]]
-    ) -> list[list[tuple]]:
-        """List the tasks that fill dw (dwx, dwh, ...), from the input rows `z`: a list for each piece.
-
-        It has a task for each block of steps, to be done in this order; different pieces at any time.
-        """
-        direction, sizes = self.direction, self.sizes
-        B, padded = sizes.B, direction.padded
-        before, middle = sizes.reverse * B * sizes.LX, sizes.x_slots * B * sizes.LX
-        second = sizes.J * sizes.g_slots * B * sizes.S
-        J, S = sizes.J, sizes.S
-        products = [(J, self.x, before, sizes.LX, sizes.D, 0, S, sizes.Sh, dw[sizes.wh : sizes.wm])]
-        if not direction.joined:
-            products.append((J, z, 0, sizes.LZ, sizes.I + 1, S - sizes.Sx, S, sizes.Sx, dw[: sizes.wh]))
-        place = middle, sizes.LM, padded + 1, second, sizes.Sm, sizes.Sm
-        products.append((sizes.JR, self.x, *place, dw[sizes.wm : sizes.u]))
-        steps = [self._times(block) for block in blocks]
-        pieces = []
-        for n_blocks, a, a_at, stride, depth, g_at, g_stride, columns, part in products:
-            if columns:
-                arguments = (a, a_at, stride, depth, self.g, g_at, g_stride, columns, part)
-                for piece in weight_gradient_blocks(n_blocks, depth, columns, z.itemsize, threads):
-                    head = scan.weight_gradient, sizes, *piece
-                    pieces.append([(*head, *t, int(k > 0), *arguments) for k, t in enumerate(steps)])
-        return pieces
-
-    def unit_gradient(self, dw: NDArray) -> list[tuple]:
-        """List the task that fills the gradient of parameters of single units, if there are any."""
-        sizes, n_scalars = self.sizes, len(self.direction.cell.scalars)
-        part = dw[sizes.u : sizes.wht]
-        return [(scan.unit_gradient, sizes, n_scalars, self.e, part)] if sizes.K else []
 
 
 def _states(h: NDArray, further: NDArray, hidden_size: int) -> list[NDArray]:
