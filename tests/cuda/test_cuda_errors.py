@@ -15,7 +15,6 @@ REFUSED = {
     "proj_size": {"cell": "lstm", "proj_size": 2},
     "stateful": {"stateful": True},
     "solver": {"solver": "lbfgs"},
-    "ema_momentum": {"ema_momentum": 0.9},
     "cell": {"cell": "mgu"},
 }
 CELLS = ("mgu", "gru_reset_before", "article_lstm", "article_gru", "lstm_layernorm")

@@ -77,7 +77,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str, dict[str, Any]]]:
     solvers = ("sgd", "rmsprop", "adamw", "momentum", "adam")
     for (loss, config), solver in zip(rest.items(), solvers, strict=True):
         yield "", {"cell": "rnn", "hidden_size": 32, **config}, loss, {"solver": solver, "alpha": 0.1}
-    yield "", {"cell": "rnn", "hidden_size": 32}, "log_loss", adam
+    yield "", {"cell": "rnn", "hidden_size": 32}, "log_loss", {**adam, "ema_momentum": 0.9}
     # parameters of single units where a step is a launch
     yield "lstm_peephole 128", {"cell": "lstm_peephole", "hidden_size": 128}, "squared_error", adam
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -20,11 +21,21 @@ from numbarnn.cuda import pointwise
 from numbarnn.cuda.driver import check_device, cuda, download, empty, naming_errors, upload
 from numbarnn.cuda.losses import BLOCKS, THREADS, LossKernel, sums
 from numbarnn.cuda.network import DeviceNetwork, NetworkWay
-from numbarnn.cuda.optimizers import BATCH, FAILED, LOSS, SEEN, SIZE, TOTAL, VALUE, OptimizerKernel
+from numbarnn.cuda.optimizers import (
+    BATCH,
+    FAILED,
+    LOSS,
+    SEEN,
+    SIZE,
+    TOTAL,
+    VALUE,
+    AverageKernel,
+    OptimizerKernel,
+)
 from numbarnn.cuda.program import Program
 from numbarnn.network import Network
 from numbarnn.optimizers import Optimizer
-from numbarnn.training import WHAT_TO_TRY, History, Source, Trainer
+from numbarnn.training import WHAT_TO_TRY, History, Latest, Source, Trainer
 
 __all__ = ["DeviceTrainer", "on_device"]
 
@@ -41,8 +52,6 @@ def on_device(trainer: Trainer, network: Network, solver: str) -> DeviceTrainer:
     """
     if solver == "lbfgs":
         raise ValueError("solver was 'lbfgs'; device='cuda' expects one of adam, adamw, rmsprop, sgd")
-    if trainer.ema_momentum is not None:
-        raise ValueError(f"ema_momentum was {trainer.ema_momentum!r}; device='cuda' expects None")
     check_device()
     DeviceNetwork.check_options(network)
     LossKernel(trainer.loss, network.config["n_outputs"], network.dtype)
@@ -78,9 +87,9 @@ class DeviceTrainer(Trainer):
 
     def epoch(
         self, network: Network, optimizer: Optimizer, data: Source, rate: float, epoch: int = 0,
-        interrupted: Callable[[], bool] = bool, average: None = None,
+        interrupted: Callable[[], bool] = bool, average: Latest | None = None,
     ) -> tuple[float, str]:
-        """See `Trainer.epoch`; there are no averages here."""
+        """See `Trainer.epoch`; `average` is what `start_average` has returned, and known here."""
         if self._session is not None:
             return self._session.epoch(data, rate, epoch, interrupted)
         with naming_errors():
@@ -91,9 +100,14 @@ class DeviceTrainer(Trainer):
 
     def launched(self, network: Network, optimizer: Optimizer, data: Source) -> Iterator[tuple]:
         """Yield (kernel, threads, arguments) of all that a batch of training and of evaluation launches."""
-        session = _Session(self, network, optimizer)
+        session = self._session = _Session(self, network, optimizer)
+        self.start_average(network)
         for training in (True, False):
             yield from session.program(data, self.batch_size, training).launches
+
+    def start_average(self, network: Network) -> Latest:
+        """See `Trainer.start_average`."""
+        return Latest() if self.ema_momentum is None else self._session.start_average(self.ema_momentum)
 
     def evaluate(self, network: Network, data: Source) -> float:
         """See `Trainer.evaluate`."""
@@ -130,6 +144,26 @@ class _Data:
         self.source = source  # by which it is known, so it must live as long
 
 
+class _Average(Latest):
+    """An average on the device, where every update of a session's programs takes part in it."""
+
+    def __init__(self, kernel: AverageKernel, network: DeviceNetwork) -> None:
+        self.kernel, self._network = kernel, network
+        self._own = empty(kernel.values.size, network.dtype)
+
+    @contextmanager
+    def applied(self, network: Network) -> Iterator[None]:
+        """See `Latest.applied`."""
+        _copy(self._network.parameters, self._own)
+        self.hand_over(network)
+        yield
+        _copy(self._own, self._network.parameters)
+
+    def hand_over(self, network: Network) -> None:
+        """See `Latest.hand_over`."""
+        _copy(self.kernel.values, self._network.parameters)
+
+
 class _Session:
     """A network, an optimizer and data on the device for as long as it trains."""
 
@@ -148,6 +182,7 @@ class _Session:
         self._squares = empty(self._size if trainer.alpha else 1, dtype)
         self._ways: dict[tuple, tuple[NetworkWay, Any, Any, Any]] = {}
         self._kept: Any = None
+        self._average: _Average | None = None
 
     # ---- what the trainer asks for
 
@@ -161,7 +196,10 @@ class _Session:
         if trainer.shuffle and n > size:
             data.order.copy_to_device(trainer.rng.permutation(n))
         data.control.copy_to_device(np.zeros(SIZE))
-        if self._optimizer.start_epoch(rate, len(starts)):
+        moved = self._optimizer.start_epoch(rate, len(starts))
+        if self._average is not None:
+            moved = self._average.kernel.start_epoch(len(starts)) or moved
+        if moved:
             data.programs = {key: each for key, each in data.programs.items() if not key[1]}
         stopped, done = "", 0
         for batch, start in enumerate(starts):
@@ -203,20 +241,22 @@ class _Session:
         found = download(data.control)
         return float(found[TOTAL] / found[SEEN])
 
+    def start_average(self, momentum: float) -> Latest:
+        """Let updates take part in an average from now on."""
+        kernel = AverageKernel(self._size, self._host.dtype, momentum)
+        self._average = _Average(kernel, self._network)
+        return self._average
+
     def keep(self) -> Any:
         """Copy the parameters, on the device, to where the copy before is."""
         if self._kept is None:
             self._kept = empty(self._size, self._host.dtype)
-        program = Program()
-        program.each(pointwise.copy, self._size, self._size, self._network.parameters, 0, self._kept, 0)
-        program.run()
+        _copy(self._network.parameters, self._kept)
         return self._kept
 
     def put_back(self, kept: Any) -> None:
         """Take such a copy as the parameters."""
-        program = Program()
-        program.each(pointwise.copy, self._size, self._size, kept, 0, self._network.parameters, 0)
-        program.run()
+        _copy(kept, self._network.parameters)
 
     def finish(self) -> None:
         """Bring parameters and the optimizer's state to the host."""
@@ -290,6 +330,15 @@ class _Session:
         program.launch(_decide, 1, 1, B, *bounds, self._partials, data.control, self._scale)
         gradients = network.parameters, network.gradients
         self._optimizer.add(program, n, *gradients, data.control, self._scale)
+        if self._average is not None:
+            self._average.kernel.add(program, n, network.parameters, data.control)
+
+
+def _copy(source: Any, target: Any) -> None:
+    """Copy parameters, on the device."""
+    program = Program()
+    program.each(pointwise.copy, source.size, source.size, source, 0, target, 0)
+    program.run()
 
 
 @cuda.jit
