@@ -203,6 +203,8 @@ class Trainer:
         If given, `fit` averages the parameters over the updates, exponentially with this momentum: see
         `Average`. The averages are validated, and are what the network has at the end; gradients are taken,
         and callbacks are called, with the parameters that the optimizer updates. From 0 to below 1.
+    stateful : bool, default=False
+        The network carries states from batch to batch: let every epoch of `fit` begin without.
     tol : float, default=1e-4
     n_iter_no_change : int or inf, default=10
         Training ends when this many epochs in a row did not lower the loss by `tol`: the validation part's
@@ -231,6 +233,7 @@ class Trainer:
     alpha: float = 0.0
     max_grad_norm: float | None = None
     ema_momentum: float | None = None
+    stateful: bool = False
     tol: float = 1e-4
     n_iter_no_change: float = 10
     callbacks: Sequence[Callback] = ()
@@ -292,6 +295,8 @@ class Trainer:
                 report(info)
                 if history.stopped == "max_iter" and self._call("epoch", info):
                     history.stopped = "callback"
+                if self.stateful:
+                    network.reset_states()
                 if history.stopped == "max_iter" and waited >= self.n_iter_no_change:
                     history.stopped = "converged"
                 if history.stopped != "max_iter":

@@ -13,7 +13,6 @@ REFUSED = {
     "recurrent_dropout": {"recurrent_dropout": 0.1},
     "zoneout": {"zoneout": 0.1},
     "proj_size": {"cell": "lstm", "proj_size": 2},
-    "stateful": {"stateful": True},
     "solver": {"solver": "lbfgs"},
     "cell": {"cell": "mgu"},
 }

@@ -22,6 +22,7 @@ MASK = RNG.random((N, T)) < 0.7
 MASK[:, 0] = True
 BOTH = {"bidirectional": True, "num_layers": 2}
 STEPS = {"return_sequences": True}
+WINDOWS = {"stateful": True, "batch_size": 2, "cell": "lstm"}  # of two series, one behind the other
 
 # X, y, what else fit is given, options
 CASES = {
@@ -44,6 +45,14 @@ CASES = {
     "averages": (X, Y, {}, {"ema_momentum": 0.7, "max_iter": 3}),
     "averages_stopping": (X, EACH, {}, {**STEPS, "ema_momentum": 0.5, "early_stopping": True, "max_iter": 4,
                                         "validation_fraction": 0.4, "learning_rate_init": 0.5}),
+    "windows": (X[:6], Y[:6], {}, {**WINDOWS, "num_layers": 2}),
+    "windows_steps": (X[:6], EACH[:6], {"mask": MASK[:6]}, {**WINDOWS, **STEPS, "num_layers": 2}),
+    "windows_dropout": (X[:6], Y[:6], {}, {**WINDOWS, "dropout": 0.3, "num_layers": 2}),
+    "windows_learned": (X[:6], Y[:6], {"lengths": LENGTHS[:6]},
+                        {**WINDOWS, "initial_state": "learned", "early_stopping": True,
+                         "validation_fraction": 0.4, "ema_momentum": 0.5}),
+    "windows_random": (X[:6], Y[:6], {}, {**WINDOWS, "initial_state": "random", "head_sizes": (3,),
+                                          "num_layers": 2, "residual": True}),
     "huber": (X, Y, {}, {"loss": "huber", "delta": 0.5}),
     "quantile": (X, Y, {}, {"loss": "quantile", "quantile": [0.1, 0.5]}),
     "absolute": (X, Y, {}, {"loss": "absolute_error", "max_grad_norm": None}),
@@ -105,6 +114,41 @@ def test_partial_fit_and_warm_start_go_on():
             getattr(model, kind)(X, Y)
         found, expected = models
         np.testing.assert_allclose(found.network_.parameters, expected.network_.parameters, atol=1e-10)
+
+
+@pytest.mark.parametrize("options", [{}, {"initial_state": "learned"}])
+def test_states_go_on_between_calls_as_on_the_cpu(options):
+    models, found = [model_of(device, Y, **WINDOWS, **options) for device in ("cuda", "cpu")], []
+    for model in models:
+        predictions = [model.partial_fit(X[:6], Y[:6]).predict(X[:4])]
+        predictions += [model.predict(X[:2]), model.partial_fit(X[:2], Y[:2]).predict(X[:2])]
+        with pytest.raises(ValueError, match="x had 1 samples; expected 2"):
+            model.set_params(batch_size=1).predict(X[:1])
+        model.set_params(batch_size=3).reset_states()
+        predictions += [model.predict(X[:3]), *model.network_._carried, model.network_.parameters.copy()]
+        found.append(predictions)
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-10)
+    for model in models:  # each goes on where the other one has stopped
+        model.set_params(device={"cuda": "cpu", "cpu": "cuda"}[model.device])
+    np.testing.assert_allclose(*(model.predict(X[:3]) for model in models), atol=1e-10)
+
+
+def test_a_callback_may_let_states_begin_anew():
+    seen = {"cuda": [], "cpu": []}
+    for device, states in seen.items():
+
+        def note(info, states=states):
+            if info["event"] == "batch":
+                states.append(info["network"]._carried)
+                if info["batch"] == 1:
+                    info["network"].reset_states()
+
+        model = model_of(device, Y, **WINDOWS, callbacks=note).fit(X[:6], Y[:6])
+        states.append([model.network_.parameters])
+    for a, b in zip(*seen.values(), strict=True):
+        for found, expected in zip(a, b, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-10)
 
 
 def test_callbacks_see_what_they_see_on_the_cpu():

@@ -140,7 +140,7 @@ class _Data:
         self.weighted = 0 if weight is None else weight.ndim
         self.weight = upload(np.zeros(1, dtype) if weight is None else weight.astype(dtype))
         self.order, self.control = upload(np.arange(self.n)), upload(np.zeros(SIZE))
-        self.programs: dict[tuple[int, bool], Program] = {}
+        self.programs: dict[tuple[int, bool, bool], Program] = {}
         self.source = source  # by which it is known, so it must live as long
 
 
@@ -204,9 +204,7 @@ class _Session:
         stopped, done = "", 0
         for batch, start in enumerate(starts):
             B = min(size, n - start)
-            way = self._way(data, B, True)[0]
-            way.draw_noise()
-            self._program(data, B, True).run()
+            self._run(data, B, True)
             done += 1
             if trainer.callbacks:
                 found = self._read(data)
@@ -237,7 +235,7 @@ class _Session:
         data, size = self._load(source), self._trainer.batch_size
         data.control.copy_to_device(np.zeros(SIZE))
         for start in range(0, data.n, size):
-            self._program(data, min(size, data.n - start), False).run()
+            self._run(data, min(size, data.n - start), False)
         found = download(data.control)
         return float(found[TOTAL] / found[SEEN])
 
@@ -261,13 +259,22 @@ class _Session:
     def finish(self) -> None:
         """Bring parameters and the optimizer's state to the host."""
         self._host.parameters[...] = download(self._network.parameters)
+        self._network.bring_states()
         self._optimizer.finish()
 
     # ---- programs
 
     def program(self, source: Source, B: int, training: bool) -> Program:
         """Return what is done with a batch of B samples."""
-        return self._program(self._load(source), B, training)
+        return self._program(self._load(source), B, training, True)
+
+    def _run(self, data: _Data, B: int, training: bool) -> None:
+        """Do it with the next one; see `NetworkWay.draw_noise` for whether it begins."""
+        begins = self._network.begins(B)
+        if training:
+            self._way(data, B, True)[0].draw_noise(begins)
+        self._program(data, B, training, begins).run()
+        self._network.carry(B)
 
     def _load(self, source: Source) -> _Data:
         if id(source) not in self._data:
@@ -283,13 +290,14 @@ class _Session:
             self._ways[key] = way, y, weights, losses
         return self._ways[key]
 
-    def _program(self, data: _Data, B: int, training: bool) -> Program:
+    def _program(self, data: _Data, B: int, training: bool, begins: bool) -> Program:
         """Return all that is done with a batch of B samples."""
-        if (B, training) not in data.programs:
-            program = data.programs[B, training] = Program()
+        key = B, training, begins
+        if key not in data.programs:
+            program = data.programs[key] = Program()
             way, y, weights, losses = self._way(data, B, training)
             self._gather(program, data, way, y, weights)
-            way.forward(program)
+            way.forward(program, begins)
             counted = way.sequences and data.masked
             if counted:
                 program.launch(sums, 1, THREADS, way.rows, 0, way.valid, self._partials, 3 * BLOCKS)
@@ -298,11 +306,11 @@ class _Session:
             self._loss.add(program, way.rows, weights, self._count, y, way.raw, draw, losses)
             program.launch(sums, BLOCKS, THREADS, way.rows, 0, losses, self._partials, 0)
             if training:
-                way.backward(program)
+                way.backward(program, begins)
                 self._update(program, data, B)
             else:
                 program.launch(_add_up, 1, 1, self._partials, self._count, data.control)
-        return data.programs[B, training]
+        return data.programs[key]
 
     def _gather(self, program: Program, data: _Data, way: NetworkWay, y: Any, weights: Any) -> None:
         (T, B, F), size, masked = (data.T, way.B, data.F), self._trainer.batch_size, int(data.masked)
