@@ -10,8 +10,6 @@ from numbarnn.cuda.driver import DeviceError, DeviceLostError, DeviceMemoryError
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 X, Y = np.ones((5, 3, 2)), np.arange(5.0)
 REFUSED = {
-    "recurrent_dropout": {"recurrent_dropout": 0.1},
-    "zoneout": {"zoneout": 0.1},
     "proj_size": {"cell": "lstm", "proj_size": 2},
     "solver": {"solver": "lbfgs"},
     "cell": {"cell": "mgu"},

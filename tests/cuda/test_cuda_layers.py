@@ -30,6 +30,12 @@ OPTIONS = {
     "sum": {"num_layers": 2, "bidirectional": True, "merge": "sum", "mask": MASK},
     "mean": {"num_layers": 2, "bidirectional": True, "merge": "mean", "residual": True},
     "product": {"num_layers": 2, "bidirectional": True, "merge": "product", "dropout": 0.3, "mask": MASK},
+    "recurrent_dropout": {"recurrent_dropout": 0.4, "bidirectional": True, "num_layers": 2, "state": True},
+    "zoneout": {"zoneout": 0.4, "bidirectional": True, "num_layers": 2, "state": True, "mask": MASK},
+    "both": {"recurrent_dropout": 0.3, "zoneout": 0.5, "dropout": 0.5, "num_layers": 2, "residual": True,
+             "bidirectional": True, "merge": "sum", "lengths": LENGTHS},
+    "both_mask_state": {"recurrent_dropout": 0.5, "zoneout": 0.3, "mask": MASK, "state": True},
+    "both_no_output": {"recurrent_dropout": 0.3, "zoneout": 0.3, "return_output": False},
     "no_output": {"num_layers": 2, "bidirectional": True, "return_output": False},
 }
 CALL = ("lengths", "mask", "return_output")
@@ -73,6 +79,14 @@ def assert_alike(found, expected, dtype):
 def test_every_cell_is_as_on_the_cpu(cell, dtype, path):
     options = {"num_layers": 2, "bidirectional": True, "lengths": LENGTHS, "state": True}
     assert_alike(run("cuda", cell, dtype, options), run("cpu", cell, dtype, options), dtype)
+
+
+@pytest.mark.parametrize("cell", RUNNING)
+def test_noise_of_every_cell_is_as_on_the_cpu(cell, path):
+    options = {"zoneout": 0.4, "lengths": LENGTHS, "state": True, "bidirectional": True}
+    options |= {"recurrent_dropout": 0.4} if CELLS[cell].h_rows else {}
+    found, expected = (run(device, cell, "float64", options) for device in ("cuda", "cpu"))
+    assert_alike(found, expected, "float64")
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -18,6 +18,7 @@ X, Y, EACH = RNG.standard_normal((N, T, F)), RNG.standard_normal((N, 2)), RNG.st
 CATEGORIES = X.copy()
 CATEGORIES[:, :, 1] = RNG.integers(0, 3, (N, T))
 LENGTHS, WEIGHT = np.array([3, 2, 1, 3, 2, 1, 3]), RNG.random(N)
+LONG = RNG.standard_normal((45, 2, 2))  # a batch of 40 is cut in two on the CPU, and drawn in two
 MASK = RNG.random((N, T)) < 0.7
 MASK[:, 0] = True
 BOTH = {"bidirectional": True, "num_layers": 2}
@@ -47,7 +48,17 @@ CASES = {
                                         "validation_fraction": 0.4, "learning_rate_init": 0.5}),
     "windows": (X[:6], Y[:6], {}, {**WINDOWS, "num_layers": 2}),
     "windows_steps": (X[:6], EACH[:6], {"mask": MASK[:6]}, {**WINDOWS, **STEPS, "num_layers": 2}),
-    "windows_dropout": (X[:6], Y[:6], {}, {**WINDOWS, "dropout": 0.3, "num_layers": 2}),
+    "windows_dropout": (X[:6], EACH[:6], {"mask": MASK[:6]},
+                        {**WINDOWS, **STEPS, "dropout": 0.3, "num_layers": 2, "stem_sizes": (3,)}),
+    "noise": (X, Y, {}, {"cell": "lstm", "recurrent_dropout": 0.3, "zoneout": (0.2, 0.5),
+                         "initial_state": "random", "early_stopping": True, "validation_fraction": 0.3}),
+    "noise_lengths": (X, EACH, {"lengths": LENGTHS}, {
+        **STEPS, **BOTH, "recurrent_dropout": 0.3, "zoneout": 0.2, "dropout": 0.3, "stem_sizes": (3,),
+        "head_sizes": (4,), "residual": True, "merge": "mean", "batch_size": 2}),
+    "noise_windows": (X[:6], Y[:6], {}, {**WINDOWS, "recurrent_dropout": 0.3, "zoneout": 0.3,
+                                         "initial_state": "learned"}),
+    "noise_chunks": (LONG, LONG[:, 0, :1], {}, {"recurrent_dropout": 0.3, "zoneout": 0.2, "dropout": 0.4,
+                                                "num_layers": 2, "batch_size": 40, "max_iter": 1}),
     "windows_learned": (X[:6], Y[:6], {"lengths": LENGTHS[:6]},
                         {**WINDOWS, "initial_state": "learned", "early_stopping": True,
                          "validation_fraction": 0.4, "ema_momentum": 0.5}),

@@ -5,6 +5,7 @@
     plans.py       how a layer is spread over the threads of a block; which layers go on the chip
     loops.py       the time loop of a layer as one launch
     scan.py        one step of it
+    noise.py       recurrent dropout and zoneout in both
     blas.py        products, by cuBLAS
     program.py     launches and products, made ready once and run many times
     pointwise.py   kernels that have an element a thread

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +13,7 @@ from numbarnn.cuda import loops, pointwise, scan
 from numbarnn.cuda.blas import Matrix
 from numbarnn.cuda.driver import check_device, download, empty, naming_errors, processors, upload
 from numbarnn.cuda.functions import equations
+from numbarnn.cuda.noise import Drawn, Noise, noise_of, size_of
 from numbarnn.cuda.plans import Plan, plan
 from numbarnn.cuda.program import Program
 from numbarnn.kernels.between import MERGES
@@ -33,13 +33,8 @@ def check_options(recurrent: Recurrent) -> None:
     ------
     ValueError
     """
-    for name, value in (
-        ("recurrent_dropout", recurrent.recurrent_dropout),
-        ("zoneout", max(recurrent.zoneout)),
-        ("proj_size", recurrent.proj_size),
-    ):
-        if value:
-            raise ValueError(f"{name} was {getattr(recurrent, name)!r}; device='cuda' expects 0")
+    if recurrent.proj_size:
+        raise ValueError(f"proj_size was {recurrent.proj_size}; device='cuda' expects 0")
     equations(recurrent.cell, recurrent.dtype)
 
 
@@ -59,6 +54,8 @@ class Shape(NamedTuple):
         Whether more than the final state is wanted of the last layer.
     starts : bool
         Whether sequences begin in states that are given, else in zeros.
+    noise : Noise
+        Which noise there is on the states.
     """
 
     T: int
@@ -68,6 +65,7 @@ class Shape(NamedTuple):
     dropout: bool = False
     output: bool = True
     starts: bool = False
+    noise: Noise = Noise()
 
 
 class _Direction(NamedTuple):
@@ -124,7 +122,7 @@ class Way:
         ]
 
     def _make_direction(self, k: int, i: int) -> _Direction:
-        layers, (T, B, training, masked, _, output, _) = self._layers, self.shape
+        layers, (T, B, training, masked, _, output, _, noise) = self._layers, self.shape
         eq, H, at = layers.eq, layers.H, layers.places[k][i]
         merged = layers.merge > 0
         puts = output or k < len(layers.inputs) - 1
@@ -136,18 +134,43 @@ class Way:
         found = plan(eq, H, B, layers.n_processors)
         dtype, back, keeps = layers.dtype, int(training), T * training
         own = merged and puts
+        if training:
+            kept = empty(T * B * eq.S * H + size_of(noise, eq, H, T, B), dtype)
+        else:  # nothing but the means of zoneout, if there is any
+            kept = upload(np.array(layers.zoneout, dtype))
         return _Direction(
             n, found, k * layers.per_layer + i, at["weight_ih"],
             gx=empty(T * B * eq.X * H, dtype),
             gh=empty(0 if found or not eq.R else B * eq.R * H, dtype),
-            h=upload(np.zeros((T + 1) * B * H, dtype)),
+            h=upload(np.zeros((1 + noise.drops) * (T + 1) * B * H, dtype)),
             c=upload(np.zeros((keeps + 1) * B * eq.E * H, dtype)),
-            kept=empty(keeps * B * eq.S * H, dtype),
+            kept=kept,
             own=empty(T * B * H * own, dtype),
-            d=empty(B * H * back, dtype), e=empty(B * eq.E * H * back, dtype),
+            d=empty((1 + noise.drops) * B * H * back, dtype), e=empty(B * eq.E * H * back, dtype),
             du=empty(B * eq.K * H * back, dtype),
             down=empty(T * B * H * own * back, dtype),
         )  # fmt: skip
+
+    def draw(self, recurrent: Recurrent, steps: int | None = None) -> None:
+        """Draw what is random in a batch of training, of whose T steps only the first may be in use."""
+        shape, B, H = self.shape, self.B, self._layers.H
+        if not (shape.training and (shape.dropout or any(shape.noise))):
+            return
+        drawn = Drawn(recurrent, self.T, B, steps or self.T, shape.dropout, shape.noise)
+        directions = [each for layer in self._directions for each in layer]
+        targets = [*zip(self.masks, drawn.between, strict=True)]
+        for own, factors in zip(directions, drawn.factors, strict=shape.noise.drops):
+            targets.append((own.kept[self._behind_kept :][: factors.size], factors))
+        at = self._behind_kept + shape.noise.drops * B * H
+        for own, parts in zip(directions, drawn.parts, strict=shape.noise.zones):
+            targets.append((own.kept[at:][: parts.size], parts))
+        for target, values in targets:
+            target.copy_to_device(values.ravel())
+
+    @property
+    def _behind_kept(self) -> int:
+        """Where in `kept` of a direction what noise needs begins."""
+        return self.T * self.B * self._layers.eq.S * self._layers.H * self.shape.training
 
     # ---- forward
 
@@ -170,7 +193,7 @@ class Way:
                 program.each(pointwise.multiply, count, count, self.masks[k], out)
 
     def _forward_loop(self, program: Program, own: _Direction, inputs: Any, width: int, out: Any) -> None:
-        layers, n, (T, B, training, *_, starts) = self._layers, own.n, self.shape
+        layers, n, (T, B, training, *_, starts, noise) = self._layers, own.n, self.shape
         eq, H, p = layers.eq, layers.H, layers.parameters
         if starts or not training:  # in training nothing writes over the zeros that are there
             first = T * n.reverse
@@ -181,18 +204,26 @@ class Way:
         gates = eq.X * H
         program.product(T * B, gates, width, Matrix(inputs, 0, width), weights, Matrix(own.gx, 0, gates))
         if own.plan is not None:
-            kernel = loops.forward_loop(eq, H, own.plan.rows, own.plan.forward, training)
+            kernel = loops.forward_loop(eq, H, own.plan.rows, own.plan.forward, training, noise)
             blocks = -(-B // own.plan.rows)
             arrays = self.valid, p, own.gx, own.h, own.c, own.kept, out
             program.launch(kernel, blocks, own.plan.forward.threads, n, *arrays)
             return
-        kernel, rows = scan.forward_step(eq, H, training), eq.R * H
+        kernel, rows, seen = scan.forward_step(eq, H, training, noise), eq.R * H, self._seen(n)
+        if noise.drops:
+            first = T * n.reverse * B * H
+            place = own.h, first, own.kept, self._behind_kept, own.h, seen + first
+            program.each(pointwise.multiply_to, B * H, B * H, 0, *place)
         for s in range(T):
             t = T - 1 - s if n.reverse else s
-            state = Matrix(own.h, (t + n.reverse) * B * H, H)
+            state = Matrix(own.h, seen + (t + n.reverse) * B * H, H)
             program.product(B, rows, H, state, Matrix(p, n.weight, H).T, Matrix(own.gh, 0, rows))
             arrays = self.valid, p, own.gx, own.gh, own.h, own.c, own.kept, out
             program.each(kernel, B * H, n, t, *arrays)
+
+    def _seen(self, n: scan.Scan) -> int:
+        """Return where in h that begins which the recurrent weights see."""
+        return self.shape.noise.drops * (n.T + 1) * n.B * self._layers.H
 
     def collect(self, program: Program) -> None:
         """Add what brings the final states to `final`."""
@@ -255,24 +286,29 @@ class Way:
                 program.each(pointwise.add_rows, count, *arguments)
 
     def _backward_loop(self, program: Program, own: _Direction, dout: Any, given: bool) -> None:
-        layers, (T, B, *_) = self._layers, self.shape
+        layers, (T, B, *_, noise) = self._layers, self.shape
         eq, H, p = layers.eq, layers.H, layers.parameters
         n = own.n._replace(puts=int(given))
         arrays = self.valid, p, own.h, own.c, own.kept, dout, own.d, own.e, own.du
         if own.plan is not None:
-            kernel = loops.backward_loop(eq, H, own.plan.rows, own.plan.backward)
+            kernel = loops.backward_loop(eq, H, own.plan.rows, own.plan.backward, noise)
             program.launch(kernel, -(-B // own.plan.rows), own.plan.backward.threads, n, *arrays)
             return
         if eq.K:
             program.each(pointwise.fill, B * eq.K * H, B * eq.K * H, layers.dtype.type(0), own.du)
-        kernel = scan.backward_step(eq, H)
+        kernel, through = scan.backward_step(eq, H, noise), B * H * noise.drops
+        if noise.drops:
+            program.each(pointwise.fill, B * H, B * H, self._zero, own.d[B * H :])
         for s in range(T - 1, -1, -1):
             t = T - 1 - s if n.reverse else s
             program.each(kernel, B * H, n, t, *arrays)
-            for slot, gate, many in layers.h_runs:
+            for i, (slot, gate, many) in enumerate(layers.h_runs):
                 slopes = Matrix(own.kept, (t * B * eq.S + slot) * H, eq.S * H)
-                weights = Matrix(p, n.weight + gate * H * H, H)
-                program.product(B, H, many * H, slopes, weights, Matrix(own.d, 0, H), add=True)
+                weights, to = Matrix(p, n.weight + gate * H * H, H), Matrix(own.d, through, H)
+                program.product(B, H, many * H, slopes, weights, to, add=i > 0 or not noise.drops)
+        if noise.drops:
+            place = own.d, through, own.kept, self._behind_kept, own.d, 0
+            program.each(pointwise.multiply_to, B * H, B * H, 1, *place)
 
     def _weight_gradients(
         self, program: Program, own: _Direction, at: dict[str, int], inputs: Any, width: int
@@ -280,7 +316,7 @@ class Way:
         """Add the products over all steps and rows: of the gates' gradient with what the weights saw."""
         layers, (T, B, *_) = self._layers, self.shape
         eq, H, g, N = layers.eq, layers.H, layers.gradients, T * B
-        before = Matrix(own.h, own.n.reverse * B * H, H)
+        before = Matrix(own.h, self._seen(own.n) + own.n.reverse * B * H, H)
         kinds = (("ih", layers.x_runs, Matrix(inputs, 0, width), width), ("hh", layers.h_runs, before, H))
         for kind, runs, seen, columns in kinds:
             for slot, gate, many in runs:
@@ -343,7 +379,7 @@ class Layers:
         self.output_size = recurrent.output_size
         self.inputs = [recurrent.input_size] + [recurrent.output_size] * (recurrent.num_layers - 1)
         self.merge = MERGES.index(recurrent.merge) if recurrent.bidirectional else 0
-        self._residual = recurrent.residual
+        self._residual, self.zoneout = recurrent.residual, recurrent.zoneout
         self.n_processors = processors()
         first_x = eq.S - len(eq.x_gates)
         self.x_runs = [(first_x + slot, gate, many) for slot, gate, many in _runs(eq.x_gates)]
@@ -389,7 +425,7 @@ class HostLayers:
 
     def forward(
         self, x: NDArray, state: tuple[NDArray, ...] | None, lengths: NDArray, mask: NDArray | None,
-        training: bool, output: NDArray | None, final: list[NDArray], draw: Callable | None,
+        training: bool, output: NDArray | None, final: list[NDArray],
     ) -> Way:
         """Go forward on checked arguments: `output` (or nobody) and `final` receive the results.
 
@@ -397,8 +433,6 @@ class HostLayers:
         ----------
         x, state, lengths, mask, training, output, final
             See `Recurrent.forward`.
-        draw : callable or None
-            ``draw(shape)`` returns factors for dropout; None where there is none.
 
         Returns
         -------
@@ -410,16 +444,16 @@ class HostLayers:
         if mask is not None:
             valid &= mask.T
         masked, starts = not valid.all(), state is not None
-        dropout = draw is not None and len(self._layers.inputs) > 1
-        shape = Shape(T, B, training, masked, dropout, output is not None, starts)
+        dropout = training and self._recurrent.dropout > 0 and len(self._layers.inputs) > 1
+        noise = noise_of(self._recurrent, training)
+        shape = Shape(T, B, training, masked, dropout, output is not None, starts, noise)
         with naming_errors():
             self._layers.parameters.copy_to_device(self._recurrent._flat)
             way = self._way(shape)
             way.valid.copy_to_device(valid.astype(np.uint8).ravel())
             if starts:
                 way.initial.copy_to_device(np.concatenate([part.ravel() for part in state]))
-            for mask, inputs in zip(way.masks, self._layers.inputs[1:], strict=dropout):
-                mask.copy_to_device(draw((T * B, inputs)).ravel())
+            way.draw(self._recurrent)
             program, count = Program(), T * B * width
             arguments = T, B, width, int(masked), way.valid, upload(x), way.rows[0]
             program.each(pointwise.rows_in, count, *arguments)

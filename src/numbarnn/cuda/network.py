@@ -14,6 +14,7 @@ from numbarnn.cuda import pointwise
 from numbarnn.cuda.blas import Matrix
 from numbarnn.cuda.driver import DeviceMemoryError, download, empty, free_bytes, naming_errors, upload
 from numbarnn.cuda.layers import Layers, Shape, Way, check_options
+from numbarnn.cuda.noise import noise_of
 from numbarnn.cuda.program import Program
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class NetworkWay:
         self._random_starts = training and config["initial_state"] == "random"
         starts = self._goes_on or self._random_starts or config["initial_state"] == "learned"
         dropout = self._drops and len(layers.inputs) > 1
-        self.way = Way(layers, Shape(T, B, training, masked, dropout, self.by_output, starts))
+        noise = noise_of(network.recurrent, training)
+        self.way = Way(layers, Shape(T, B, training, masked, dropout, self.by_output, starts, noise))
         if self._goes_on:  # from where the batch before has left its states
             self.way.initial = self.way.final = network.carried_states(B)
         self.valid, self.steps = self.way.valid, T * B
@@ -89,30 +91,35 @@ class NetworkWay:
             self.draw = self._dhead[-1]
             self._dends = [empty(each.size, dtype) for each in self._ends]
 
-    def draw_noise(self, begins: bool = True) -> None:
+    def draw_noise(self, begins: bool = True, steps: int | None = None) -> None:
         """Draw what is random in this batch as `Network` would: by the same generator, in the same order.
 
         Parameters
         ----------
         begins : bool, default=True
             Whether it begins in new states, not in those of the batch before.
+        steps : int, default=None
+            How many of the T steps are in use; the network draws for no more.
         """
-        network, (T, B) = self._network, (self.T, self.B)
+        network, B = self._network, self.B
         if begins and self._random_starts:
             self.way.initial.copy_to_device(network.draw_states(B))
-        if not self._drops:
-            return
-        for mask, dense in zip(self._masks[0], network.stem, strict=True):
-            drawn = network.draw_mask((B, T, dense.outputs))
-            mask.copy_to_device(np.ascontiguousarray(drawn.transpose(1, 0, 2)).ravel())
-        for mask, inputs in zip(self.way.masks, network.layers.inputs[1:], strict=bool(self.way.masks)):
-            mask.copy_to_device(network.draw_between((T * B, inputs)).ravel())
-        for mask, dense in zip(self._masks[1], network.head[:-1], strict=True):
-            if self.sequences:
-                drawn = network.draw_mask((B, T, dense.outputs))
-                mask.copy_to_device(np.ascontiguousarray(drawn.transpose(1, 0, 2)).ravel())
+        self._draw_dense(network.stem, self._masks[0], True, steps)
+        self.way.draw(network.recurrent, steps)
+        self._draw_dense(network.head[:-1], self._masks[1], self.sequences, steps)
+
+    def _draw_dense(
+        self, dense: list[_Dense], masks: list[Any], by_step: bool, steps: int | None
+    ) -> None:
+        """Draw the masks of dense layers."""
+        for mask, each in zip(masks, dense, strict=True) if self._drops else ():
+            if by_step:
+                drawn = np.zeros((self.T, self.B, each.outputs), self._network.dtype)
+                shape = self.B, steps or self.T, each.outputs
+                drawn[:steps] = self._network.draw_mask(shape).transpose(1, 0, 2)
             else:
-                mask.copy_to_device(network.draw_mask((B, dense.outputs)).ravel())
+                drawn = self._network.draw_mask((self.B, each.outputs))
+            mask.copy_to_device(drawn.ravel())
 
     # ---- forward
 
@@ -281,7 +288,7 @@ class DeviceNetwork:
 
     Attributes
     ----------
-    config, dtype
+    config, dtype, recurrent
         The network's.
     parameters, gradients : device array
         In the order of the network's.
@@ -297,6 +304,7 @@ class DeviceNetwork:
     def __init__(self, network: Network) -> None:
         self.check_options(network)
         self._host, self.config, self.dtype = network, network.config, network.dtype
+        self.recurrent = network.recurrent
         self.zero, self.half = self.dtype.type(0), self.dtype.type(0.5)
         with naming_errors():
             self.parameters = upload(network.parameters)
@@ -396,11 +404,6 @@ class DeviceNetwork:
     def draw_mask(self, shape: tuple[int, ...]) -> NDArray:
         """Draw the factors of a `numbarnn.blocks.Dropout`."""
         return (self._host.stem.dropouts + self._host.hidden.dropouts)[0].draw(shape, self.dtype)
-
-    def draw_between(self, shape: tuple[int, int]) -> NDArray:
-        """Draw the factors between recurrent layers."""
-        recurrent = self._host.recurrent
-        return recurrent._draw_mask(shape, recurrent.dropout)
 
     # ---- the same interface as a network has
 

@@ -67,6 +67,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str, dict[str, Any]]]:
     for cell in CELLS.values():
         if not (cell.m_gates or cell.loops) and cell.name not in ("lstm", "gru", "rnn"):
             yield f"{cell.name} 64", {"cell": cell.name, "hidden_size": 64}, "squared_error", adam
+    noise = {"recurrent_dropout": 0.1, "zoneout": 0.1}
+    for cell, hidden in (("lstm", 32), ("lstm", 96), ("gru", 96), ("lstm", 128)):
+        config = {"cell": cell, "hidden_size": hidden, **noise}
+        yield f"{cell} {hidden} noise", config, "squared_error", adam
     rest = {
         "absolute_error": {"merge": "product", "bidirectional": True, "embedding": [(0, 3, 2)]},
         "huber": {"stem_sizes": [5], "head_sizes": [4], "dropout": 0.1, "num_layers": 2},

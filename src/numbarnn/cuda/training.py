@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.blocks import valid_steps
+from numbarnn.blocks import reach, valid_steps
 from numbarnn.cuda import pointwise
 from numbarnn.cuda.driver import check_device, cuda, download, empty, naming_errors, upload
 from numbarnn.cuda.losses import BLOCKS, THREADS, LossKernel, sums
@@ -142,6 +142,16 @@ class _Data:
         self.order, self.control = upload(np.arange(self.n)), upload(np.zeros(SIZE))
         self.programs: dict[tuple[int, bool, bool], Program] = {}
         self.source = source  # by which it is known, so it must live as long
+        self._order, self._lengths = np.arange(self.n), lengths
+
+    def shuffle(self, order: NDArray) -> None:
+        """Show samples in this order from now on."""
+        self._order = order
+        self.order.copy_to_device(order)
+
+    def reach(self, start: int, B: int) -> int:
+        """Return how many steps there are up to the last that counts in any sample of a batch."""
+        return self.T if self._lengths is None else reach(self._lengths[self._order[start : start + B]])
 
 
 class _Average(Latest):
@@ -194,7 +204,7 @@ class _Session:
         n, size = data.n, trainer.batch_size
         starts = range(0, n, size)
         if trainer.shuffle and n > size:
-            data.order.copy_to_device(trainer.rng.permutation(n))
+            data.shuffle(trainer.rng.permutation(n))
         data.control.copy_to_device(np.zeros(SIZE))
         moved = self._optimizer.start_epoch(rate, len(starts))
         if self._average is not None:
@@ -204,7 +214,7 @@ class _Session:
         stopped, done = "", 0
         for batch, start in enumerate(starts):
             B = min(size, n - start)
-            self._run(data, B, True)
+            self._run(data, B, True, data.reach(start, B))
             done += 1
             if trainer.callbacks:
                 found = self._read(data)
@@ -268,11 +278,11 @@ class _Session:
         """Return what is done with a batch of B samples."""
         return self._program(self._load(source), B, training, True)
 
-    def _run(self, data: _Data, B: int, training: bool) -> None:
-        """Do it with the next one; see `NetworkWay.draw_noise` for whether it begins."""
+    def _run(self, data: _Data, B: int, training: bool, steps: int | None = None) -> None:
+        """Do it with the next one, in which so many steps count."""
         begins = self._network.begins(B)
         if training:
-            self._way(data, B, True)[0].draw_noise(begins)
+            self._way(data, B, True)[0].draw_noise(begins, steps)
         self._program(data, B, training, begins).run()
         self._network.carry(B)
 
