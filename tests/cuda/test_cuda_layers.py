@@ -13,7 +13,8 @@ from numbarnn.cells import CELLS
 from numbarnn.cuda import plans
 
 B, T, F, H = 3, 3, 2, 3
-RUNNING = [name for name, cell in CELLS.items() if not (cell.m_gates or cell.loops)]
+RUNNING = [name for name, cell in CELLS.items() if not cell.loops]
+HALVES = [name for name in RUNNING if CELLS[name].m_gates]
 LENGTHS = np.array([3, 1, 2])
 MASK = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0]], bool)
 OPTIONS = {
@@ -93,6 +94,20 @@ def test_noise_of_every_cell_is_as_on_the_cpu(cell, path):
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_every_option_is_as_on_the_cpu(cell, name, path):
     dtype = {"lstm": "float32", "gru": "float64"}[cell]
+    assert_alike(run("cuda", cell, dtype, OPTIONS[name]), run("cpu", cell, dtype, OPTIONS[name]), dtype)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_projections_are_as_on_the_cpu(name, dtype):
+    options = {"proj_size": 2, **OPTIONS[name]}  # as wide as the input: with `residual` it is added
+    assert_alike(run("cuda", "lstm", dtype, options), run("cpu", "lstm", dtype, options), dtype)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("cell", HALVES)
+def test_two_products_in_a_step_are_as_on_the_cpu(cell, name):
+    dtype = "float32" if cell in ("gru_reset_before", "article_lstm") else "float64"
     assert_alike(run("cuda", cell, dtype, OPTIONS[name]), run("cpu", cell, dtype, OPTIONS[name]), dtype)
 
 

@@ -76,7 +76,7 @@ def forward_loop(  # noqa: C901
     n_weights, n_seen, n_further, n_parts = max(1, Q * L), rows * D, max(1, rows * E * H), rows * P * stride
     product, sum_of, sums = _product(mapping, zero), _sum_of(mapping), input_sums(eq, H)
     advance, put_kept, put_states = cell_functions(eq, H)[0], put_tuple(S), put_tuple(E)
-    n_states, (drops, zones), mix = 1 + E, noise, mixer(eq, H, keeps, noise)
+    n_states, (drops, zones), mix = 1 + E, noise, mixer(eq, H, H, keeps, noise)
     put_fresh = put_tuple(n_states)
 
     def forward(n, valid, p, gx, h, c, kept, out):  # noqa: C901
@@ -127,9 +127,10 @@ def forward_loop(  # noqa: C901
                     new, keep = advance(p, n.units, u, a, seen[own], further, c_own)
                     if zones:
                         put_fresh(new, fresh, 0, 1)
-                        seen[own] = mix(
-                            n, t, b, u, kept, fresh, seen[own], further, c_own, further, c_own
-                        )
+                        seen[own] = mix(n, t, b, u, kept, 0, fresh[0], seen[own])
+                        for k in range(E):
+                            old = further[c_own + k * H]
+                            further[c_own + k * H] = mix(n, t, b, u, kept, 1 + k, fresh[1 + k], old)
                     else:
                         seen[own] = new[0]
                         put_states(new[1:], further, c_own, H)
@@ -174,7 +175,7 @@ def backward_loop(  # noqa: C901
     n_h, n_further, n_units = rows * H, max(1, rows * E * H), max(1, K)
     product, sum_of, retreat = _product(mapping, zero), _sum_of(mapping), cell_functions(eq, H)[1]
     put_gates, put_states, put_units = put_tuple(S), put_tuple(E), put_tuple(K)
-    n_states, (drops, zones), separate = 1 + E, noise, separator(eq, H, noise)
+    n_states, (drops, zones), separate = 1 + E, noise, separator(eq, H, H, noise)[1]
 
     def backward(n, valid, p, h, c, kept, dout, d, e, du):  # noqa: C901
         weights = cuda.local.array(n_weights, real)

@@ -461,6 +461,7 @@ class DeviceNetwork:
         layers, config = self.layers, self.config
         each = sum(layers.inputs) + layers.output_size + config["input_size"]
         each += layers.n_directions * layers.H * (layers.eq.X + 2 + (layers.merge > 0))
+        each += layers.n_directions * layers.H * layers.eq.E * (layers.eq.M > 0)
         each += sum(dense.outputs + dense.inputs for dense in self.stem + self.head)
         room = free_bytes() * _PART_OF_MEMORY / (max(1, n_timesteps) * each * self.dtype.itemsize)
         return int(max(1, min(_MOST_ROWS, room)))

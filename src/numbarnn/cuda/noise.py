@@ -3,13 +3,14 @@
 The mathematics is that of `numbarnn.kernels.noise`. Kernels with noise are made beside those without, which
 know nothing of it. What they need stands behind arrays that all kernels take, so that none takes more:
 
-    behind h      hm  (T + 1, B, H)      with recurrent dropout: h as the recurrent weights see it
-    behind kept   rm  (B, H)             the factors that make it
+    behind h      hm  (T + 1, B, HR)     with recurrent dropout: h as the recurrent weights see it
+    behind kept   rm  (B, HR)            the factors that make it
                   zm  (T, B, 1 + E, H)   with zoneout: z, the part of the old states in the new ones
                   nk  (T, B, 1 + E, H)   the states that the cell gave, before they were mixed with the old
-    behind d      dm  (B, H)             gradient of hm, where a step is a launch
+    behind d      dm  (B, HR)            gradient of hm, where a step is a launch
 
-Where nothing is kept there is but z, and one for each state stands for all steps, rows and units.
+h has HR units, fewer than H where it is a projection. Where nothing is kept there is but z, and one for each
+state stands for all steps, rows and units.
 
 Random numbers are drawn on the host by the generator that the CPU uses and in its order, so that a fit is
 the same fit on both devices.
@@ -52,54 +53,53 @@ def noise_of(recurrent: Recurrent, training: bool) -> Noise:
     return Noise(training and recurrent.recurrent_dropout > 0, any(recurrent.zoneout))
 
 
-def size_of(noise: Noise, eq: Equations, H: int, T: int, B: int) -> int:
-    """Count what stands behind kept in training."""
-    return noise.drops * B * H + 2 * noise.zones * T * B * (1 + eq.E) * H
+def size_of(noise: Noise, eq: Equations, H: int, HR: int, T: int, B: int) -> int:
+    """Count what stands behind kept in training; h has HR units, other states H."""
+    return noise.drops * B * HR + 2 * noise.zones * T * B * (1 + eq.E) * H
 
 
 @cache
-def mixer(eq: Equations, H: int, keeps: bool, noise: Noise) -> Callable:
-    """Return ``mix(n, t, b, u, kept, fresh, h_prev, old, at, new, to)`` for kernels.
+def mixer(eq: Equations, H: int, HR: int, keeps: bool, noise: Noise) -> Callable:
+    """Return ``mix(n, t, b, u, kept, k, new, old)`` for kernels: state k, of the cell's and the old one."""
+    one, S, kept_steps, (place, _) = eq.real(1), eq.S, int(eq.M > 0), separator(eq, H, HR, noise)
+    W = (1 + eq.E) * H
 
-    It takes the states that the cell gave from `fresh`, puts the further ones, mixed with those of `old`, to
-    `new`, and returns h, mixed with h_prev.
-    """
-    S, E, one, drops = eq.S, eq.E, eq.real(1), int(noise.drops)
-
-    def mix(n, t, b, u, kept, fresh, h_prev, old, at, new, to):
-        z_at, step = 0, 1
+    def mix(n, t, b, u, kept, k, new, old):
         if keeps:
-            z_at = n.T * n.B * S * H + drops * n.B * H + (t * n.B + b) * (1 + E) * H + u
-            step = H
-            for k in range(1 + E):
-                kept[z_at + (n.T * n.B * (1 + E) + k) * H] = fresh[k]
-        for k in range(E):
-            z = kept[z_at + (1 + k) * step]
-            new[to + k * H] = z * old[at + k * H] + (one - z) * fresh[1 + k]
-        z = kept[z_at]
-        return z * h_prev + (one - z) * fresh[0]
+            at = place(n, t, b, u) + k * H
+            kept[at + n.T * n.B * W] = new
+        else:
+            at = kept_steps * n.B * S * H + k
+        z = kept[at]
+        return z * old + (one - z) * new
 
     return inline(mix)
 
 
 @cache
-def separator(eq: Equations, H: int, noise: Noise) -> Callable:
-    """Return ``separate(n, t, b, u, kept, gradient, aside, e, at)`` for kernels.
+def separator(eq: Equations, H: int, HR: int, noise: Noise) -> tuple[Callable, Callable]:
+    """Return two functions for kernels, of training.
 
-    It sets `aside` to what goes past the cell to the old states, the part of h first, leaves in e what goes
-    through it, and returns where nk stands.
+    ``place(n, t, b, u)`` is where zm stands. ``separate(n, t, b, u, kept, gradient, aside, e, at)`` sets
+    `aside` to what goes past the cell to the old states, the part of h first, leaves in e what goes through
+    it, and returns where nk stands.
     """
-    S, E, drops = eq.S, eq.E, int(noise.drops)
+    S, E, drops, W = eq.S, eq.E, int(noise.drops), (1 + eq.E) * H
+
+    def place(n, t, b, u):
+        return n.T * n.B * S * H + drops * n.B * HR + (t * n.B + b) * W + u
+
+    place = inline(place)
 
     def separate(n, t, b, u, kept, gradient, aside, e, at):
-        z_at = n.T * n.B * S * H + drops * n.B * H + (t * n.B + b) * (1 + E) * H + u
+        z_at = place(n, t, b, u)
         aside[0] = kept[z_at] * gradient
         for k in range(E):
             aside[1 + k] = kept[z_at + (1 + k) * H] * e[at + k * H]
             e[at + k * H] -= aside[1 + k]
-        return z_at + n.T * n.B * (1 + E) * H
+        return z_at + n.T * n.B * W
 
-    return inline(separate)
+    return place, inline(separate)
 
 
 class Drawn:

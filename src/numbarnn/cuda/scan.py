@@ -129,7 +129,7 @@ def forward_step(eq: Equations, H: int, keeps: bool, noise: Noise = Noise()) -> 
     S, E, R, NH, h_code, zero, real = eq.S, eq.E, eq.R, len(eq.h_gates), code(eq.h_gates), eq.real(0), eq.real
     advance, sums = cell_functions(eq, H)[0], input_sums(eq, H)
     put_kept, put_states, put_fresh = put_tuple(S), put_tuple(E), put_tuple(1 + E)
-    n_states, (drops, zones), mix = 1 + E, noise, mixer(eq, H, keeps, noise)
+    n_states, (drops, zones), mix = 1 + E, noise, mixer(eq, H, H, keeps, noise)
 
     def forward(n, t, valid, p, gx, gh, h, c, kept, out):
         a = cuda.local.array(S, real)
@@ -147,7 +147,9 @@ def forward_step(eq: Equations, H: int, keeps: bool, noise: Noise = Noise()) -> 
                 new, keep = advance(p, n.units, u, a, h[before * H + u], c, c_at)
                 if zones:
                     put_fresh(new, fresh, 0, 1)
-                    h[after * H + u] = mix(n, t, b, u, kept, fresh, h[before * H + u], c, c_at, c, c_to)
+                    h[after * H + u] = mix(n, t, b, u, kept, 0, fresh[0], h[before * H + u])
+                    for k in range(E):
+                        c[c_to + k * H] = mix(n, t, b, u, kept, 1 + k, fresh[1 + k], c[c_at + k * H])
                 else:
                     h[after * H + u] = new[0]
                     put_states(new[1:], c, c_to, H)
@@ -179,7 +181,7 @@ def backward_step(eq: Equations, H: int, noise: Noise = Noise()) -> Callable:  #
     retreat, put_gates, put_states, put_units = (
         cell_functions(eq, H)[1], put_tuple(S), put_tuple(E), put_tuple(K)
     )
-    n_states, (drops, zones), separate = 1 + E, noise, separator(eq, H, noise)
+    n_states, (drops, zones), separate = 1 + E, noise, separator(eq, H, H, noise)[1]
 
     def backward(n, t, valid, p, h, c, kept, dout, d, e, du):
         a = cuda.local.array(S, real)
