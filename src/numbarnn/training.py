@@ -313,9 +313,9 @@ class Trainer:
             return Latest()
         return Average(network.parameters.size, network.dtype, self.ema_momentum)
 
-    def evaluate(self, network: Model, data: Source) -> float:
+    def evaluate(self, network: Model, data: Source, gradient: np.ndarray | None = None) -> float:
         """Return the mean loss over a source; see `evaluate`."""
-        return evaluate(network, self.loss, data, self.batch_size)
+        return evaluate(network, self.loss, data, self.batch_size, gradient)
 
     def keep(self, network: Model) -> Any:
         """Return a copy of the parameters, for `put_back`."""
@@ -428,7 +428,7 @@ class Trainer:
         def loss_and_gradient(parameters):
             network.parameters[...] = parameters
             gradient = np.zeros(parameters.shape)
-            loss = evaluate(network, self.loss, data, self.batch_size, gradient)
+            loss = self.evaluate(network, data, gradient)
             penalty = decay * parameters
             return loss + 0.5 * float(penalty @ parameters), gradient + penalty
 

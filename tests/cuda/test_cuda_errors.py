@@ -10,7 +10,6 @@ from numbarnn.cuda.driver import DeviceError, DeviceLostError, DeviceMemoryError
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 X, Y = np.ones((5, 3, 2)), np.arange(5.0)
 REFUSED = {
-    "solver": {"solver": "lbfgs"},
     "cell": {"cell": "lstm_layernorm"},
 }
 

@@ -138,7 +138,7 @@ def _launched(config: dict[str, Any], loss: str, options: dict[str, Any]) -> Ite
     x = np.zeros((40, 6, config["input_size"]), network.dtype)
     batch = x, y, None, lengths
     source = SimpleNamespace(n_samples=40, gather=lambda indices: batch)
-    yield from on_device(trainer, network, kind).launched(network, optimizer, source)
+    yield from on_device(trainer, network).launched(network, optimizer, source)
 
 
 @contextmanager

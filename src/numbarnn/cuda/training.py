@@ -40,7 +40,7 @@ from numbarnn.training import WHAT_TO_TRY, History, Latest, Source, Trainer
 __all__ = ["DeviceTrainer", "on_device"]
 
 
-def on_device(trainer: Trainer, network: Network, solver: str) -> DeviceTrainer:
+def on_device(trainer: Trainer, network: Network) -> DeviceTrainer:
     """Return the trainer that does the same on the device.
 
     Raises
@@ -50,8 +50,6 @@ def on_device(trainer: Trainer, network: Network, solver: str) -> DeviceTrainer:
     DeviceError
         If there is no device.
     """
-    if solver == "lbfgs":
-        raise ValueError("solver was 'lbfgs'; device='cuda' expects one of adam, adamw, rmsprop, sgd")
     check_device()
     DeviceNetwork.check_options(network)
     LossKernel(trainer.loss, network.config["n_outputs"], network.dtype)
@@ -102,16 +100,25 @@ class DeviceTrainer(Trainer):
         """Yield (kernel, threads, arguments) of all that a batch of training and of evaluation launches."""
         session = self._session = _Session(self, network, optimizer)
         self.start_average(network)
-        for training in (True, False):
-            yield from session.program(data, self.batch_size, training).launches
+        for kind in ("update", "evaluate", "gradient"):
+            yield from session.program(data, self.batch_size, kind).launches
 
     def start_average(self, network: Network) -> Latest:
         """See `Trainer.start_average`."""
         return Latest() if self.ema_momentum is None else self._session.start_average(self.ema_momentum)
 
-    def evaluate(self, network: Network, data: Source) -> float:
+    def fit_lbfgs(self, network: Network, data: Source) -> History:
+        """See `Trainer.fit_lbfgs`; the host has the parameters, the device each loss and its gradient."""
+        with naming_errors():
+            self._session = _Session(self, network, None)
+            try:
+                return super().fit_lbfgs(network, data)
+            finally:
+                self._session = None
+
+    def evaluate(self, network: Network, data: Source, gradient: NDArray | None = None) -> float:
         """See `Trainer.evaluate`."""
-        return self._session.evaluate(data)
+        return self._session.evaluate(data, gradient)
 
     def keep(self, network: Network) -> Any:
         """See `Trainer.keep`; the copy stays on the device."""
@@ -140,7 +147,7 @@ class _Data:
         self.weighted = 0 if weight is None else weight.ndim
         self.weight = upload(np.zeros(1, dtype) if weight is None else weight.astype(dtype))
         self.order, self.control = upload(np.arange(self.n)), upload(np.zeros(SIZE))
-        self.programs: dict[tuple[int, bool, bool], Program] = {}
+        self.programs: dict[tuple[int, str, bool], Program] = {}
         self.source = source  # by which it is known, so it must live as long
         self._order, self._lengths = np.arange(self.n), lengths
 
@@ -177,12 +184,13 @@ class _Average(Latest):
 class _Session:
     """A network, an optimizer and data on the device for as long as it trains."""
 
-    def __init__(self, trainer: Trainer, network: Network, optimizer: Optimizer) -> None:
+    def __init__(self, trainer: Trainer, network: Network, optimizer: Optimizer | None) -> None:
         self._trainer, self._host, self._host_optimizer = trainer, network, optimizer
         self._network = DeviceNetwork(network)
         dtype = network.dtype
         self._loss = LossKernel(trainer.loss, network.config["n_outputs"], dtype)
-        self._optimizer = OptimizerKernel(optimizer)
+        # without an optimizer the parameters are the host's, and nothing is brought back
+        self._optimizer = None if optimizer is None else OptimizerKernel(optimizer)
         self._data: dict[int, _Data] = {}
         self._size = network.parameters.size
         # sums of blocks: of the loss, the penalty and the squares of the gradient; and a number of steps
@@ -193,6 +201,7 @@ class _Session:
         self._ways: dict[tuple, tuple[NetworkWay, Any, Any, Any]] = {}
         self._kept: Any = None
         self._average: _Average | None = None
+        self._total: Any = None  # of gradients, where they are added up
 
     # ---- what the trainer asks for
 
@@ -210,11 +219,11 @@ class _Session:
         if self._average is not None:
             moved = self._average.kernel.start_epoch(len(starts)) or moved
         if moved:
-            data.programs = {key: each for key, each in data.programs.items() if not key[1]}
+            data.programs = {key: each for key, each in data.programs.items() if key[1] != "update"}
         stopped, done = "", 0
         for batch, start in enumerate(starts):
             B = min(size, n - start)
-            self._run(data, B, True, data.reach(start, B))
+            self._run(data, start, B, "update")
             done += 1
             if trainer.callbacks:
                 found = self._read(data)
@@ -240,13 +249,19 @@ class _Session:
             raise FloatingPointError(f"the {what} became {float(found[VALUE])}: {WHAT_TO_TRY}")
         return found
 
-    def evaluate(self, source: Source) -> float:
+    def evaluate(self, source: Source, gradient: NDArray | None = None) -> float:
         """See `Trainer.evaluate`."""
         data, size = self._load(source), self._trainer.batch_size
         data.control.copy_to_device(np.zeros(SIZE))
+        if gradient is not None:
+            self._network.parameters.copy_to_device(self._host.parameters)
+            self._gradients_added().copy_to_device(gradient)
         for start in range(0, data.n, size):
-            self._run(data, min(size, data.n - start), False)
+            B = min(size, data.n - start)
+            self._run(data, start, B, "evaluate" if gradient is None else "gradient")
         found = download(data.control)
+        if gradient is not None:
+            gradient[...] = download(self._total) / found[SEEN]
         return float(found[TOTAL] / found[SEEN])
 
     def start_average(self, momentum: float) -> Latest:
@@ -268,23 +283,31 @@ class _Session:
 
     def finish(self) -> None:
         """Bring parameters and the optimizer's state to the host."""
+        if self._optimizer is None:
+            return
         self._host.parameters[...] = download(self._network.parameters)
         self._network.bring_states()
         self._optimizer.finish()
 
     # ---- programs
 
-    def program(self, source: Source, B: int, training: bool) -> Program:
-        """Return what is done with a batch of B samples."""
-        return self._program(self._load(source), B, training, True)
+    def program(self, source: Source, B: int, kind: str) -> Program:
+        """Return what is done with a batch of B samples; see `_program`."""
+        return self._program(self._load(source), B, kind, True)
 
-    def _run(self, data: _Data, B: int, training: bool, steps: int | None = None) -> None:
-        """Do it with the next one, in which so many steps count."""
+    def _run(self, data: _Data, start: int, B: int, kind: str) -> None:
+        """Do it with the B samples from `start` on."""
         begins = self._network.begins(B)
-        if training:
-            self._way(data, B, True)[0].draw_noise(begins, steps)
-        self._program(data, B, training, begins).run()
+        if kind != "evaluate":
+            self._way(data, B, True)[0].draw_noise(begins, data.reach(start, B))
+        self._program(data, B, kind, begins).run()
         self._network.carry(B)
+
+    def _gradients_added(self) -> Any:
+        """Return where gradients are added up, in float64."""
+        if self._total is None:
+            self._total = empty(self._size, np.float64)
+        return self._total
 
     def _load(self, source: Source) -> _Data:
         if id(source) not in self._data:
@@ -300,9 +323,19 @@ class _Session:
             self._ways[key] = way, y, weights, losses
         return self._ways[key]
 
-    def _program(self, data: _Data, B: int, training: bool, begins: bool) -> Program:
-        """Return all that is done with a batch of B samples."""
-        key = B, training, begins
+    def _program(self, data: _Data, B: int, kind: str, begins: bool) -> Program:
+        """Return all that is done with a batch of B samples.
+
+        Parameters
+        ----------
+        data : _Data
+        B : int
+        kind : {"update", "evaluate", "gradient"}
+            Whether parameters are updated, the loss is added up, or also its gradient.
+        begins : bool
+            See `NetworkWay.draw_noise`.
+        """
+        key, training = (B, kind, begins), kind != "evaluate"
         if key not in data.programs:
             program = data.programs[key] = Program()
             way, y, weights, losses = self._way(data, B, training)
@@ -317,6 +350,10 @@ class _Session:
             program.launch(sums, BLOCKS, THREADS, way.rows, 0, losses, self._partials, 0)
             if training:
                 way.backward(program, begins)
+            if kind == "gradient":
+                arrays = self._count, self._network.gradients, self._gradients_added()
+                program.each(_add_gradient, self._size, self._size, *arrays)
+            if kind == "update":
                 self._update(program, data, B)
             else:
                 program.launch(_add_up, 1, 1, self._partials, self._count, data.control)
@@ -413,3 +450,10 @@ def _add_up(partials, count, control):
         control[BATCH] += 1
         control[TOTAL] += loss * count[0]
         control[SEEN] += count[0]
+
+
+@cuda.jit
+def _add_gradient(n, count, g, total):
+    """Add the gradient of a mean, times what it is over."""
+    for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+        total[i] += count[0] * g[i]

@@ -218,7 +218,7 @@ class BaseRNN(BaseEstimator):
         if self.device == "cuda":
             from numbarnn.cuda.training import on_device
 
-            trainer = on_device(trainer, network, self.solver)
+            trainer = on_device(trainer, network)
         return trainer, network
 
     def _n_series(self, n_samples):
