@@ -60,7 +60,7 @@ def _sum_of(mapping: Mapping) -> Callable:
 
 @cache
 def forward_loop(  # noqa: C901
-    eq: Equations, H: int, rows: int, mapping: Mapping, keeps: bool, noise: Noise = Noise()  # noqa: B008
+    eq: Equations, H: int, rows: int, mapping: Mapping, keeps: bool, noise: Noise
 ) -> Callable:
     """Make the kernel that takes `rows` rows a block through all steps.
 
@@ -158,7 +158,7 @@ def forward_loop(  # noqa: C901
 
 @cache
 def backward_loop(  # noqa: C901
-    eq: Equations, H: int, rows: int, mapping: Mapping, noise: Noise = Noise()  # noqa: B008
+    eq: Equations, H: int, rows: int, mapping: Mapping, noise: Noise
 ) -> Callable:
     """Make the kernel that takes `rows` rows a block back through all steps.
 

@@ -7,7 +7,7 @@ know nothing of it. What they need stands behind arrays that all kernels take, s
     behind kept   rm  (B, HR)            the factors that make it
                   zm  (T, B, 1 + E, H)   with zoneout: z, the part of the old states in the new ones
                   nk  (T, B, 1 + E, H)   the states that the cell gave, before they were mixed with the old
-    behind d      dm  (B, HR)            gradient of hm, where a step is a launch
+    behind d      dd  (B, HR)            gradient of hm, where a step is a launch
 
 h has HR units, fewer than H where it is a projection. Where nothing is kept there is but z, and one for each
 state stands for all steps, rows and units.

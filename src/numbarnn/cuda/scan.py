@@ -118,7 +118,7 @@ def input_sums(eq: Equations, H: int) -> Callable:
 
 
 @cache
-def forward_step(eq: Equations, H: int, keeps: bool, noise: Noise = Noise()) -> Callable:  # noqa: B008
+def forward_step(eq: Equations, H: int, keeps: bool, noise: Noise) -> Callable:
     """Make the kernel of one step whose product with the state has been done.
 
     Returns
@@ -169,7 +169,7 @@ def forward_step(eq: Equations, H: int, keeps: bool, noise: Noise = Noise()) -> 
 
 
 @cache
-def backward_step(eq: Equations, H: int, noise: Noise = Noise()) -> Callable:  # noqa: B008
+def backward_step(eq: Equations, H: int, noise: Noise) -> Callable:
     """Make the kernel of one step back: d becomes what does not pass the recurrent weights.
 
     Returns
