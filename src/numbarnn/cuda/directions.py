@@ -56,7 +56,7 @@ class Direction:
         places = [self._at.get(name, 0) for name in ("weight_hh", "bias_ih", "bias_hh", "units")]
         biased, masked = int("bias_ih" in self._at), int(shape.masked)
         self.n = scan.Scan(shape.T, shape.B, i, masked, biased, int(puts), *places, width, at)
-        self._plan = None if layers.eq.M else plan(layers.eq, layers.H, shape.B, layers.n_processors)
+        self._plan = plan(layers.eq, layers.H, shape.B, layers.n_processors)
         self._make_arrays(shape)
 
     def _make_arrays(self, shape: Shape) -> None:
