@@ -201,7 +201,7 @@ class BaseRNN(BaseEstimator):
         trainer = make_trainer(self, len(x), loss, np.random.default_rng(seeds[1]))
         if self.stateful:
             trainer.shuffle, trainer.batch_size = False, self._n_series(len(x))
-            trainer.callbacks = (*trainer.callbacks, _begin_anew)
+            trainer.stateful = True
         if self.solver == "lbfgs":
             self._check_repeatable()
         config = {name: getattr(self, name) for name in _SHAPE}
@@ -218,7 +218,7 @@ class BaseRNN(BaseEstimator):
         if self.device == "cuda":
             from numbarnn.cuda.training import on_device
 
-            trainer = on_device(trainer, network, self.solver)
+            trainer = on_device(trainer, network)
         return trainer, network
 
     def _n_series(self, n_samples):
@@ -352,7 +352,7 @@ class BaseRNN(BaseEstimator):
             from numbarnn.cuda.network import DeviceNetwork
 
             network = DeviceNetwork(network)
-            n_batch = network.rows_that_fit(x.shape[1])
+            n_batch = n_batch if network.config["stateful"] else network.rows_that_fit(x.shape[1])
         result = None
         for start in range(0, len(x), n_batch):
             batch = slice(start, start + n_batch)
@@ -389,9 +389,3 @@ class BaseRNN(BaseEstimator):
         check_is_fitted(self)
         self.network_.reset_states()
         return self
-
-
-def _begin_anew(info):
-    """Let each epoch begin without the states that the one before has left; a callback."""
-    if info["event"] == "epoch":
-        info["network"].reset_states()
