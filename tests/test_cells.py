@@ -407,6 +407,18 @@ def test_check_cell_says_what_is_wrong_with_what_is_returned(forward, message):
         check_cell(lstm_with(forward=forward, backward=lambda k, s, n, d: (k, s)))
 
 
+def test_check_cell_says_what_cannot_be_compiled():
+    def forward(gates, states):
+        return (np.tanh(gates[0]),), (np.tanh(gates[0]),)
+
+    def backward(kept, states, new_states, dstates):
+        return (dstates[0] * (1.0 - kept[0] * kept[0]),), (dstates[0] * 0.0,)
+
+    message = "'mine': forward cannot be compiled: .*tanh.*; expected .* numbarnn.simd"
+    with pytest.raises(ValueError, match=message):
+        check_cell(Cell("mine", ("h",), (("h", "xh"),), forward, backward))
+
+
 def test_check_cell_takes_cells_alone():
     for function in (check_cell, register_cell):
         with pytest.raises(TypeError, match="cell was 'lstm'; expected a numbarnn.cells.Cell"):

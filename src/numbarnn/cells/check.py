@@ -7,9 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit, types
+from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 from numbarnn.cells.base import CELLS, Cell, add_cell
+from numbarnn.simd import Vec
 
 N_SAMPLES, N_UNITS = 16, 8  # of the random points
 STEP = 1e-5  # of the central differences
@@ -33,7 +36,7 @@ class _Point(NamedTuple):
 def check_cell(cell: Cell) -> None:
     """Hold the equations of a cell against finite differences and against what the kernels expect of them.
 
-    They are run on NumPy arrays at random points; nothing is compiled.
+    They are run on NumPy arrays at random points, and compiled for registers.
 
     Parameters
     ----------
@@ -71,6 +74,8 @@ def check_cell(cell: Cell) -> None:
     wrong = [text for output in (*range(len(alone)), None) for text in _wrong_gradients(cell, point, output)]
     if wrong:
         raise ValueError(f"cell {cell.name!r}: backward is not the gradient of forward. " + "; ".join(wrong))
+    if not cell.loops:
+        _run(cell, point, _compile)
 
 
 def register_cell(cell: Cell, *, check: bool = True) -> Cell:
@@ -117,7 +122,7 @@ def register_cell(cell: Cell, *, check: bool = True) -> Cell:
     """
     if not isinstance(cell, Cell):
         raise TypeError(f"cell was {cell!r}; expected a numbarnn.cells.Cell")
-    if not cell.name.isidentifier():
+    if not isinstance(cell.name, str) or not cell.name.isidentifier():
         raise ValueError(f"name was {cell.name!r}; expected letters, digits and underscores")
     if cell.name in CELLS and cell.name not in _OWN:
         raise ValueError(f"name was {cell.name!r}, a built-in cell; expected another name")
@@ -149,8 +154,10 @@ def _map(function: Callable, point: _Point) -> _Point:
     return _Point(*(tuple(function(value) for value in values) for values in point))
 
 
-def _run(cell: Cell, point: _Point) -> tuple[Values, Values, dict[str, Values]]:
-    """Run all the functions.
+def _run(
+    cell: Cell, point: _Point, prepare: Callable = lambda *_: None
+) -> tuple[Values, Values, dict[str, Values]]:
+    """Run all the functions; before each `prepare` is called with the cell, its name and its arguments.
 
     Returns the results of the step (the new states and, of two halves, the middle vector), the gradients of
     gates, products, states and units, and all that was returned by its name.
@@ -162,6 +169,7 @@ def _run(cell: Cell, point: _Point) -> tuple[Values, Values, dict[str, Values]]:
     returned: dict[str, Values] = {}
 
     def call(name: str, arguments: Sequence, expected: dict[str, int | None]) -> Sequence:
+        prepare(cell, name, arguments)
         results = _call(cell, name, arguments, expected)
         for part, values in zip(expected, results, strict=True):
             returned[f"{part} of {name}"] = values if isinstance(values, tuple) else (values,)
@@ -205,6 +213,24 @@ def _call(cell: Cell, name: str, arguments: Sequence, expected: dict[str, int | 
                 f"expected a tuple of {count} value(s){each}"
             )
     return results
+
+
+def _compile(cell: Cell, name: str, arguments: Sequence) -> None:
+    """Compile a function of the cell for registers in place of the arrays of its arguments."""
+    register = Vec(types.float32)
+    signature = tuple(
+        types.UniTuple(register, len(values)) if isinstance(values, tuple) else register
+        for values in arguments
+    )
+    try:
+        njit(getattr(cell, name), no_cpython_wrapper=True, no_cfunc_wrapper=True).compile(signature)
+    except NumbaError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reasons = [line.split("Error: ", 1)[1] for line in lines if "Error: " in line]
+        raise ValueError(
+            f"cell {cell.name!r}: {name} cannot be compiled: {(reasons or lines)[-1]}; expected + - * / and "
+            "functions of numbarnn.simd or numbarnn.cells.activations, such as tanh and sigmoid"
+        ) from error
 
 
 def _brief(values: Any) -> str:
