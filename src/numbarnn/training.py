@@ -367,7 +367,8 @@ class Trainer:
         network.backward(draw)
         if decay is not None:
             penalty = decay * network.parameters / len(indices)
-            network.gradients += penalty
+            gradients = network.gradients
+            gradients += penalty
             loss += 0.5 * float(penalty @ network.parameters)
         return loss
 
