@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from numbarnn.blocks import valid_steps
 from numbarnn.cuda import pointwise
 from numbarnn.cuda.blas import Matrix
+from numbarnn.cuda.dense import Dense, DenseWay
 from numbarnn.cuda.driver import DeviceMemoryError, download, empty, free_bytes, naming_errors, upload
 from numbarnn.cuda.layers import Layers, Shape, Way, check_options
 from numbarnn.cuda.program import Program
@@ -25,16 +26,7 @@ _PART_OF_MEMORY = 0.5  # of what is free, for the arrays of a prediction
 _MOST_ROWS = 4096  # a batch of more is no faster
 
 
-class _Dense(NamedTuple):
-    """A dense layer: where its weight and bias are, and its sizes."""
-
-    weight: int
-    bias: int
-    inputs: int
-    outputs: int
-
-
-class NetworkWay:
+class NetworkWay(DenseWay):
     """The arrays of a network on batches of one shape, and both ways through it.
 
     Rows are time-major: (T, B) of them where there is an output for every step, else B.
@@ -58,7 +50,7 @@ class NetworkWay:
         starts = config["initial_state"] == "learned" or (training and config["initial_state"] == "random")
         dropout = self._drops and len(layers.inputs) > 1
         self.way = Way(layers, Shape(T, B, training, masked, dropout, self.by_output, starts))
-        self.valid, self.steps = self.way.valid, T * B
+        self.valid, self.steps, self._ones = self.way.valid, T * B, self.way.ones
         self.rows = self.steps if self.sequences else B
         self._embeds = bool(network.tables)
         self.inputs = self.way.rows[0]
@@ -129,19 +121,6 @@ class NetworkWay:
             self._features(program)
         self._dense(program, self.rows, network.head, self._head, self._masks[1], len(network.head) - 1)
 
-    def _dense(
-        self, program: Program, rows: int, dense: list[_Dense], read: list, masks: list, rectified: int
-    ) -> None:
-        network, p = self._network, self._network.parameters
-        for k, each in enumerate(dense):
-            weights, y, count = Matrix(p, each.weight, each.inputs).T, read[k + 1], rows * each.outputs
-            seen = Matrix(read[k], 0, each.inputs)
-            program.product(rows, each.outputs, each.inputs, seen, weights, Matrix(y, 0, each.outputs))
-            bias = each.outputs, int(k < rectified), network.zero, p, each.bias, y
-            program.each(pointwise.add_bias, count, count, *bias)
-            if self._drops and k < rectified:
-                program.each(pointwise.multiply, count, count, masks[k], y)
-
     def _features(self, program: Program) -> None:
         """Add what brings the ends of the directions together."""
         layers, B, features = self._network.layers, self.B, self._head[0]
@@ -197,27 +176,6 @@ class NetworkWay:
                 for k in range(many):
                     seen = Matrix(self.way.dinitial, (position + k * H) * self.B, H)
                     program.product(1, H, self.B, ones, seen, Matrix(network.gradients, at + k * H, H))
-
-    def _dense_back(
-        self, program: Program, rows: int, dense: list[_Dense], read: list, dread: list, masks: list,
-        rectified: int, input_gradient: bool,
-    ) -> None:
-        network = self._network
-        for k, each in reversed([*enumerate(dense)]):
-            dy, count = dread[k + 1], rows * each.outputs
-            if self._drops and k < rectified:
-                program.each(pointwise.multiply, count, count, masks[k], dy)
-            if k < rectified:  # what dropout has set to zero has no gradient any more
-                program.each(pointwise.drop_negative, count, count, read[k + 1], dy)
-            slopes, seen = Matrix(dy, 0, each.outputs), Matrix(read[k], 0, each.inputs)
-            to = Matrix(network.gradients, each.weight, each.inputs)
-            program.product(each.outputs, each.inputs, rows, slopes.T, seen, to)
-            to, ones = Matrix(network.gradients, each.bias, each.outputs), Matrix(self.way.ones, 0, rows)
-            program.product(1, each.outputs, rows, ones, slopes, to)
-            if k > 0 or input_gradient:
-                weights = Matrix(network.parameters, each.weight, each.inputs)
-                to = Matrix(dread[k], 0, each.inputs)
-                program.product(rows, each.inputs, each.outputs, slopes, weights, to)
 
     def _features_back(self, program: Program) -> None:
         layers, B, dfeatures = self._network.layers, self.B, self._dhead[0]
@@ -282,6 +240,11 @@ class DeviceNetwork:
         self._ways: dict[tuple, NetworkWay] = {}
 
     @staticmethod
+    def outputs_of_row(network: Network) -> int:
+        """Return how many raw outputs belong to one row of targets."""
+        return network.config["n_outputs"]
+
+    @staticmethod
     def check_options(network: Network) -> None:
         """Raise a ValueError for what there is no kernel for."""
         if network.config["stateful"]:
@@ -294,10 +257,10 @@ class DeviceNetwork:
         starts = dict(zip(shapes, np.cumsum([0, *map(math.prod, shapes.values())]).tolist(), strict=False))
         config, layers = self.config, self.layers
 
-        def dense(prefix: str, sizes: list[int], names: list[str]) -> list[_Dense]:
+        def dense(prefix: str, sizes: list[int], names: list[str]) -> list[Dense]:
             pairs = zip(names, pairwise(sizes), strict=True)
             return [
-                _Dense(starts[f"{prefix}{name}weight"], starts[f"{prefix}{name}bias"], *pair)
+                Dense(starts[f"{prefix}{name}weight"], starts[f"{prefix}{name}bias"], *pair)
                 for name, pair in pairs
             ]
 
