@@ -18,18 +18,20 @@ from numpy.typing import NDArray
 from numbarnn.blocks import valid_steps
 from numbarnn.cuda import pointwise
 from numbarnn.cuda.driver import check_device, cuda, download, empty, naming_errors, upload
+from numbarnn.cuda.forecasters import DeviceForecaster, forecaster_of
 from numbarnn.cuda.losses import BLOCKS, THREADS, LossKernel, sums
 from numbarnn.cuda.network import DeviceNetwork, NetworkWay
 from numbarnn.cuda.optimizers import BATCH, FAILED, LOSS, SEEN, SIZE, TOTAL, VALUE, OptimizerKernel
 from numbarnn.cuda.program import Program
+from numbarnn.cuda.windows import DeviceWindows
 from numbarnn.network import Network
 from numbarnn.optimizers import Optimizer
-from numbarnn.training import WHAT_TO_TRY, History, Source, Trainer
+from numbarnn.training import WHAT_TO_TRY, History, Model, Source, Trainer
 
 __all__ = ["DeviceTrainer", "on_device"]
 
 
-def on_device(trainer: Trainer, network: Network, solver: str) -> DeviceTrainer:
+def on_device(trainer: Trainer, network: Model, solver: str) -> DeviceTrainer:
     """Return the trainer that does the same on the device.
 
     Raises
@@ -44,9 +46,15 @@ def on_device(trainer: Trainer, network: Network, solver: str) -> DeviceTrainer:
     if trainer.ema_momentum is not None:
         raise ValueError(f"ema_momentum was {trainer.ema_momentum!r}; device='cuda' expects None")
     check_device()
-    DeviceNetwork.check_options(network)
-    LossKernel(trainer.loss, network.config["n_outputs"], network.dtype)
+    counterpart = _counterpart(network)
+    counterpart.check_options(network)
+    LossKernel(trainer.loss, counterpart.outputs_of_row(network), network.dtype)
     return DeviceTrainer(**{each.name: getattr(trainer, each.name) for each in fields(Trainer)})
+
+
+def _counterpart(network: Model) -> type[DeviceNetwork | DeviceForecaster]:
+    """Return what a network is on the device."""
+    return DeviceNetwork if isinstance(network, Network) else forecaster_of(network)
 
 
 @dataclass(kw_only=True)
@@ -66,7 +74,7 @@ class DeviceTrainer(Trainer):
         self._session: _Session | None = None
 
     def fit(
-        self, network: Network, optimizer: Optimizer, data: Source, validation: Source | None = None
+        self, network: Model, optimizer: Optimizer, data: Source, validation: Source | None = None
     ) -> History:
         """See `Trainer.fit`."""
         with naming_errors():
@@ -77,7 +85,7 @@ class DeviceTrainer(Trainer):
                 self._session = None
 
     def epoch(
-        self, network: Network, optimizer: Optimizer, data: Source, rate: float, epoch: int = 0,
+        self, network: Model, optimizer: Optimizer, data: Source, rate: float, epoch: int = 0,
         interrupted: Callable[[], bool] = bool, average: None = None,
     ) -> tuple[float, str]:
         """See `Trainer.epoch`; there are no averages here."""
@@ -89,25 +97,25 @@ class DeviceTrainer(Trainer):
             session.finish()
             return result
 
-    def launched(self, network: Network, optimizer: Optimizer, data: Source) -> Iterator[tuple]:
+    def launched(self, network: Model, optimizer: Optimizer, data: Source) -> Iterator[tuple]:
         """Yield (kernel, threads, arguments) of all that a batch of training and of evaluation launches."""
         session = _Session(self, network, optimizer)
         for training in (True, False):
             yield from session.program(data, self.batch_size, training).launches
 
-    def evaluate(self, network: Network, data: Source) -> float:
+    def evaluate(self, network: Model, data: Source) -> float:
         """See `Trainer.evaluate`."""
         return self._session.evaluate(data)
 
-    def keep(self, network: Network) -> Any:
+    def keep(self, network: Model) -> Any:
         """See `Trainer.keep`; the copy stays on the device."""
         return self._session.keep()
 
-    def put_back(self, network: Network, kept: Any) -> None:
+    def put_back(self, network: Model, kept: Any) -> None:
         """See `Trainer.put_back`."""
         self._session.put_back(kept)
 
-    def _finish(self, history: History, network: Network) -> History:
+    def _finish(self, history: History, network: Model) -> History:
         self._session.finish()
         return super()._finish(history, network)
 
@@ -129,17 +137,33 @@ class _Data:
         self.programs: dict[tuple[int, bool], Program] = {}
         self.source = source  # by which it is known, so it must live as long
 
+    def shuffle(self, order: NDArray) -> None:
+        """Show samples in this order from now on."""
+        self.order.copy_to_device(order)
+
+    def gather(self, program: Program, way: NetworkWay, y: Any, weights: Any, size: int) -> None:
+        """Add what brings a batch, of at most `size` samples, to the network's inputs and to targets."""
+        (T, B, F), masked, chosen = (self.T, way.B, self.F), int(self.masked), (self.control, self.order)
+        if masked:
+            program.each(pointwise.gather_valid, T * B, T, B, size, *chosen, self.valid, way.valid)
+        arrays = self.x, way.valid, way.inputs
+        program.each(pointwise.gather_inputs, T * B * F, T, B, F, size, masked, *chosen, *arrays)
+        steps, counts = (T, masked) if way.sequences else (1, 0)
+        arrays = self.y, self.weight, way.valid, y, weights
+        numbers = steps, B, self.k, size, counts, self.weighted
+        program.each(pointwise.gather_targets, steps * B, *numbers, *chosen, *arrays)
+
 
 class _Session:
     """A network, an optimizer and data on the device for as long as it trains."""
 
-    def __init__(self, trainer: Trainer, network: Network, optimizer: Optimizer) -> None:
+    def __init__(self, trainer: Trainer, network: Model, optimizer: Optimizer) -> None:
         self._trainer, self._host, self._host_optimizer = trainer, network, optimizer
-        self._network = DeviceNetwork(network)
-        dtype = network.dtype
-        self._loss = LossKernel(trainer.loss, network.config["n_outputs"], dtype)
+        self._network, dtype = _counterpart(network)(network), network.dtype
+        self._loss = LossKernel(trainer.loss, self._network.outputs_of_row(network), dtype)
         self._optimizer = OptimizerKernel(optimizer)
-        self._data: dict[int, _Data] = {}
+        self._data: dict[int, _Data | DeviceWindows] = {}
+        self._tables: dict[int, tuple[NDArray, Any]] = {}  # what sources of windows share
         self._size = network.parameters.size
         # sums of blocks: of the loss, the penalty and the squares of the gradient; and a number of steps
         self._partials, self._scale = upload(np.zeros(3 * BLOCKS + 1)), upload(np.ones(1, dtype))
@@ -158,8 +182,8 @@ class _Session:
         trainer, data = self._trainer, self._load(source)
         n, size = data.n, trainer.batch_size
         starts = range(0, n, size)
-        if trainer.shuffle and n > size:
-            data.order.copy_to_device(trainer.rng.permutation(n))
+        shuffled = trainer.shuffle and n > size
+        data.shuffle(trainer.rng.permutation(n) if shuffled else np.arange(n))
         data.control.copy_to_device(np.zeros(SIZE))
         if self._optimizer.start_epoch(rate, len(starts)):
             data.programs = {key: each for key, each in data.programs.items() if not key[1]}
@@ -185,7 +209,7 @@ class _Session:
         self._host_optimizer.n_updates += done
         return float(found[TOTAL] / found[SEEN]), stopped
 
-    def _read(self, data: _Data) -> NDArray:
+    def _read(self, data: _Data | DeviceWindows) -> NDArray:
         """Copy the few numbers that tell of an epoch; raise if something in it was not finite."""
         found = download(data.control)
         if found[FAILED]:
@@ -229,12 +253,14 @@ class _Session:
         """Return what is done with a batch of B samples."""
         return self._program(self._load(source), B, training)
 
-    def _load(self, source: Source) -> _Data:
+    def _load(self, source: Source) -> _Data | DeviceWindows:
         if id(source) not in self._data:
-            self._data[id(source)] = _Data(source, self._host.dtype)
+            windows = hasattr(source, "tables")  # of series, which are not to be copied out
+            data = DeviceWindows(source, self._tables) if windows else _Data(source, self._host.dtype)
+            self._data[id(source)] = data
         return self._data[id(source)]
 
-    def _way(self, data: _Data, B: int, training: bool) -> tuple[NetworkWay, Any, Any, Any]:
+    def _way(self, data: _Data | DeviceWindows, B: int, training: bool) -> tuple[NetworkWay, Any, Any, Any]:
         """Return the network's arrays for such batches, and those of targets, weights and losses."""
         key = data.T, B, training, data.masked, data.k
         if key not in self._ways:
@@ -243,12 +269,12 @@ class _Session:
             self._ways[key] = way, y, weights, losses
         return self._ways[key]
 
-    def _program(self, data: _Data, B: int, training: bool) -> Program:
+    def _program(self, data: _Data | DeviceWindows, B: int, training: bool) -> Program:
         """Return all that is done with a batch of B samples."""
         if (B, training) not in data.programs:
             program = data.programs[B, training] = Program()
             way, y, weights, losses = self._way(data, B, training)
-            self._gather(program, data, way, y, weights)
+            data.gather(program, way, y, weights, self._trainer.batch_size)
             way.forward(program)
             counted = way.sequences and data.masked
             if counted:
@@ -264,19 +290,7 @@ class _Session:
                 program.launch(_add_up, 1, 1, self._partials, self._count, data.control)
         return data.programs[B, training]
 
-    def _gather(self, program: Program, data: _Data, way: NetworkWay, y: Any, weights: Any) -> None:
-        (T, B, F), size, masked = (data.T, way.B, data.F), self._trainer.batch_size, int(data.masked)
-        chosen = data.control, data.order
-        if masked:
-            program.each(pointwise.gather_valid, T * B, T, B, size, *chosen, data.valid, way.valid)
-        arrays = data.x, way.valid, way.inputs
-        program.each(pointwise.gather_inputs, T * B * F, T, B, F, size, masked, *chosen, *arrays)
-        steps, counts = (T, masked) if way.sequences else (1, 0)
-        arrays = data.y, data.weight, way.valid, y, weights
-        numbers = steps, B, data.k, size, counts, data.weighted
-        program.each(pointwise.gather_targets, steps * B, *numbers, *chosen, *arrays)
-
-    def _update(self, program: Program, data: _Data, B: int) -> None:
+    def _update(self, program: Program, data: _Data | DeviceWindows, B: int) -> None:
         trainer, network, n = self._trainer, self._network, self._size
         if trainer.alpha:
             factor = self._host.dtype.type(trainer.alpha / B)

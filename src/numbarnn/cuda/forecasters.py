@@ -1,0 +1,293 @@
+"""Networks of `numbarnn.forecasting.networks` on the device: the same layers, both ways.
+
+Letters are those of `numbarnn.forecasting.base`: B rows of a batch, T segments read, D hidden units, m
+segments written. Nothing is shared between the decoder's steps but the encoder's parameters: they are rows of
+one batch, whose products are single ones anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from numbarnn.cuda import pointwise
+from numbarnn.cuda.blas import Matrix
+from numbarnn.cuda.dense import Dense, DenseWay
+from numbarnn.cuda.driver import empty, naming_errors, upload
+from numbarnn.cuda.layers import Layers, Shape, Way, check_options
+from numbarnn.cuda.program import Program
+
+if TYPE_CHECKING:
+    from numbarnn.forecasting.networks import ForecastNetwork
+
+__all__ = ["DeviceForecaster", "ForecastWay", "forecaster_of"]
+
+
+class ForecastWay(DenseWay):
+    """The arrays of a network on batches of one shape, and both ways through it.
+
+    A subclass has a decoder: `_decode` from the states of `way` to `_read`, which the head reads, and
+    `_decode_back` from `_dread` to the gradients of these states.
+
+    Attributes
+    ----------
+    inputs : device array of shape (T, B, w * features)
+        What is read. To be filled, like the following, before a program runs.
+    valid : device array of uint8, (T, B)
+    series : device array of int64, (B,)
+    static : device array of shape (B, S)
+    future : device array of shape (B, m, decode * F)
+    raw, draw : device array of shape (rows, K)
+        The output, and the gradient of the loss with respect to it.
+    rows : int
+        Elements of all forecasts.
+    """
+
+    sequences = False  # outputs are of no step that is read
+    _drops = False  # rectified layers have no dropout here
+
+    def __init__(self, network: DeviceForecaster, T: int, B: int, training: bool, masked: bool) -> None:
+        self._network, self.B, self._training = network, B, training
+        layout, widths, dtype = network.host.layout, network.host.widths, network.dtype
+        self.way = Way(network.layers, Shape(T, B, training, masked, output=False))
+        self.valid, self._T, self._m = self.way.valid, T, -(-layout.horizon // layout.decode)
+        self.inputs = empty(T * B * network.embed.inputs, dtype)
+        self.series, self.static = empty(B, np.int64), empty(B * widths.static, dtype)
+        self.future = empty(B * self._m * layout.decode * widths.future, dtype)
+        self.rows = B * layout.horizon * network.host.n_channels
+        self._ones = upload(np.ones(max(T, self._m) * B, dtype))
+
+    def _make_head(self, rows: int, read: Any, dread: Any) -> None:
+        """Make arrays of the head, which reads so many rows, and of dropout before it."""
+        network, head, dtype = self._network, self._network.head, self._network.dtype
+        self._head_rows, self._read, self._dread = rows, read, dread
+        self._mask = empty(rows * head.inputs if self._training and network.drops else 0, dtype)
+        self._written = self.raw = empty(rows * head.outputs, dtype)
+        # what is written beyond the horizon is cut off, and has no gradient
+        self._sizes = rows * head.outputs // self.B, self.rows * network.host.n_raw // self.B
+        cuts = self._sizes[0] > self._sizes[1]
+        if cuts:
+            self.raw = empty(self.B * self._sizes[1], dtype)
+        if self._training:
+            self._dwritten = self.draw = upload(np.zeros(self._written.size, dtype))
+            if cuts:
+                self.draw = empty(self.raw.size, dtype)
+
+    def draw_noise(self) -> None:
+        """Draw what is random in this batch, as the network would."""
+        network = self._network
+        if self._training and network.drops:
+            shape = self._head_rows, network.head.inputs
+            self._mask.copy_to_device(network.host.dropout.draw(shape, network.dtype).ravel())
+
+    # ---- forward
+
+    def forward(self, program: Program) -> None:
+        """Add what goes from `inputs` to `raw`."""
+        network = self._network
+        embedded = [self.inputs, self.way.rows[0]]
+        self._dense(program, self._T * self.B, [network.embed], embedded, [], 1)
+        self.way.forward(program)
+        self._decode(program)
+        count = self._head_rows * network.head.inputs
+        if self._training and network.drops:
+            program.each(pointwise.multiply, count, count, self._mask, self._read)
+        self._dense(program, self._head_rows, [network.head], [self._read, self._written], [], 0)
+        if self.raw is not self._written:
+            whole, kept = self._sizes
+            arguments = self.B, kept, self._written, 0, whole, self.raw, 0, kept
+            program.each(pointwise.columns, self.B * kept, *arguments)
+
+    # ---- backward
+
+    def backward(self, program: Program) -> None:
+        """Add the way back from `draw` to the gradients of all parameters."""
+        network = self._network
+        if self.raw is not self._written:
+            whole, kept = self._sizes
+            arguments = self.B, kept, self.draw, 0, kept, self._dwritten, 0, whole
+            program.each(pointwise.columns, self.B * kept, *arguments)
+        pairs = [self._read, self._written], [self._dread, self._dwritten]
+        self._dense_back(program, self._head_rows, [network.head], *pairs, [], 0, True)
+        count = self._head_rows * network.head.inputs
+        if network.drops:
+            program.each(pointwise.multiply, count, count, self._mask, self._dread)
+        self._decode_back(program)
+        self.way.backward(program, False, True)
+        pairs = [self.inputs, self.way.rows[0]], [self.inputs, self.way.drows[0]]
+        self._dense_back(program, self._T * self.B, [network.embed], *pairs, [], 1, False)
+
+    def _series_back(self, program: Program, width: int, at: int, drows: Any) -> None:
+        """Add what sums the gradient of the vectors of series: of columns `at` on in rows so wide."""
+        network, size = self._network, self._network.host.n_embedded
+        if size:
+            count = network.host.n_ids * size
+            arguments = self.B, 1, width, 0, at, size, count, network.zero
+            arrays = self.series, drows, network.gradients, network.places["series"]
+            program.each(pointwise.embed_back, count, *arguments, *arrays)
+
+    def _decode(self, program: Program) -> None:
+        raise NotImplementedError
+
+    def _decode_back(self, program: Program) -> None:
+        raise NotImplementedError
+
+
+class SegmentWay(ForecastWay):
+    """The way through a `SegmentNetwork`: the decoder is the layers on B * m rows of one further step."""
+
+    def __init__(self, network: DeviceForecaster, T: int, B: int, training: bool, masked: bool) -> None:
+        super().__init__(network, T, B, training, masked)
+        rows, D, dtype = B * self._m, network.layers.H, network.dtype
+        # gradients of its own, as every way overwrites them
+        if training:
+            size = network.host.encoder.n_parameters
+            self._again = upload(np.zeros(size, dtype))
+        else:
+            self._again = network.gradients
+        layers = Layers(network.host.encoder, network.parameters, self._again)
+        self._decoder = Way(layers, Shape(1, rows, training, starts=True))
+        self._static_sum = empty(B * D if network.static else 0, dtype)
+        self._future_sum = empty(rows * D if network.future else 0, dtype)
+        self._drow = empty(B * D if training else 0, dtype)
+        self._make_head(rows, self._decoder.rows[-1], self._decoder.drows[-1] if training else None)
+
+    def _decode(self, program: Program) -> None:
+        network, (B, m, D) = self._network, (self.B, self._m, self._network.layers.H)
+        if network.static:
+            self._dense(program, B, [network.static], [self.static, self._static_sum], [], 0)
+        if network.future:
+            self._dense(program, B * m, [network.future], [self.future, self._future_sum], [], 1)
+        count, places = B * m * D, network.places
+        arrays = network.parameters, places["position"], places.get("series", 0), self.series
+        sums = int(bool(network.static)), self._static_sum, int(bool(network.future)), self._future_sum
+        own = D - network.host.n_embedded
+        program.each(
+            pointwise.segment_inputs, count, count, m, D, own, *arrays, *sums, self._decoder.rows[0]
+        )
+        self.way.collect(program)
+        states = self._decoder.initial
+        program.each(pointwise.repeat_rows, states.size, states.size, m, D, self.way.final, states)
+        self._decoder.forward(program)
+
+    def _decode_back(self, program: Program) -> None:
+        network, (B, m, D) = self._network, (self.B, self._m, self._network.layers.H)
+        own, decoder = D - network.host.n_embedded, self._decoder
+        decoder.start_back(program, False)
+        decoder.backward(program, True, True)
+        decoder.collect_back(program)
+        states = self.way.dfinal
+        arguments = states.size, m, D, network.zero, decoder.dinitial, states
+        program.each(pointwise.sum_rows, states.size, *arguments)
+        self.way.start_back(program, True)
+        dinputs, ones = decoder.drows[0], Matrix(self._ones, 0, B)
+        for j in range(m):
+            to = Matrix(network.gradients, network.places["position"] + j * own, own)
+            program.product(1, own, B, ones, Matrix(dinputs, j * D, m * D), to)
+        if network.host.n_embedded or network.static:
+            arguments = B * D, m, D, network.zero, dinputs, self._drow
+            program.each(pointwise.sum_rows, B * D, *arguments)
+        self._series_back(program, D, own, self._drow)
+        if network.static:
+            pairs = [self.static, self._static_sum], [self.static, self._drow]
+            self._dense_back(program, B, [network.static], *pairs, [], 0, False)
+        if network.future:
+            pairs = [self.future, self._future_sum], [self.future, dinputs]
+            self._dense_back(program, B * m, [network.future], *pairs, [], 1, False)
+
+    def backward(self, program: Program) -> None:
+        """See `ForecastWay.backward`."""
+        super().backward(program)
+        size = self._again.size
+        program.each(pointwise.add, size, size, self._again, self._network.gradients)
+
+
+class DeviceForecaster:
+    """A network of a forecaster whose parameters are on the device, and which trains there.
+
+    Parameters
+    ----------
+    network : ForecastNetwork
+        What it is made after.
+
+    Attributes
+    ----------
+    host : ForecastNetwork
+    parameters, gradients : device array
+        In the order of the network's.
+    places : dict of str to int
+        Where each parameter begins.
+    embed, head, static, future : Dense or None
+    drops : bool
+        Whether there is dropout before the head.
+
+    Raises
+    ------
+    ValueError
+        If the device has no kernel for an option; the message names it.
+    DeviceError
+        If there is no device, or it fails.
+    """
+
+    _way: ClassVar[type[ForecastWay]]
+
+    def __init__(self, network: ForecastNetwork) -> None:
+        self.check_options(network)
+        self.host, self.dtype = network, network.dtype
+        self.zero = self.dtype.type(0)
+        self.drops = round(network.dropout.rate * 65536) > 0  # to the bits that masks are drawn with
+        shapes = {name: values.shape for name, values in network.named_parameters.items()}
+        starts = np.cumsum([0, *map(math.prod, shapes.values())]).tolist()
+        self.places = dict(zip(shapes, starts, strict=False))
+
+        def dense(name: str) -> Dense | None:
+            if f"{name}.weight" not in shapes:
+                return None
+            outputs, inputs = shapes[f"{name}.weight"]
+            return Dense(self.places[f"{name}.weight"], self.places[f"{name}.bias"], inputs, outputs)
+
+        self.embed, self.head, self.static, self.future = map(dense, ("embed", "head", "static", "future"))
+        with naming_errors():
+            self.parameters = upload(network.parameters)
+            self.gradients = upload(np.zeros_like(network.parameters))
+            self.layers = Layers(network.encoder, self.parameters, self.gradients)
+
+    @staticmethod
+    def outputs_of_row(network: ForecastNetwork) -> int:
+        """Return how many raw outputs belong to one target."""
+        return network.n_raw
+
+    @staticmethod
+    def check_options(network: ForecastNetwork) -> None:
+        """Raise a ValueError for what there is no kernel for."""
+        check_options(network.encoder)
+
+    def way(self, T: int, B: int, training: bool, masked: bool) -> ForecastWay:
+        """Return arrays for batches of a shape."""
+        return self._way(self, T, B, training, masked)
+
+
+class DeviceSegment(DeviceForecaster):
+    """A `numbarnn.forecasting.segment.SegmentNetwork`."""
+
+    _way = SegmentWay
+
+
+_FORECASTERS: dict[str, type[DeviceForecaster]] = {"SegmentNetwork": DeviceSegment}
+_DECODERS = {"DirectNetwork": "direct", "RecursiveNetwork": "recursive"}
+
+
+def forecaster_of(network: ForecastNetwork) -> type[DeviceForecaster]:
+    """Return what a network is on the device.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing.
+    """
+    name = type(network).__name__
+    if name not in _FORECASTERS:
+        raise ValueError(f"decoder was {_DECODERS.get(name, name)!r}; device='cuda' expects 'segment'")
+    return _FORECASTERS[name]
