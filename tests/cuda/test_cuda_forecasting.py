@@ -107,9 +107,20 @@ def test_a_fit_is_as_on_the_cpu(name):
         np.testing.assert_allclose(a, b, atol=1e-9)
 
 
+DIRECT = ("quantiles", "layers", "joint_holes", "short")
+
+
+@pytest.mark.parametrize("name", DIRECT)
+def test_a_fit_of_a_direct_decoder_is_as_on_the_cpu(name):
+    y, options = CASES[name]
+    assert_alike(*(make(device, **options, decoder="direct").fit(y) for device in ("cuda", "cpu")))
+
+
+@pytest.mark.parametrize("decoder", ["segment", "direct"])
 @pytest.mark.parametrize("name", COVARIATES)
-def test_a_fit_with_covariates_is_as_on_the_cpu(name):
+def test_a_fit_with_covariates_is_as_on_the_cpu(name, decoder):
     (data, columns), options = COVARIATES[name]
+    options = {**options, "decoder": decoder}
     assert_alike(*(make(device, **columns, **options).fit(data) for device in ("cuda", "cpu")))
 
 

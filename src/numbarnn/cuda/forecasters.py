@@ -204,6 +204,52 @@ class SegmentWay(ForecastWay):
         program.each(pointwise.add, size, size, self._again, self._network.gradients)
 
 
+class DirectWay(ForecastWay):
+    """The way through a `DirectNetwork`: the head reads the last state beside all else that is known."""
+
+    def __init__(self, network: DeviceForecaster, T: int, B: int, training: bool, masked: bool) -> None:
+        super().__init__(network, T, B, training, masked)
+        host, D, dtype, read = network.host, network.layers.H, network.dtype, B * network.head.inputs
+        # what is written is no more than the horizon: one row of a window
+        self._make_head(B, empty(read, dtype), empty(read if training else 0, dtype))
+        self._future_read, self._future_back = (
+            empty(B * D if network.future else 0, dtype) for _ in range(2)
+        )
+        self._static_at = D + host.n_embedded
+        self._future_at = self._static_at + host.widths.static
+
+    def _decode(self, program: Program) -> None:
+        network, B, D = self._network, self.B, self._network.layers.H
+        width, host = network.head.inputs, network.host
+        own, at, _ = self.way.ends()[-1]
+        program.each(pointwise.columns, B * D, B, D, own.h, at, D, self._read, 0, width)
+        if host.n_embedded:
+            size, table = host.n_embedded, network.places["series"]
+            arguments = B, 1, width, 0, D, size, network.parameters, table, self.series, self._read
+            program.each(pointwise.embed, B * size, *arguments)
+        static = host.widths.static
+        if static:
+            arguments = B, static, self.static, 0, static, self._read, self._static_at, width
+            program.each(pointwise.columns, B * static, *arguments)
+        if network.future:
+            self._dense(program, B, [network.future], [self.future, self._future_read], [], 1)
+            arguments = B, D, self._future_read, 0, D, self._read, self._future_at, width
+            program.each(pointwise.columns, B * D, *arguments)
+
+    def _decode_back(self, program: Program) -> None:
+        network, B, D = self._network, self.B, self._network.layers.H
+        width = network.head.inputs
+        self.way.start_back(program, False)
+        own = self.way.top()[0]
+        program.each(pointwise.columns, B * D, B, D, self._dread, 0, width, own.d, 0, D)
+        self._series_back(program, width, D, self._dread)
+        if network.future:
+            arguments = B, D, self._dread, self._future_at, width, self._future_back, 0, D
+            program.each(pointwise.columns, B * D, *arguments)
+            pairs = [self.future, self._future_read], [self.future, self._future_back]
+            self._dense_back(program, B, [network.future], *pairs, [], 1, False)
+
+
 class DeviceForecaster:
     """A network of a forecaster whose parameters are on the device, and which trains there.
 
@@ -275,8 +321,15 @@ class DeviceSegment(DeviceForecaster):
     _way = SegmentWay
 
 
-_FORECASTERS: dict[str, type[DeviceForecaster]] = {"SegmentNetwork": DeviceSegment}
-_DECODERS = {"DirectNetwork": "direct", "RecursiveNetwork": "recursive"}
+class DeviceDirect(DeviceForecaster):
+    """A `numbarnn.forecasting.direct.DirectNetwork`."""
+
+    _way = DirectWay
+
+
+_FORECASTERS: dict[str, type[DeviceForecaster]] = {
+    "SegmentNetwork": DeviceSegment, "DirectNetwork": DeviceDirect,
+}  # fmt: skip
 
 
 def forecaster_of(network: ForecastNetwork) -> type[DeviceForecaster]:
@@ -289,5 +342,6 @@ def forecaster_of(network: ForecastNetwork) -> type[DeviceForecaster]:
     """
     name = type(network).__name__
     if name not in _FORECASTERS:
-        raise ValueError(f"decoder was {_DECODERS.get(name, name)!r}; device='cuda' expects 'segment'")
+        decoder = name.removesuffix("Network").lower()
+        raise ValueError(f"decoder was {decoder!r}; device='cuda' expects one of 'segment', 'direct'")
     return _FORECASTERS[name]

@@ -95,6 +95,7 @@ def forecasters() -> Iterator[dict[str, Any]]:
     kinds = {f"{kind}_covariates": [kind] for kind in ("past", "future", "static")}
     # contexts that are longer than the series have fewer segments
     yield {**usual, **kinds, "context_length": 36, "normalize": "window", "loss": "quantile"}
+    yield {**usual, **kinds, "decoder": "direct"}
 
 
 def launches() -> dict[str, Launch]:
