@@ -9,6 +9,7 @@ from sklearn.base import clone
 from numbarnn import RNNForecaster, load, save
 from numbarnn.cuda import driver
 from numbarnn.cuda.driver import DeviceMemoryError, DeviceUnavailableError
+from numbarnn.forecasting.likelihoods import LIKELIHOODS
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore:y has")
 RNG = np.random.default_rng(0)
@@ -116,12 +117,61 @@ def test_a_fit_of_a_direct_decoder_is_as_on_the_cpu(name):
     assert_alike(*(make(device, **options, decoder="direct").fit(y) for device in ("cuda", "cpu")))
 
 
-@pytest.mark.parametrize("decoder", ["segment", "direct"])
+@pytest.mark.parametrize("decoder", ["segment", "direct", "recursive"])
 @pytest.mark.parametrize("name", COVARIATES)
 def test_a_fit_with_covariates_is_as_on_the_cpu(name, decoder):
     (data, columns), options = COVARIATES[name]
     options = {**options, "decoder": decoder}
     assert_alike(*(make(device, **columns, **options).fit(data) for device in ("cuda", "cpu")))
+
+
+COUNTS = np.random.default_rng(1).poisson(3, 50).astype(float)
+COUNTS_HOLES = np.where(np.isnan(HOLES), np.nan, COUNTS)
+# y, options
+RECURSIVE = {
+    "defaults": (Y, {}),
+    "holes": (HOLES, {"normalize": "window", "num_layers": 2, "loss": "huber"}),
+    "channels": (PAIR, {"loss": "gaussian", "series_embedding": 2}),
+    "joint": (LATE, {**JOINT, "loss": "student_t", "normalize": "window", "cell": "lstm"}),
+    "short": (SHORT, {"loss": "student_t"}),
+    "counts": (COUNTS, {"loss": "negative_binomial"}),
+    "counts_holes": (COUNTS_HOLES, {"loss": "negative_binomial", "dropout": 0.0}),
+    "counts_joint": (COUNTS.reshape(25, 2), {**JOINT, "loss": "negative_binomial", "context_length": 5}),
+}
+
+
+@pytest.mark.parametrize("name", RECURSIVE)
+def test_a_fit_of_a_recursive_decoder_is_as_on_the_cpu(name):
+    y, options = RECURSIVE[name]
+    options = {**options, "decoder": "recursive", "segment_length": "auto"}
+    found, expected = (make(device, **options).fit(y) for device in ("cuda", "cpu"))
+    assert_alike(found, expected)
+    for a, b in zip(*(np.atleast_1d(each.predict()) for each in (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_a_likelihood_is_that_of_the_table(name, dtype):
+    from numbarnn.cuda.driver import download, empty, upload
+    from numbarnn.cuda.losses import LossKernel
+    from numbarnn.cuda.program import Program
+
+    loss, rows, rng = LIKELIHOODS[name](), 200, np.random.default_rng(0)
+    K = loss.n_raw(1)
+    # the last rows are beyond where mean and dispersion of counts are clipped
+    raw = (np.repeat([1.0, 8.0, 30.0], [100, 50, 50])[:, np.newaxis] * rng.standard_normal((rows, K)))
+    raw, y = raw.astype(dtype), rng.poisson(5, (rows, 1)).astype(dtype)
+    weights = rng.random(rows).astype(dtype)
+    draw, losses, program = empty(raw.size, dtype), empty(rows, dtype), Program()
+    arrays = upload(weights), upload(np.full(1, 2, dtype)), upload(y), upload(raw), draw, losses
+    LossKernel(loss, K, np.dtype(dtype)).add(program, rows, *arrays)
+    program.run()
+    value, gradient = loss(y, raw, weights / 2)
+    limit = 1e-5 if dtype == "float32" else 1e-10
+    np.testing.assert_allclose(download(losses).astype(float).sum(), value, rtol=limit)
+    found = download(draw).reshape(raw.shape)
+    np.testing.assert_allclose(found, gradient, rtol=limit, atol=limit * np.abs(gradient).max())
 
 
 def test_covariates_of_channels_read_together():
@@ -219,7 +269,6 @@ def test_cross_validation_is_as_on_the_cpu():
 
 
 REFUSED = {
-    "decoder": {"decoder": "recursive"},
     "ema_momentum": {"ema_momentum": 0.9},
     "cell": {"cell": "mgu"},
 }

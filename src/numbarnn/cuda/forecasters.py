@@ -29,34 +29,39 @@ class ForecastWay(DenseWay):
     """The arrays of a network on batches of one shape, and both ways through it.
 
     A subclass has a decoder: `_decode` from the states of `way` to `_read`, which the head reads, and
-    `_decode_back` from `_dread` to the gradients of these states.
+    `_decode_back` from `_dread` to the gradients of these states. `_encode` and `_encode_back` stand between
+    `inputs` and what the recurrent layers read.
 
     Attributes
     ----------
     inputs : device array of shape (T, B, w * features)
-        What is read. To be filled, like the following, before a program runs.
+        What is read (stepwise w = 1). To be filled, like the following, before a program runs.
     valid : device array of uint8, (T, B)
     series : device array of int64, (B,)
     static : device array of shape (B, S)
     future : device array of shape (B, m, decode * F)
     raw, draw : device array of shape (rows, K)
         The output, and the gradient of the loss with respect to it.
+    offset : device array of shape (B, C, K) or None
+        What is added to the raw output of every step.
     rows : int
         Elements of all forecasts.
     """
 
-    sequences = False  # outputs are of no step that is read
+    sequences = False  # a step that does not count has weight 0, and is one of those that a mean is over
+    _by_output = False  # whether the decoder reads more than the final states
     _drops = False  # rectified layers have no dropout here
 
     def __init__(self, network: DeviceForecaster, T: int, B: int, training: bool, masked: bool) -> None:
         self._network, self.B, self._training = network, B, training
         layout, widths, dtype = network.host.layout, network.host.widths, network.dtype
-        self.way = Way(network.layers, Shape(T, B, training, masked, output=False))
+        self.way = Way(network.layers, Shape(T, B, training, masked, output=self._by_output))
         self.valid, self._T, self._m = self.way.valid, T, -(-layout.horizon // layout.decode)
-        self.inputs = empty(T * B * network.embed.inputs, dtype)
+        width = network.embed.inputs if network.embed else network.host.n_features
+        self.inputs, self.offset = empty(T * B * width, dtype), None
         self.series, self.static = empty(B, np.int64), empty(B * widths.static, dtype)
         self.future = empty(B * self._m * layout.decode * widths.future, dtype)
-        self.rows = B * layout.horizon * network.host.n_channels
+        self.rows = B * (T if layout.stepwise else layout.horizon) * network.host.n_channels
         self._ones = upload(np.ones(max(T, self._m) * B, dtype))
 
     def _make_head(self, rows: int, read: Any, dread: Any) -> None:
@@ -87,8 +92,7 @@ class ForecastWay(DenseWay):
     def forward(self, program: Program) -> None:
         """Add what goes from `inputs` to `raw`."""
         network = self._network
-        embedded = [self.inputs, self.way.rows[0]]
-        self._dense(program, self._T * self.B, [network.embed], embedded, [], 1)
+        self._encode(program)
         self.way.forward(program)
         self._decode(program)
         count = self._head_rows * network.head.inputs
@@ -99,6 +103,14 @@ class ForecastWay(DenseWay):
             whole, kept = self._sizes
             arguments = self.B, kept, self._written, 0, whole, self.raw, 0, kept
             program.each(pointwise.columns, self.B * kept, *arguments)
+        if self.offset is not None:
+            arguments = self.raw.size, self.offset.size, self.offset, self.raw
+            program.each(pointwise.add_offsets, self.raw.size, *arguments)
+
+    def _encode(self, program: Program) -> None:
+        """Add the layer that embeds segments."""
+        pairs = [self.inputs, self.way.rows[0]]
+        self._dense(program, self._T * self.B, [self._network.embed], pairs, [], 1)
 
     # ---- backward
 
@@ -115,9 +127,13 @@ class ForecastWay(DenseWay):
         if network.drops:
             program.each(pointwise.multiply, count, count, self._mask, self._dread)
         self._decode_back(program)
+        self._encode_back(program)
+
+    def _encode_back(self, program: Program) -> None:
+        """Add the way back through the recurrent layers and the layer that embeds segments."""
         self.way.backward(program, False, True)
         pairs = [self.inputs, self.way.rows[0]], [self.inputs, self.way.drows[0]]
-        self._dense_back(program, self._T * self.B, [network.embed], *pairs, [], 1, False)
+        self._dense_back(program, self._T * self.B, [self._network.embed], *pairs, [], 1, False)
 
     def _series_back(self, program: Program, width: int, at: int, drows: Any) -> None:
         """Add what sums the gradient of the vectors of series: of columns `at` on in rows so wide."""
@@ -250,6 +266,51 @@ class DirectWay(ForecastWay):
             self._dense_back(program, B, [network.future], *pairs, [], 1, False)
 
 
+class RecursiveWay(ForecastWay):
+    """The way through a `RecursiveNetwork` in training: the head reads every step; rows are time-major."""
+
+    _by_output = True
+
+    def __init__(self, network: DeviceForecaster, T: int, B: int, training: bool, masked: bool) -> None:
+        super().__init__(network, T, B, training, masked)
+        self._width = network.layers.inputs[0]
+        self._alone = self._width == network.host.n_features  # nothing stands behind what changes
+        if self._alone:
+            self.inputs = self.way.rows[0]
+        self._drow = empty(B * self._width if training else 0, network.dtype)
+        self._make_head(T * B, self.way.rows[-1], self.way.drows[-1] if training else None)
+
+    def draw_noise(self) -> None:
+        """See `ForecastWay.draw_noise`."""
+        network = self._network
+        if self._training and network.drops:
+            drawn = network.host.dropout.draw((self.B, self._T, network.head.inputs), network.dtype)
+            self._mask.copy_to_device(np.ascontiguousarray(drawn.transpose(1, 0, 2)).ravel())
+
+    def _encode(self, program: Program) -> None:
+        if not self._alone:
+            host, count = self._network.host, self._T * self.B * self._width
+            numbers = self.B, self._width, host.n_features, host.n_embedded
+            arrays = self._network.parameters, self._network.places.get("series", 0), self.series, self.static
+            arguments = *numbers, *arrays, self.inputs, self.way.rows[0]
+            program.each(pointwise.step_inputs, count, count, *arguments)
+
+    def _decode(self, program: Program) -> None:
+        pass  # what the head reads is what the layers put out
+
+    def _decode_back(self, program: Program) -> None:
+        self.way.start_back(program, False)
+
+    def _encode_back(self, program: Program) -> None:
+        host, width = self._network.host, self._width
+        self.way.backward(program, True, host.n_embedded > 0)
+        if host.n_embedded:
+            columns, ones = self.B * width, Matrix(self._ones, 0, self._T)
+            steps, to = Matrix(self.way.drows[0], 0, columns), Matrix(self._drow, 0, columns)
+            program.product(1, columns, self._T, ones, steps, to)
+            self._series_back(program, width, host.n_features, self._drow)
+
+
 class DeviceForecaster:
     """A network of a forecaster whose parameters are on the device, and which trains there.
 
@@ -327,8 +388,14 @@ class DeviceDirect(DeviceForecaster):
     _way = DirectWay
 
 
+class DeviceRecursive(DeviceForecaster):
+    """A `numbarnn.forecasting.recursive.RecursiveNetwork`."""
+
+    _way = RecursiveWay
+
+
 _FORECASTERS: dict[str, type[DeviceForecaster]] = {
-    "SegmentNetwork": DeviceSegment, "DirectNetwork": DeviceDirect,
+    "SegmentNetwork": DeviceSegment, "DirectNetwork": DeviceDirect, "RecursiveNetwork": DeviceRecursive,
 }  # fmt: skip
 
 
@@ -342,6 +409,5 @@ def forecaster_of(network: ForecastNetwork) -> type[DeviceForecaster]:
     """
     name = type(network).__name__
     if name not in _FORECASTERS:
-        decoder = name.removesuffix("Network").lower()
-        raise ValueError(f"decoder was {decoder!r}; device='cuda' expects one of 'segment', 'direct'")
+        raise ValueError(f"network was {name}; device='cuda' expects one of {', '.join(_FORECASTERS)}")
     return _FORECASTERS[name]

@@ -9,10 +9,10 @@ from __future__ import annotations
 from numbarnn.cuda.driver import cuda
 
 __all__ = [
-    "add", "add_bias", "add_rows", "collect_states", "columns", "copy", "drop_negative", "embed",
-    "embed_back", "fill", "gather_inputs", "gather_targets", "gather_valid", "join_columns", "join_ends",
-    "merge", "multiply", "place_states", "repeat_rows", "repeat_states", "rows_in", "rows_out",
-    "segment_inputs", "split", "split_columns", "split_ends", "sum_rows", "take_columns",
+    "add", "add_bias", "add_offsets", "add_rows", "collect_states", "columns", "copy", "drop_negative",
+    "embed", "embed_back", "fill", "gather_inputs", "gather_targets", "gather_valid", "join_columns",
+    "join_ends", "merge", "multiply", "place_states", "repeat_rows", "repeat_states", "rows_in", "rows_out",
+    "segment_inputs", "split", "split_columns", "split_ends", "step_inputs", "sum_rows", "take_columns",
 ]  # fmt: skip
 
 
@@ -273,6 +273,26 @@ def segment_inputs(count, m, D, own, p, at, table, series, has_static, static, h
         if has_future:
             value += future[i]
         out[i] = value
+
+
+@cuda.jit
+def step_inputs(count, B, width, read, size, p, table, series, static, inputs, out):
+    """Put behind the `read` columns of every step the vector of its series and the static covariates."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        k, row = i % width, i // width
+        if k < read:
+            out[i] = inputs[row * read + k]
+        elif k < read + size:
+            out[i] = p[table + series[row % B] * size + k - read]
+        else:
+            out[i] = static[row % B * (width - read - size) + k - read - size]
+
+
+@cuda.jit
+def add_offsets(count, period, offset, raw):
+    """Add to rows what stands in `period` elements, again and again."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        raw[i] += offset[i % period]
 
 
 # ---- batches of a data set; `control[0]` is the number of the batch

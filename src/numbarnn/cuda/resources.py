@@ -96,6 +96,8 @@ def forecasters() -> Iterator[dict[str, Any]]:
     # contexts that are longer than the series have fewer segments
     yield {**usual, **kinds, "context_length": 36, "normalize": "window", "loss": "quantile"}
     yield {**usual, **kinds, "decoder": "direct"}
+    for loss in ("gaussian", "student_t", "negative_binomial"):
+        yield {**usual, **kinds, "decoder": "recursive", "segment_length": "auto", "loss": loss}
 
 
 def launches() -> dict[str, Launch]:

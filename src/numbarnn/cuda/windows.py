@@ -2,7 +2,9 @@
 
 The series lie there once, and their windows nowhere: a batch is told by the rows and origins of its samples,
 which the host finds once an epoch. Letters are those of that module: L context, H horizon, C channels, w
-steps in a segment, T segments read, m segments written. Flat arrays of kernels, besides those of `Tables`:
+steps in a segment, T segments read, m segments written; of a layout that is stepwise T = L + H - 1 steps of
+context and horizon, each with the step behind it as target. Flat arrays of kernels, besides those of
+`numbarnn.forecasting.windows.Tables`:
 
     rows, origins (n,)          of the samples in the order in which they are shown
     center, scale (B, C)        of the windows of a batch
@@ -43,6 +45,9 @@ class Cut(NamedTuple):
         See above, and the steps in a segment that is written.
     lacking : int
         How many steps the first segment is filled up with.
+    further, ahead : int
+        Stepwise, steps read behind the context, H - 1, and 1, as known-future covariates are of the step to
+        come; else 0.
     flags, F, P, S : int
         Columns of flags, known-future, past and static covariates.
     missing : int
@@ -59,6 +64,8 @@ class Cut(NamedTuple):
     m: int
     decode: int
     lacking: int
+    further: int
+    ahead: int
     flags: int
     F: int
     P: int
@@ -94,8 +101,13 @@ def window_lasts(n, shifts, zero, one, control, rows, origins, step0, first, val
 
 
 @cuda.jit
-def window_moments(n, zero, least, control, rows, origins, step0, first, values, observed, center, scale):
-    """Of each window find mean and deviation of what was observed in the context; a block has a window."""
+def window_moments(
+    n, sizes, zero, least, control, rows, origins, step0, first, values, observed, center, scale
+):
+    """Of each window find mean and deviation of what was observed in the context; a block has a window.
+
+    With `sizes` the centre is zero, and the scale one plus the mean size of the values: for counts.
+    """
     parts = cuda.shared.array(THREADS, np.float64)
     counts = cuda.shared.array(THREADS, np.float64)
     thread, i = cuda.threadIdx.x, cuda.blockIdx.x
@@ -107,7 +119,9 @@ def window_moments(n, zero, least, control, rows, origins, step0, first, values,
         for step in range(max(origin - n.L, 0) + thread, origin, THREADS):
             if _seen(observed, n.missing, step0[own], step):
                 value = np.float64(_value(values, step0[own], step, first[own], origin, zero))
-                if moment == 1:
+                if sizes:
+                    value = abs(value)
+                elif moment == 1:
                     value = (value - center[i]) * (value - center[i])
                 parts[thread] += value
                 counts[thread] += 1.0
@@ -120,7 +134,10 @@ def window_moments(n, zero, least, control, rows, origins, step0, first, values,
             cuda.syncthreads()
             half //= 2
         if thread == 0:
-            if moment == 1:
+            if sizes:
+                center[i] = zero
+                scale[i] = 1.0 + parts[0] / max(counts[0], 1.0)
+            elif moment == 1:
                 deviation = math.sqrt(parts[0] / max(counts[0], 1.0))
                 scale[i] = max(deviation, np.float64(least))
             elif counts[0] > 0:
@@ -135,7 +152,7 @@ def window_valid(n, control, origins, valid):
     """Tell which segments there are (T, B): those of short contexts stand in front."""
     start = int(control[0]) * n.size
     for i in range(cuda.grid(1), n.T * n.B, cuda.gridsize(1)):
-        length = (min(origins[start + i % n.B], n.L) + n.w - 1) // n.w
+        length = (min(origins[start + i % n.B], n.L) + n.w - 1) // n.w + n.further
         valid[i] = i // n.B < length
 
 
@@ -150,7 +167,7 @@ def window_contexts(
         k, row = i % width, i // (n.w * width)
         t, b = row // n.B, row % n.B
         origin, r = origins[start + b], rows[start + b]
-        length = (min(origin, n.L) + n.w - 1) // n.w
+        length = (min(origin, n.L) + n.w - 1) // n.w + n.further
         # the first segment is filled up with the oldest step
         s = max((t + n.T - length) * n.w + i // width % n.w - n.lacking, 0)
         step = origin - n.L + s
@@ -165,8 +182,9 @@ def window_contexts(
             own = r * n.C + k - n.C
             value = one if n.missing == 0 or observed[step0[own] + at] > 0 else zero
         elif k < n.C + n.flags + n.F:
-            value = future[(offsets[r] + at) * n.F + k - n.C - n.flags]
-        else:
+            value = future[(offsets[r] + max(step + n.ahead, 0)) * n.F + k - n.C - n.flags]
+        else:  # from the origin on they are not known: the last one holds
+            at = max(min(step, origin - 1), 0)
             value = past[(offsets[r] + at) * n.P + k - n.C - n.flags - n.F]
         out[i] = value
 
@@ -184,6 +202,35 @@ def window_targets(
         value = _value(values, step0[own], step, first[own], origin, zero)
         y[i] = (value - center[b * n.C + c]) / scale[b * n.C + c]
         weights[i] = weight if _seen(observed, n.missing, step0[own], step) else zero
+
+
+@cuda.jit
+def step_targets(
+    n, counts, zero, weight, control, rows, origins, step0, first, values, target, center, scale, y, weights
+):
+    """Take the step behind each that is read, (T, B, C); the first quarter of the context has no weight.
+
+    Counts are left as they are.
+    """
+    start = int(control[0]) * n.size
+    for i in range(cuda.grid(1), n.T * n.B * n.C, cuda.gridsize(1)):
+        c, b, t = i % n.C, i // n.C % n.B, i // (n.C * n.B)
+        origin, own = origins[start + b], rows[start + b] * n.C + c
+        known = min(origin, n.L)
+        step = origin + t + 1 - known
+        y[i], weights[i] = zero, zero
+        if t < known + n.further:
+            value = _value(values, step0[own], step, first[own], origin, zero)
+            y[i] = value if counts else (value - center[b * n.C + c]) / scale[b * n.C + c]
+            if step > origin - known + known // 4 and _seen(target, n.missing, step0[own], step):
+                weights[i] = weight
+
+
+@cuda.jit
+def step_offsets(count, one, half, scale, offset):
+    """Of the scale of counts make what is added to logarithms of mean and 1 / dispersion."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        offset[i] = math.log(scale[i // 2]) * (half if i % 2 else one)
 
 
 @cuda.jit
@@ -230,10 +277,13 @@ class DeviceWindows:
         self.source, found = source, source.tables()
         self._found, self._known, layout = found, tables, found.layout
         self.n, self.k, self._real = source.n_samples, 1, found.values.dtype
-        self.T = -(-layout.context // layout.segment)
-        self.masked = -(-found.shortest // layout.segment) < self.T
+        segments = -(-layout.context // layout.segment)
+        self.masked = -(-found.shortest // layout.segment) < segments
+        self._further = layout.horizon - 1 if layout.stepwise else 0
+        self.T = segments + self._further
         self.control, self.programs = upload(np.zeros(SIZE)), {}
         self._values, self._observed = self._bring(found.values), self._bring(found.observed)
+        self._target = self._bring(found.target)
         self._places = self._bring(found.step0), self._bring(found.first)
         self._offsets, self._series = self._bring(found.offsets), self._bring(found.series)
         kinds = found.past, found.future, found.static
@@ -265,31 +315,56 @@ class DeviceWindows:
         return Cut(
             B, size, layout.context, layout.horizon, C, layout.segment, self.T,
             -(-layout.horizon // layout.decode), layout.decode, -layout.context % layout.segment,
-            C * found.flags, future, past, static, int(found.observed is not None),
+            self._further, int(layout.stepwise), C * found.flags, future, past, static,
+            int(found.observed is not None),
         )  # fmt: skip
 
     def gather(self, program: Program, way: ForecastWay, y: Any, weights: Any, size: int) -> None:
         """Add what brings a batch, of at most `size` samples, to the network's inputs and to targets."""
-        n, real = self._cut(way.B, size), self._real.type
-        zero, one, chosen = real(0), real(1), (self.control, self._rows, self._origins)
-        center, scale = (empty(n.B * n.C, self._real) for _ in range(2))
-        data, scales = (self._values, self._observed), (center, scale)
-        normalizer = self._found.normalizer
-        if normalizer.method == "window":
-            arrays = *chosen, *self._places, *data, *scales
-            program.launch(window_moments, n.B * n.C, THREADS, n, zero, real(normalizer.least), *arrays)
-        else:
-            arrays = *chosen, *self._places, *data, *scales
-            program.each(window_lasts, n.B * n.C, n, int(normalizer.method == "last"), zero, one, *arrays)
+        n, real, chosen = self._cut(way.B, size), self._real.type, (self.control, self._rows, self._origins)
+        zero, one, scales = real(0), real(1), self._scales(program, n)
         if self.masked:
             program.each(window_valid, n.T * n.B, n, self.control, self._origins, way.valid)
+        data = self._values, self._observed
         arrays = *self._places, self._offsets, *data, self._future, self._past, *scales, way.inputs
         program.each(window_contexts, way.inputs.size, n, zero, one, *chosen, *arrays)
-        weight = one if self._found.observed is None else one / real(self._found.mean_weight)
-        arrays = *self._places, *data, *scales, y, weights
-        program.each(window_targets, n.B * n.H * n.C, n, zero, weight, *chosen, *arrays)
-        if n.F:
+        self._targets(program, n, way, scales, y, weights)
+        if n.F and not n.ahead:
             arrays = *chosen, self._offsets, self._future, way.future
             program.each(window_futures, n.B * n.m * n.decode * n.F, n, *arrays)
         arrays = self.control, self._rows, self._series, self._static, way.series, way.static
         program.each(window_series, n.B * max(n.S, 1), n, *arrays)
+
+    def _scales(self, program: Program, n: Cut) -> tuple[Any, Any]:
+        """Add what finds centre and scale of the windows, and return where they are."""
+        center, scale = (empty(n.B * n.C, self._real) for _ in range(2))
+        normalizer, real = self._found.normalizer, self._real.type
+        arrays = *self._places, self._values, self._observed, center, scale
+        arrays = self.control, self._rows, self._origins, *arrays
+        if normalizer.method in ("window", "mean"):
+            numbers = int(normalizer.method == "mean"), real(0), real(normalizer.least)
+            program.launch(window_moments, n.B * n.C, THREADS, n, *numbers, *arrays)
+        else:
+            numbers = int(normalizer.method == "last"), real(0), real(1)
+            program.each(window_lasts, n.B * n.C, n, *numbers, *arrays)
+        return center, scale
+
+    def _targets(
+        self, program: Program, n: Cut, way: ForecastWay, scales: tuple[Any, Any], y: Any, weights: Any
+    ) -> None:
+        """Add what cuts out targets and their weights, and the offset that stands for the scale of counts."""
+        found, real = self._found, self._real.type
+        ones = found.observed is None and not found.layout.stepwise
+        weight = real(1) if ones else real(1) / real(found.mean_weight)
+        arrays = self.control, self._rows, self._origins, *self._places, self._values
+        if found.layout.stepwise:
+            arrays = *arrays, self._target, *scales, y, weights
+            numbers = int(found.counts), real(0), weight
+            program.each(step_targets, n.T * n.B * n.C, n, *numbers, *arrays)
+        else:
+            arrays = *arrays, self._observed, *scales, y, weights
+            program.each(window_targets, n.B * n.H * n.C, n, real(0), weight, *arrays)
+        if found.counts:
+            count = 2 * n.B * n.C
+            way.offset = empty(count, self._real) if way.offset is None else way.offset
+            program.each(step_offsets, count, count, real(1), real(0.5), scales[1], way.offset)
