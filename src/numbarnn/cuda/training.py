@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from numbarnn.blocks import valid_steps
 from numbarnn.cuda import pointwise
 from numbarnn.cuda.driver import check_device, cuda, download, empty, naming_errors, upload
-from numbarnn.cuda.forecasters import DeviceForecaster, forecaster_of
+from numbarnn.cuda.forecasters import DeviceForecaster
 from numbarnn.cuda.losses import BLOCKS, THREADS, LossKernel, sums
 from numbarnn.cuda.network import DeviceNetwork, NetworkWay
 from numbarnn.cuda.optimizers import BATCH, FAILED, LOSS, SEEN, SIZE, TOTAL, VALUE, OptimizerKernel
@@ -54,7 +54,7 @@ def on_device(trainer: Trainer, network: Model, solver: str) -> DeviceTrainer:
 
 def _counterpart(network: Model) -> type[DeviceNetwork | DeviceForecaster]:
     """Return what a network is on the device."""
-    return DeviceNetwork if isinstance(network, Network) else forecaster_of(network)
+    return DeviceNetwork if isinstance(network, Network) else DeviceForecaster
 
 
 @dataclass(kw_only=True)

@@ -25,7 +25,7 @@ from numbarnn.cuda.functions import inline
 from numbarnn.cuda.optimizers import SIZE
 
 if TYPE_CHECKING:
-    from numbarnn.cuda.forecasters import ForecastWay
+    from numbarnn.cuda.decoders import ForecastWay
     from numbarnn.cuda.program import Program
     from numbarnn.forecasting.windows import Sampled, WindowSource
 
