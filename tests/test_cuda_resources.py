@@ -92,9 +92,10 @@ def test_small_layers_are_on_the_chip(launches, cell, hidden):
 
 def test_kernels_are_in_the_type_that_is_computed_in(launches):
     """A constant that is a Python float would turn a float32 loop into one of float64."""
-    pattern = re.compile(r"(forward|backward) (lstm|gru|rnn) 32$")
+    halves = "(first_half|finish)(_back)? lstm 64 projected"
+    pattern = re.compile(rf"((forward|backward) (lstm|gru|rnn) 32|{halves})( noise)?$")
     loops = compile_all(launches, (9, 0), pattern.match)
-    assert len(loops) == 6
+    assert len(loops) == 16
     for name, ptx in loops.items():
         assert not re.search(r"\.f64\b", ptx), name
         assert ".local" not in ptx, f"{name} has an array that is not in registers"

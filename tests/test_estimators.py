@@ -749,3 +749,30 @@ def test_nothing_is_warned_of_where_all_is_well(data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         RNNRegressor(**{**SMALL, "tol": 10.0, "n_iter_no_change": 1}).fit(*data)
+
+
+def test_weights_of_what_is_held_out_do_not_change_the_training():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 8, 2))
+    y = X[:, -1, 0] + X[:, -2, 1]
+    fits = []
+    for scale in (1, 100):
+        weight = np.r_[np.ones(30), np.full(30, scale)]
+        model = RNNRegressor(
+            hidden_size=6, early_stopping=True, shuffle=False, validation_fraction=0.5, solver="sgd",
+            alpha=0.1, learning_rate_init=0.1, max_iter=5, n_iter_no_change=np.inf, random_state=0,
+            dtype="float64",
+        )  # fmt: skip
+        fits.append(model.fit(X, y, sample_weight=weight))
+        error = np.square(model.predict(X) - y)[30:].mean() / 2
+        assert model.best_validation_score_ == pytest.approx(-error, rel=1e-9)
+    assert_allclose(fits[0].loss_curve_, fits[1].loss_curve_, rtol=1e-12)
+
+
+def test_classes_that_cannot_be_on_both_sides_are_named():
+    X = np.random.default_rng(0).normal(size=(60, 4, 1))
+    model = RNNClassifier(early_stopping=True)
+    with pytest.raises(ValueError, match="y had one sample of class 'z'; early_stopping=True expects two"):
+        model.fit(X, ["z"] + ["a", "b"] * 29 + ["a"])
+    with pytest.raises(ValueError, match="validation_fraction was 0.1.*54 samples .* 6 .* 20 classes"):
+        model.fit(X, [f"k{i % 20}" for i in range(60)])

@@ -83,6 +83,22 @@ class Options(NamedTuple):
     residual: bool
 
 
+def cut_rows(directions: Sequence[Direction], n_samples: int) -> list[tuple[int, int]]:
+    """Return the rows from which, and up to which, the chunks of a batch go.
+
+    Parameters
+    ----------
+    directions : sequence of Direction
+    n_samples : int
+
+    Returns
+    -------
+    cuts : list of tuple of int
+    """
+    most = max(direction.packed_gradients.nbytes for direction in directions)
+    return ranges(n_samples, count_chunks(n_samples, most), 2)
+
+
 class Pass:
     """Layers on batches of one shape.
 
@@ -123,8 +139,7 @@ class Pass:
         self.T, self.B = n_timesteps, n_samples
         self._directions = [*chain.from_iterable(layers)]
         self._layers, self._threads, self._dtype = layers, threads, layers[0][0].dtype
-        most = max(direction.packed_gradients.nbytes for direction in self._directions)
-        cuts = ranges(n_samples, count_chunks(n_samples, most), 2)
+        cuts = cut_rows(self._directions, n_samples)
         each = [-(-count // len(cuts)) for count in threads]
         self._chunks = [
             _Chunk(layers, n_timesteps, cut, options, each, buffers, name)

@@ -6,7 +6,6 @@ import math
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -538,19 +537,13 @@ class Recurrent:
         """Go forward on checked arguments: `output` (or nobody) and `final` receive the results."""
         self._kept = None
         if self.device == "cuda":
-            draw = partial(self._draw_mask, rate=self.dropout) if training and self.dropout > 0 else None
-            way = self._device_layers().forward(x, state, lengths, mask, training, output, final, draw)
+            way = self._device_layers().forward(x, state, lengths, mask, training, output, final)
             if training:
                 self._stepper, self._kept = None, (way, lengths)
             return
         way = self._pass(x.shape[1], x.shape[0], training, mask is not None)
         lengths = way.lengths(lengths, mask)
-        for masks, rate in ((way.masks, self.dropout), (way.state_masks, self.recurrent_dropout)):
-            for factors in masks:
-                self._draw_mask(factors.shape, rate, factors)
-        for zones in way.zones:
-            rates = np.array(self.zoneout)[:, np.newaxis]
-            zones[...] = self._random.random(zones.shape, np.float32) < rates if training else rates
+        self._draw_noise(way, training)
         way.start(state)
         way.forward.put("x", x)
         way.forward.put("lengths", lengths)
@@ -569,10 +562,15 @@ class Recurrent:
             self._on_device = HostLayers(self)
         return self._on_device
 
-    def _draw_mask(self, shape: tuple[int, ...], rate: float, out: NDArray | None = None) -> NDArray:
-        """Draw factors for dropout: zero or what scales up."""
-        kept = self._random.random(shape, np.float32) >= rate
-        return np.multiply(kept, self.dtype.type(1 / (1 - rate)), out=out)
+    def _draw_noise(self, way: Any, training: bool) -> None:
+        """Fill what is random in a batch, `masks`, `state_masks` and `zones`, as `Pass` has them."""
+        for masks, rate in ((way.masks, self.dropout), (way.state_masks, self.recurrent_dropout)):
+            for factors in masks:  # zero or what scales up
+                kept = self._random.random(factors.shape, np.float32) >= rate
+                np.multiply(kept, self.dtype.type(1 / (1 - rate)), out=factors)
+        for zones in way.zones:
+            rates = np.array(self.zoneout)[:, np.newaxis]
+            zones[...] = self._random.random(zones.shape, np.float32) < rates if training else rates
 
     def _pass(self, n_timesteps: int, n_samples: int, training: bool, masked: bool) -> Pass:
         """Return what runs batches of this shape, made now or kept from one of the last calls."""

@@ -13,7 +13,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ from numbarnn.losses import Loss
 from numbarnn.optimizers import Optimizer
 from numbarnn.schedules import SCHEDULES, ConstantSchedule, Schedule
 
-__all__ = ["Average", "History", "Model", "Source", "Trainer", "evaluate", "make_trainer"]
+__all__ = ["Average", "History", "Latest", "Model", "Source", "Trainer", "evaluate", "make_trainer"]
 
 Batch = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]
 Callback = Callable[[Mapping[str, Any]], Any]
@@ -106,7 +106,22 @@ class History:
     stopped: str = "max_iter"
 
 
-class Average:
+class Latest:
+    """The parameters that the last update left: what is validated and kept where nothing is averaged."""
+
+    def update(self, parameters: np.ndarray) -> None:
+        """Take in what an update has left."""
+
+    @contextmanager
+    def applied(self, network: Model) -> Iterator[None]:
+        """Lend a network what is validated; afterwards it has its own parameters again."""
+        yield
+
+    def hand_over(self, network: Model) -> None:
+        """Let a network have it for good."""
+
+
+class Average(Latest):
     """Exponential moving average of parameters over the updates of a training.
 
     After n updates the weight of the parameters that the i-th one left is in proportion to
@@ -150,13 +165,17 @@ class Average:
 
     @contextmanager
     def applied(self, network: Model) -> Iterator[None]:
-        """Lend the average to a network; afterwards it has its own parameters again."""
+        """See `Latest.applied`."""
         own = network.parameters.copy()
-        network.parameters[...] = self.values
+        self.hand_over(network)
         try:
             yield
         finally:
             network.parameters[...] = own
+
+    def hand_over(self, network: Model) -> None:
+        """See `Latest.hand_over`."""
+        network.parameters[...] = self.values
 
 
 @dataclass(kw_only=True)
@@ -184,6 +203,8 @@ class Trainer:
         If given, `fit` averages the parameters over the updates, exponentially with this momentum: see
         `Average`. The averages are validated, and are what the network has at the end; gradients are taken,
         and callbacks are called, with the parameters that the optimizer updates. From 0 to below 1.
+    stateful : bool, default=False
+        The network carries states from batch to batch: let every epoch of `fit` begin without.
     tol : float, default=1e-4
     n_iter_no_change : int or inf, default=10
         Training ends when this many epochs in a row did not lower the loss by `tol`: the validation part's
@@ -214,6 +235,7 @@ class Trainer:
     alpha: float = 0.0
     max_grad_norm: float | None = None
     ema_momentum: float | None = None
+    stateful: bool = False
     tol: float = 1e-4
     n_iter_no_change: float = 10
     callbacks: Sequence[Callback] = ()
@@ -253,10 +275,8 @@ class Trainer:
         sklearn.exceptions.ConvergenceWarning
             If training was interrupted, or `max_iter` came before convergence.
         """
-        history, average = History(), None
+        history, average = History(), self.start_average(network)
         lowest, waited, best = math.inf, 0, None
-        if self.ema_momentum is not None:
-            average = Average(network.parameters.size, network.dtype, self.ema_momentum)
         with _interruptible() as interrupted, _progress(self) as report:
             for epoch in range(self.max_iter):
                 watched = history.loss_curve if validation is None else history.validation_curve
@@ -266,33 +286,39 @@ class Trainer:
                 history.loss_curve.append(loss)
                 info = {"epoch": epoch, "loss": loss, "learning_rate": rate, "network": network}
                 if validation is not None:
-                    with nullcontext() if average is None else average.applied(network):
+                    with average.applied(network):
                         found = self.evaluate(network, validation)
+                        best = self.keep(network) if found < lowest else best
                     if not math.isfinite(found):
                         raise FloatingPointError(f"the validation loss became {found}: {WHAT_TO_TRY}")
                     info["validation_loss"] = found
                     history.validation_curve.append(found)
                 waited = 0 if watched[-1] <= lowest - self.tol else waited + 1
-                if watched[-1] < lowest:
-                    lowest = watched[-1]
-                    if validation is not None:
-                        best = self.keep(network) if average is None else average.values.copy()
+                lowest = min(lowest, watched[-1])
                 report(info)
                 if history.stopped == "max_iter" and self._call("epoch", info):
                     history.stopped = "callback"
+                if self.stateful:
+                    network.reset_states()
                 if history.stopped == "max_iter" and waited >= self.n_iter_no_change:
                     history.stopped = "converged"
                 if history.stopped != "max_iter":
                     break
-        if best is None and average is not None:
-            best = average.values
-        if best is not None:
+        if best is None:
+            average.hand_over(network)
+        else:
             self.put_back(network, best)
         return self._finish(history, network)
 
-    def evaluate(self, network: Model, data: Source) -> float:
+    def start_average(self, network: Model) -> Latest:
+        """Return what takes in the parameters after every update, and lends those to be validated."""
+        if self.ema_momentum is None:
+            return Latest()
+        return Average(network.parameters.size, network.dtype, self.ema_momentum)
+
+    def evaluate(self, network: Model, data: Source, gradient: np.ndarray | None = None) -> float:
         """Return the mean loss over a source; see `evaluate`."""
-        return evaluate(network, self.loss, data, self.batch_size)
+        return evaluate(network, self.loss, data, self.batch_size, gradient)
 
     def keep(self, network: Model) -> Any:
         """Return a copy of the parameters, for `put_back`."""
@@ -310,7 +336,7 @@ class Trainer:
         rate: float,
         epoch: int = 0,
         interrupted: Callable[[], bool] = bool,
-        average: Average | None = None,
+        average: Latest = Latest(),  # noqa: B008  # it has no state
     ) -> tuple[float, str]:
         """Show every sample to the network once, or fewer if a callback or an interrupt ends it.
 
@@ -324,7 +350,7 @@ class Trainer:
             Its number, for callbacks.
         interrupted : callable, default=bool
             Asked after every batch whether to stop.
-        average : Average, default=None
+        average : Latest, default=Latest()
             Takes in the parameters after every batch.
 
         Returns
@@ -347,8 +373,7 @@ class Trainer:
                 indices = order[start : start + self.batch_size]
                 loss = self._gradient(network, data, indices, decay)
                 optimizer.update(network.parameters, network.gradients, rate, self._clip(network, squares))
-                if average is not None:
-                    average.update(network.parameters)
+                average.update(network.parameters)
                 total += loss * len(indices)
                 seen += len(indices)
                 info = {
@@ -407,7 +432,7 @@ class Trainer:
         def loss_and_gradient(parameters):
             network.parameters[...] = parameters
             gradient = np.zeros(parameters.shape)
-            loss = evaluate(network, self.loss, data, self.batch_size, gradient)
+            loss = self.evaluate(network, data, gradient)
             penalty = decay * parameters
             return loss + 0.5 * float(penalty @ parameters), gradient + penalty
 

@@ -58,5 +58,5 @@ if SIMULATED:
 def path(request, monkeypatch):
     """Run a test with the loop on the chip, and with a product of the library in each step."""
     if request.param == "library":
-        monkeypatch.setattr("numbarnn.cuda.layers.plan", lambda *arguments: None)
+        monkeypatch.setattr("numbarnn.cuda.directions.plan", lambda *arguments: None)
     return request.param

@@ -10,15 +10,8 @@ from numbarnn.cuda.driver import DeviceError, DeviceLostError, DeviceMemoryError
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 X, Y = np.ones((5, 3, 2)), np.arange(5.0)
 REFUSED = {
-    "recurrent_dropout": {"recurrent_dropout": 0.1},
-    "zoneout": {"zoneout": 0.1},
-    "proj_size": {"cell": "lstm", "proj_size": 2},
-    "stateful": {"stateful": True},
-    "solver": {"solver": "lbfgs"},
-    "ema_momentum": {"ema_momentum": 0.9},
-    "cell": {"cell": "mgu"},
+    "cell": {"cell": "lstm_layernorm"},
 }
-CELLS = ("mgu", "gru_reset_before", "article_lstm", "article_gru", "lstm_layernorm")
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -30,10 +23,9 @@ def test_an_estimator_refuses_by_name_before_any_work(name):
     model.set_params(device="cpu", max_iter=1).fit(X, Y)
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_layer_refuses_cells_that_it_has_no_kernel_for(cell):
-    with pytest.raises(ValueError, match=f"cell was '{cell}'.*device='cuda' expects"):
-        Recurrent(cell, 2, 3, device="cuda")
+def test_a_layer_refuses_cells_that_it_has_no_kernel_for():
+    with pytest.raises(ValueError, match="cell was 'lstm_layernorm'.*device='cuda' expects"):
+        Recurrent("lstm_layernorm", 2, 3, device="cuda")
 
 
 def test_device_is_one_of_two():

@@ -13,7 +13,8 @@ from numbarnn.cells import CELLS
 from numbarnn.cuda import plans
 
 B, T, F, H = 3, 3, 2, 3
-RUNNING = [name for name, cell in CELLS.items() if not (cell.m_gates or cell.loops)]
+RUNNING = [name for name, cell in CELLS.items() if not cell.loops]
+HALVES = [name for name in RUNNING if CELLS[name].m_gates]
 LENGTHS = np.array([3, 1, 2])
 MASK = np.array([[1, 0, 1], [0, 1, 1], [1, 1, 0]], bool)
 OPTIONS = {
@@ -30,6 +31,12 @@ OPTIONS = {
     "sum": {"num_layers": 2, "bidirectional": True, "merge": "sum", "mask": MASK},
     "mean": {"num_layers": 2, "bidirectional": True, "merge": "mean", "residual": True},
     "product": {"num_layers": 2, "bidirectional": True, "merge": "product", "dropout": 0.3, "mask": MASK},
+    "recurrent_dropout": {"recurrent_dropout": 0.4, "bidirectional": True, "num_layers": 2, "state": True},
+    "zoneout": {"zoneout": 0.4, "bidirectional": True, "num_layers": 2, "state": True, "mask": MASK},
+    "both": {"recurrent_dropout": 0.3, "zoneout": 0.5, "dropout": 0.5, "num_layers": 2, "residual": True,
+             "bidirectional": True, "merge": "sum", "lengths": LENGTHS},
+    "both_mask_state": {"recurrent_dropout": 0.5, "zoneout": 0.3, "mask": MASK, "state": True},
+    "both_no_output": {"recurrent_dropout": 0.3, "zoneout": 0.3, "return_output": False},
     "no_output": {"num_layers": 2, "bidirectional": True, "return_output": False},
 }
 CALL = ("lengths", "mask", "return_output")
@@ -75,10 +82,32 @@ def test_every_cell_is_as_on_the_cpu(cell, dtype, path):
     assert_alike(run("cuda", cell, dtype, options), run("cpu", cell, dtype, options), dtype)
 
 
+@pytest.mark.parametrize("cell", RUNNING)
+def test_noise_of_every_cell_is_as_on_the_cpu(cell, path):
+    options = {"zoneout": 0.4, "lengths": LENGTHS, "state": True, "bidirectional": True}
+    options |= {"recurrent_dropout": 0.4} if CELLS[cell].h_rows else {}
+    found, expected = (run(device, cell, "float64", options) for device in ("cuda", "cpu"))
+    assert_alike(found, expected, "float64")
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_every_option_is_as_on_the_cpu(cell, name, path):
     dtype = {"lstm": "float32", "gru": "float64"}[cell]
+    assert_alike(run("cuda", cell, dtype, OPTIONS[name]), run("cpu", cell, dtype, OPTIONS[name]), dtype)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_projections_are_as_on_the_cpu(name, dtype):
+    options = {"proj_size": 2, **OPTIONS[name]}  # as wide as the input: with `residual` it is added
+    assert_alike(run("cuda", "lstm", dtype, options), run("cpu", "lstm", dtype, options), dtype)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("cell", HALVES)
+def test_two_products_in_a_step_are_as_on_the_cpu(cell, name):
+    dtype = "float32" if cell in ("gru_reset_before", "article_lstm") else "float64"
     assert_alike(run("cuda", cell, dtype, OPTIONS[name]), run("cpu", cell, dtype, OPTIONS[name]), dtype)
 
 

@@ -5,9 +5,12 @@
     plans.py       how a layer is spread over the threads of a block; which layers go on the chip
     loops.py       the time loop of a layer as one launch
     scan.py        one step of it
+    halves.py      one step of a cell that has two products, or whose h is a projection
+    noise.py       recurrent dropout and zoneout in all three
     blas.py        products, by cuBLAS
     program.py     launches and products, made ready once and run many times
     pointwise.py   kernels that have an element a thread
+    directions.py  one direction of a layer, by what stands above
     layers.py      what `numbarnn.layer.Pass` is on a CPU
     dense.py, losses.py, optimizers.py, network.py, training.py   likewise
     windows.py     windows of series, cut out there

@@ -79,8 +79,8 @@ class ForecastWay(DenseWay):
             if cuts:
                 self.draw = empty(self.raw.size, dtype)
 
-    def draw_noise(self) -> None:
-        """Draw what is random in this batch, as the network would."""
+    def draw_noise(self, begins: bool = True, steps: int | None = None) -> None:
+        """Draw what is random in this batch, as the network would; see `NetworkWay.draw_noise`."""
         network = self._network
         if self._training and network.drops:
             shape = self._head_rows, network.head.inputs
@@ -88,8 +88,8 @@ class ForecastWay(DenseWay):
 
     # ---- forward
 
-    def forward(self, program: Program) -> None:
-        """Add what goes from `inputs` to `raw`."""
+    def forward(self, program: Program, begins: bool = True) -> None:
+        """Add what goes from `inputs` to `raw`; every window begins in zeros."""
         network = self._network
         self._encode(program)
         self.way.forward(program)
@@ -113,7 +113,7 @@ class ForecastWay(DenseWay):
 
     # ---- backward
 
-    def backward(self, program: Program) -> None:
+    def backward(self, program: Program, begins: bool = True) -> None:
         """Add the way back from `draw` to the gradients of all parameters."""
         network = self._network
         if self.raw is not self._written:
@@ -212,7 +212,7 @@ class SegmentWay(ForecastWay):
             pairs = [self.future, self._future_sum], [self.future, dinputs]
             self._dense_back(program, B * m, [network.future], *pairs, [], 1, False)
 
-    def backward(self, program: Program) -> None:
+    def backward(self, program: Program, begins: bool = True) -> None:
         """See `ForecastWay.backward`."""
         super().backward(program)
         size = self._again.size
@@ -255,7 +255,7 @@ class DirectWay(ForecastWay):
         network, B, D = self._network, self.B, self._network.layers.H
         width = network.head.inputs
         self.way.start_back(program, False)
-        own = self.way.top()[0]
+        own, *_ = self.way.ends()[-1]
         program.each(pointwise.columns, B * D, B, D, self._dread, 0, width, own.d, 0, D)
         self._series_back(program, width, D, self._dread)
         if network.future:
@@ -279,7 +279,7 @@ class RecursiveWay(ForecastWay):
         self._drow = empty(B * self._width if training else 0, network.dtype)
         self._make_head(T * B, self.way.rows[-1], self.way.drows[-1] if training else None)
 
-    def draw_noise(self) -> None:
+    def draw_noise(self, begins: bool = True, steps: int | None = None) -> None:
         """See `ForecastWay.draw_noise`."""
         network = self._network
         if self._training and network.drops:

@@ -82,3 +82,15 @@ class DeviceForecaster:
     def way(self, T: int, B: int, training: bool, masked: bool) -> ForecastWay:
         """Return arrays for batches of a shape."""
         return WAYS[type(self.host).__name__](self, T, B, training, masked)
+
+    # ---- states from batch to batch, which a trainer asks for and no forecaster has
+
+    def begins(self, n_samples: int) -> bool:
+        """Whether the next batch begins in new states: each does."""
+        return True
+
+    def carry(self, n_samples: int) -> None:
+        """Note that a batch has left its states."""
+
+    def bring_states(self) -> None:
+        """Bring states that are gone on from to the network."""

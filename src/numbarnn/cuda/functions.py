@@ -113,6 +113,14 @@ class Equations(NamedTuple):
         Gates with rows in ``weight_hh`` and ``weight_ih``.
     V, K : int
         Vectors of parameters of single units, and those with the scalars.
+    m_gates : tuple of int
+        Of the slots of the second product, if the step has one, which gate's rows of its weights they take.
+    M : int
+        Number of such slots.
+    projects : bool
+        Whether these weights are ``weight_hr``, else they are rows of ``weight_hh``.
+    finish, finish_backward : callable or None
+        Those of `numbarnn.cells.Cell`.
     """
 
     forward: Callable
@@ -126,6 +134,11 @@ class Equations(NamedTuple):
     X: int
     V: int
     K: int
+    m_gates: tuple[int, ...]
+    M: int
+    projects: bool
+    finish: Callable | None
+    finish_backward: Callable | None
 
 
 @cache
@@ -135,17 +148,19 @@ def equations(cell: Cell, dtype: np.dtype) -> Equations:
     Raises
     ------
     ValueError
-        If the cell has a second product in its step, or time loops of its own.
+        If the cell has time loops of its own.
     """
-    if cell.m_gates or cell.loops:
-        what = "a second product in each step" if cell.m_gates else "time loops of its own"
-        raise ValueError(f"cell was {cell.name!r}, which has {what}; device='cuda' expects one that has not")
-    forward, backward = cell.forward, cell.backward
+    if cell.loops:
+        raise ValueError(
+            f"cell was {cell.name!r}, which has time loops of its own; device='cuda' expects one that has not"
+        )
+    functions = cell.forward, cell.backward, cell.finish, cell.finish_backward
     if not SIMULATED:
-        forward, backward = (_builder(dtype.type).build(each) for each in (forward, backward))
+        functions = [each and _builder(dtype.type).build(each) for each in functions]
     return Equations(
-        forward, backward, dtype.type, cell.n_slots, cell.n_states - 1, cell.h_gates, cell.x_gates,
-        len(cell.h_rows), len(cell.x_rows), len(cell.vectors), len(cell.units),
+        *functions[:2], dtype.type, cell.n_slots, cell.n_states - 1, cell.h_gates, cell.x_gates,
+        len(cell.h_rows), len(cell.x_rows), len(cell.vectors), len(cell.units), cell.m_gates,
+        len(cell.m_gates), cell.projects, *functions[2:],
     )  # fmt: skip
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.cuda import loops, pointwise, scan
-from numbarnn.cuda.blas import Matrix
+from numbarnn.cuda import pointwise
+from numbarnn.cuda.directions import Direction
 from numbarnn.cuda.driver import check_device, download, empty, naming_errors, processors, upload
 from numbarnn.cuda.functions import equations
-from numbarnn.cuda.plans import Plan, plan
+from numbarnn.cuda.noise import Drawn, Noise, noise_of
 from numbarnn.cuda.program import Program
 from numbarnn.kernels.between import MERGES
 
@@ -33,14 +32,7 @@ def check_options(recurrent: Recurrent) -> None:
     ------
     ValueError
     """
-    for name, value in (
-        ("recurrent_dropout", recurrent.recurrent_dropout),
-        ("zoneout", max(recurrent.zoneout)),
-        ("proj_size", recurrent.proj_size),
-    ):
-        if value:
-            raise ValueError(f"{name} was {getattr(recurrent, name)!r}; device='cuda' expects 0")
-    equations(recurrent.cell, recurrent.dtype)
+    equations(recurrent._kernel_cell, recurrent.dtype)
 
 
 class Shape(NamedTuple):
@@ -59,6 +51,8 @@ class Shape(NamedTuple):
         Whether more than the final state is wanted of the last layer.
     starts : bool
         Whether sequences begin in states that are given, else in zeros.
+    noise : Noise
+        Which noise there is on the states.
     """
 
     T: int
@@ -68,25 +62,7 @@ class Shape(NamedTuple):
     dropout: bool = False
     output: bool = True
     starts: bool = False
-
-
-class _Direction(NamedTuple):
-    """One direction of a layer on the device: where its parameters are, and its arrays."""
-
-    n: scan.Scan
-    plan: Plan | None
-    index: int  # among the directions of all layers
-    weight_ih: int
-    gx: Any
-    gh: Any
-    h: Any
-    c: Any
-    kept: Any
-    own: Any  # its output, where directions are merged
-    d: Any
-    e: Any
-    du: Any
-    down: Any  # gradient of `own`
+    noise: Noise = Noise()
 
 
 class Way:
@@ -101,53 +77,49 @@ class Way:
     valid : device array of uint8, (T, B)
     masks : list of device array
         With dropout, factors of what each layer but the first reads.
-    initial, final, dfinal, dinitial : device array of shape (states, layers * directions, B, H)
+    initial, final, dfinal, dinitial : device array
+        Parts of states, (layers * directions, B, H) each, one behind the other.
     """
 
     def __init__(self, layers: Layers, shape: Shape, valid: Any = None) -> None:
         self.shape, self.T, self.B, self._layers = shape, shape.T, shape.B, layers
-        T, B, eq, H = shape.T, shape.B, layers.eq, layers.H
-        dtype = layers.dtype
+        T, B, dtype = shape.T, shape.B, layers.dtype
         self.widths = [*layers.inputs, layers.output_size]
         self.rows = [empty(T * B * width, dtype) for width in self.widths[:-1]]
         self.rows.append(empty(T * B * self.widths[-1] if shape.output else 1, dtype))
         self.drows = [empty(row.size, dtype) for row in self.rows] if shape.training else []
         self.valid = empty(T * B, np.uint8) if valid is None else valid
         self.masks = [empty(T * B * width, dtype) for width in layers.inputs[1:]] if shape.dropout else []
-        n_states = (1 + eq.E) * layers.n_directions * B * H
+        n_states = layers.n_directions * B * (layers.HR + layers.eq.E * layers.H)
         self.initial, self.final = empty(n_states, dtype), empty(n_states, dtype)
         self.dfinal, self.dinitial = (empty(n_states if shape.training else 1, dtype) for _ in range(2))
-        self.ones = upload(np.ones(max(T * B, H), dtype))
-        self._half, self._zero = dtype.type(0.5), dtype.type(0)
-        self._directions = [
-            [self._make_direction(k, i) for i in range(layers.per_layer)] for k in range(len(layers.inputs))
-        ]
+        self.ones = upload(np.ones(max(T * B, layers.H), dtype))
+        self._half = dtype.type(0.5)
+        self._directions = [self._make_layer(k) for k in range(len(layers.inputs))]
+        self._all = [*chain.from_iterable(self._directions)]
 
-    def _make_direction(self, k: int, i: int) -> _Direction:
-        layers, (T, B, training, masked, _, output, _) = self._layers, self.shape
-        eq, H, at = layers.eq, layers.H, layers.places[k][i]
-        merged = layers.merge > 0
-        puts = output or k < len(layers.inputs) - 1
-        place = (H, 0) if merged else (self.widths[k + 1], i * H)
-        n = scan.Scan(
-            T, B, i, int(masked), int("bias_ih" in at), int(puts), at.get("weight_hh", 0),
-            at.get("bias_ih", 0), at.get("bias_hh", 0), at["units"], *place,
-        )  # fmt: skip
-        found = plan(eq, H, B, layers.n_processors)
-        dtype, back, keeps = layers.dtype, int(training), T * training
-        own = merged and puts
-        return _Direction(
-            n, found, k * layers.per_layer + i, at["weight_ih"],
-            gx=empty(T * B * eq.X * H, dtype),
-            gh=empty(0 if found or not eq.R else B * eq.R * H, dtype),
-            h=upload(np.zeros((T + 1) * B * H, dtype)),
-            c=upload(np.zeros((keeps + 1) * B * eq.E * H, dtype)),
-            kept=empty(keeps * B * eq.S * H, dtype),
-            own=empty(T * B * H * own, dtype),
-            d=empty(B * H * back, dtype), e=empty(B * eq.E * H * back, dtype),
-            du=empty(B * eq.K * H * back, dtype),
-            down=empty(T * B * H * own * back, dtype),
-        )  # fmt: skip
+    def _make_layer(self, k: int) -> list[Direction]:
+        layers, shape = self._layers, self.shape
+        puts = shape.output or k < len(layers.inputs) - 1
+        result = []
+        for i in range(layers.per_layer):
+            place = (layers.HR, 0) if layers.merge else (self.widths[k + 1], i * layers.HR)
+            result.append(Direction(layers, shape, k, i, *place, puts, self.valid, self.ones))
+        return result
+
+    def draw(self, recurrent: Recurrent, steps: int | None = None) -> None:
+        """Draw what is random in a batch of training, of whose T steps only the first may be in use."""
+        shape = self.shape
+        if not (shape.training and (shape.dropout or any(shape.noise))):
+            return
+        drawn = Drawn(recurrent, self.T, self.B, steps or self.T, shape.dropout, shape.noise)
+        targets = [*zip(self.masks, drawn.between, strict=True)]
+        for own, factors in zip(self._all, drawn.factors, strict=shape.noise.drops):
+            targets.append((own.kept[own.factors :][: factors.size], factors))
+        for own, parts in zip(self._all, drawn.parts, strict=shape.noise.zones):
+            targets.append((own.kept[own.parts :][: parts.size], parts))
+        for target, values in targets:
+            target.copy_to_device(values.ravel())
 
     # ---- forward
 
@@ -157,7 +129,7 @@ class Way:
         for k, directions in enumerate(self._directions):
             inputs, out, width = self.rows[k], self.rows[k + 1], self.widths[k + 1]
             for each in directions:
-                self._forward_loop(program, each, inputs, self.widths[k], each.own if layers.merge else out)
+                each.forward(program, self.initial, inputs, self.widths[k], each.own if layers.merge else out)
             count = T * B * width
             if not directions[0].n.puts:
                 continue
@@ -169,60 +141,21 @@ class Way:
             if self.masks and k < len(self.masks):
                 program.each(pointwise.multiply, count, count, self.masks[k], out)
 
-    def _forward_loop(self, program: Program, own: _Direction, inputs: Any, width: int, out: Any) -> None:
-        layers, n, (T, B, training, *_, starts) = self._layers, own.n, self.shape
-        eq, H, p = layers.eq, layers.H, layers.parameters
-        if starts or not training:  # in training nothing writes over the zeros that are there
-            first = T * n.reverse
-            place = own.h, first * B * H, own.c, first * B * eq.E * H * training
-            arguments = (B, H, eq.E, own.index, int(starts), self._zero, self.initial, *place)
-            program.each(pointwise.place_states, (1 + eq.E) * B * H, *arguments)
-        weights = Matrix(p, own.weight_ih, width).T
-        gates = eq.X * H
-        program.product(T * B, gates, width, Matrix(inputs, 0, width), weights, Matrix(own.gx, 0, gates))
-        if own.plan is not None:
-            kernel = loops.forward_loop(eq, H, own.plan.rows, own.plan.forward, training)
-            blocks = -(-B // own.plan.rows)
-            arrays = self.valid, p, own.gx, own.h, own.c, own.kept, out
-            program.launch(kernel, blocks, own.plan.forward.threads, n, *arrays)
-            return
-        kernel, rows = scan.forward_step(eq, H, training), eq.R * H
-        for s in range(T):
-            t = T - 1 - s if n.reverse else s
-            state = Matrix(own.h, (t + n.reverse) * B * H, H)
-            program.product(B, rows, H, state, Matrix(p, n.weight, H).T, Matrix(own.gh, 0, rows))
-            arrays = self.valid, p, own.gx, own.gh, own.h, own.c, own.kept, out
-            program.each(kernel, B * H, n, t, *arrays)
-
     def collect(self, program: Program) -> None:
         """Add what brings the final states to `final`."""
-        for own, h_at, c_at in self.ends():
-            layers, B = self._layers, self.shape.B
-            arguments = B, layers.H, layers.eq.E, own.index, self.final, own.h, h_at, own.c, c_at
-            program.each(pointwise.collect_states, (1 + layers.eq.E) * B * layers.H, *arguments)
+        for own in self._all:
+            own.collect(program, self.final)
 
-    def ends(self) -> list[tuple[_Direction, int, int]]:
+    def ends(self) -> list[tuple[Direction, int, int]]:
         """Return every direction, and where its final states begin in its h and its c."""
-        T, B, training = self.shape[:3]
-        step, result = B * self._layers.H, []
-        for own in (each for directions in self._directions for each in directions):
-            slot = T * (1 - own.n.reverse)
-            result.append((own, slot * step, slot * step * self._layers.eq.E * training))
-        return result
-
-    def top(self) -> list[_Direction]:
-        """Return the directions of the last layer."""
-        return self._directions[-1]
+        return [(own, own.h_end, own.c_end) for own in self._all]
 
     # ---- backward
 
     def start_back(self, program: Program, given: bool) -> None:
         """Add what sets the gradient of the final states to `dfinal`, or to zero."""
-        layers, B = self._layers, self.shape.B
-        for own in (each for directions in self._directions for each in directions):
-            arguments = B, layers.H, layers.eq.E, own.index, int(given), self._zero, self.dfinal
-            count = (1 + layers.eq.E) * B * layers.H
-            program.each(pointwise.place_states, count, *arguments, own.d, 0, own.e, 0)
+        for own in self._all:
+            own.start_back(program, given, self.dfinal)
 
     def backward(self, program: Program, output_gradient: bool, input_gradient: bool) -> None:
         """Add the way back from the last of `drows` and d, e to the gradients.
@@ -246,73 +179,18 @@ class Way:
                 program.each(pointwise.split, count, count, layers.merge, self._half, dout, *pair)
             wanted = k > 0 or input_gradient
             for i, own in enumerate(directions):
-                self._backward_loop(program, own, own.down if layers.merge else dout, given)
-                self._weight_gradients(program, own, layers.places[k][i], self.rows[k], self.widths[k])
+                own.backward(program, own.down if layers.merge else dout, given)
+                own.weight_gradients(program, self.rows[k], self.widths[k])
                 if wanted:
-                    self._input_gradient(program, own, self.drows[k], self.widths[k], add=i > 0)
+                    own.input_gradient(program, self.drows[k], self.widths[k], add=i > 0)
             if wanted and given and layers.adds(k):
                 arguments = B, width, int(masked), self.valid, dout, self.drows[k], count
                 program.each(pointwise.add_rows, count, *arguments)
 
-    def _backward_loop(self, program: Program, own: _Direction, dout: Any, given: bool) -> None:
-        layers, (T, B, *_) = self._layers, self.shape
-        eq, H, p = layers.eq, layers.H, layers.parameters
-        n = own.n._replace(puts=int(given))
-        arrays = self.valid, p, own.h, own.c, own.kept, dout, own.d, own.e, own.du
-        if own.plan is not None:
-            kernel = loops.backward_loop(eq, H, own.plan.rows, own.plan.backward)
-            program.launch(kernel, -(-B // own.plan.rows), own.plan.backward.threads, n, *arrays)
-            return
-        if eq.K:
-            program.each(pointwise.fill, B * eq.K * H, B * eq.K * H, layers.dtype.type(0), own.du)
-        kernel = scan.backward_step(eq, H)
-        for s in range(T - 1, -1, -1):
-            t = T - 1 - s if n.reverse else s
-            program.each(kernel, B * H, n, t, *arrays)
-            for slot, gate, many in layers.h_runs:
-                slopes = Matrix(own.kept, (t * B * eq.S + slot) * H, eq.S * H)
-                weights = Matrix(p, n.weight + gate * H * H, H)
-                program.product(B, H, many * H, slopes, weights, Matrix(own.d, 0, H), add=True)
-
-    def _weight_gradients(
-        self, program: Program, own: _Direction, at: dict[str, int], inputs: Any, width: int
-    ) -> None:
-        """Add the products over all steps and rows: of the gates' gradient with what the weights saw."""
-        layers, (T, B, *_) = self._layers, self.shape
-        eq, H, g, N = layers.eq, layers.H, layers.gradients, T * B
-        before = Matrix(own.h, own.n.reverse * B * H, H)
-        kinds = (("ih", layers.x_runs, Matrix(inputs, 0, width), width), ("hh", layers.h_runs, before, H))
-        for kind, runs, seen, columns in kinds:
-            for slot, gate, many in runs:
-                slopes = Matrix(own.kept, slot * H, eq.S * H)
-                to = Matrix(g, at[f"weight_{kind}"] + gate * H * columns, columns)
-                program.product(many * H, columns, N, slopes.T, seen, to)
-                if f"bias_{kind}" in at:
-                    to = Matrix(g, at[f"bias_{kind}"] + gate * H, many * H)
-                    program.product(1, many * H, N, Matrix(self.ones, 0, N), slopes, to)
-        if eq.K:
-            row, vectors, ones = eq.K * H, eq.V * H, Matrix(self.ones, 0, B)
-            program.product(1, vectors, B, ones, Matrix(own.du, 0, row), Matrix(g, at["units"], row))
-            for k in range(eq.V, eq.K):
-                sums = Matrix(empty(H, layers.dtype), 0, H)
-                program.product(1, H, B, ones, Matrix(own.du, k * H, row), sums)
-                to = Matrix(g, at["units"] + vectors + k - eq.V, 1)
-                program.product(1, 1, H, sums, Matrix(self.ones, 0, 1), to)
-
-    def _input_gradient(self, program: Program, own: _Direction, dinputs: Any, width: int, add: bool) -> None:
-        layers, (T, B, *_) = self._layers, self.shape
-        eq, H = layers.eq, layers.H
-        for i, (slot, gate, many) in enumerate(layers.x_runs):
-            slopes = Matrix(own.kept, slot * H, eq.S * H)
-            weights = Matrix(layers.parameters, own.weight_ih + gate * H * width, width)
-            program.product(T * B, width, many * H, slopes, weights, Matrix(dinputs, 0, width), add or i > 0)
-
     def collect_back(self, program: Program) -> None:
         """Add what brings the gradient of the initial states to `dinitial`."""
-        layers, B = self._layers, self.shape.B
-        for own in (each for directions in self._directions for each in directions):
-            arguments = B, layers.H, layers.eq.E, own.index, self.dinitial, own.d, 0, own.e, 0
-            program.each(pointwise.collect_states, (1 + layers.eq.E) * B * layers.H, *arguments)
+        for own in self._all:
+            own.collect_back(program, self.dinitial)
 
 
 class Layers:
@@ -336,18 +214,21 @@ class Layers:
     def __init__(self, recurrent: Recurrent, parameters: Any = None, gradients: Any = None) -> None:
         check_device()
         check_options(recurrent)
-        self.dtype, self.H, self.cell = recurrent.dtype, recurrent.hidden_size, recurrent.cell
-        self.eq = eq = equations(recurrent.cell, recurrent.dtype)
+        self.dtype, self.H, self.cell = recurrent.dtype, recurrent.hidden_size, recurrent._kernel_cell
+        self.HR = recurrent.proj_size or self.H  # the width of h
+        self.eq = eq = equations(self.cell, recurrent.dtype)
         self.per_layer = 1 + recurrent.bidirectional
         self.n_directions = recurrent.num_layers * self.per_layer
         self.output_size = recurrent.output_size
         self.inputs = [recurrent.input_size] + [recurrent.output_size] * (recurrent.num_layers - 1)
         self.merge = MERGES.index(recurrent.merge) if recurrent.bidirectional else 0
-        self._residual = recurrent.residual
+        self._residual, self.zoneout = recurrent.residual, recurrent.zoneout
         self.n_processors = processors()
         first_x = eq.S - len(eq.x_gates)
         self.x_runs = [(first_x + slot, gate, many) for slot, gate, many in _runs(eq.x_gates)]
-        self.h_runs = _runs(eq.h_gates)
+        self.h_runs, self.m_runs = _runs(eq.h_gates), _runs(eq.m_gates)
+        # of weight_hh, what is multiplied by the state: all rows, if there is no other product in a step
+        self.seen_runs = [(gate, many) for _, gate, many in self.h_runs] if eq.M else [(0, eq.R)]
         self.places = self._find_parameters(recurrent)
         size = recurrent.n_parameters
         self.parameters = empty(size, self.dtype) if parameters is None else parameters
@@ -362,7 +243,7 @@ class Layers:
             layer = []
             for suffix in (f"_l{k}", f"_l{k}_reverse")[: self.per_layer]:
                 units = [starts[name + suffix] for name in self.cell.units]
-                products = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                products = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
                 at = {kind: starts[kind + suffix] for kind in products if kind + suffix in starts}
                 layer.append({**at, "units": units[0] if units else end})
             places.append(layer)
@@ -389,7 +270,7 @@ class HostLayers:
 
     def forward(
         self, x: NDArray, state: tuple[NDArray, ...] | None, lengths: NDArray, mask: NDArray | None,
-        training: bool, output: NDArray | None, final: list[NDArray], draw: Callable | None,
+        training: bool, output: NDArray | None, final: list[NDArray],
     ) -> Way:
         """Go forward on checked arguments: `output` (or nobody) and `final` receive the results.
 
@@ -397,8 +278,6 @@ class HostLayers:
         ----------
         x, state, lengths, mask, training, output, final
             See `Recurrent.forward`.
-        draw : callable or None
-            ``draw(shape)`` returns factors for dropout; None where there is none.
 
         Returns
         -------
@@ -410,16 +289,16 @@ class HostLayers:
         if mask is not None:
             valid &= mask.T
         masked, starts = not valid.all(), state is not None
-        dropout = draw is not None and len(self._layers.inputs) > 1
-        shape = Shape(T, B, training, masked, dropout, output is not None, starts)
+        dropout = training and self._recurrent.dropout > 0 and len(self._layers.inputs) > 1
+        noise = noise_of(self._recurrent, training)
+        shape = Shape(T, B, training, masked, dropout, output is not None, starts, noise)
         with naming_errors():
             self._layers.parameters.copy_to_device(self._recurrent._flat)
             way = self._way(shape)
             way.valid.copy_to_device(valid.astype(np.uint8).ravel())
             if starts:
                 way.initial.copy_to_device(np.concatenate([part.ravel() for part in state]))
-            for mask, inputs in zip(way.masks, self._layers.inputs[1:], strict=dropout):
-                mask.copy_to_device(draw((T * B, inputs)).ravel())
+            way.draw(self._recurrent)
             program, count = Program(), T * B * width
             arguments = T, B, width, int(masked), way.valid, upload(x), way.rows[0]
             program.each(pointwise.rows_in, count, *arguments)
@@ -428,8 +307,7 @@ class HostLayers:
             program.run()
             if output is not None:
                 output[...] = download(way.rows[-1]).reshape(T, B, -1).transpose(1, 0, 2)
-            for part, values in zip(final, np.split(download(way.final), len(final)), strict=True):
-                part[...] = values.reshape(part.shape)
+            _part(download(way.final), final)
         return way
 
     def backward(
@@ -450,8 +328,7 @@ class HostLayers:
             way.collect_back(program)
             program.run()
             gradients[...] = download(self._layers.gradients)
-            for part, values in zip(dinitial, np.split(download(way.dinitial), len(dinitial)), strict=True):
-                part[...] = values.reshape(part.shape)
+            _part(download(way.dinitial), dinitial)
             if not input_gradient:
                 return None
             return np.ascontiguousarray(download(way.drows[0]).reshape(T, B, -1).transpose(1, 0, 2))
@@ -462,6 +339,13 @@ class HostLayers:
                 del self._ways[next(iter(self._ways))]
             self._ways[shape] = Way(self._layers, shape)
         return self._ways[shape]
+
+
+def _part(flat: NDArray, states: list[NDArray]) -> None:
+    """Fill parts of states."""
+    ends = np.cumsum([part.size for part in states])
+    for part, values in zip(states, np.split(flat, ends[:-1]), strict=True):
+        part[...] = values.reshape(part.shape)
 
 
 def _runs(gates: tuple[int, ...]) -> list[tuple[int, int, int]]:

@@ -17,6 +17,7 @@ from functools import cache
 
 from numbarnn.cuda.driver import cuda, jit
 from numbarnn.cuda.functions import Equations, inline, put_tuple
+from numbarnn.cuda.noise import Noise, mixer, separator
 from numbarnn.cuda.plans import Mapping
 from numbarnn.cuda.scan import cell_functions, code, input_sums
 
@@ -59,7 +60,7 @@ def _sum_of(mapping: Mapping) -> Callable:
 
 @cache
 def forward_loop(  # noqa: C901
-    eq: Equations, H: int, rows: int, mapping: Mapping, keeps: bool
+    eq: Equations, H: int, rows: int, mapping: Mapping, keeps: bool, noise: Noise
 ) -> Callable:
     """Make the kernel that takes `rows` rows a block through all steps.
 
@@ -75,11 +76,14 @@ def forward_loop(  # noqa: C901
     n_weights, n_seen, n_further, n_parts = max(1, Q * L), rows * D, max(1, rows * E * H), rows * P * stride
     product, sum_of, sums = _product(mapping, zero), _sum_of(mapping), input_sums(eq, H)
     advance, put_kept, put_states = cell_functions(eq, H)[0], put_tuple(S), put_tuple(E)
+    n_states, (drops, zones), mix = 1 + E, noise, mixer(eq, H, H, keeps, noise)
+    put_fresh = put_tuple(n_states)
 
     def forward(n, valid, p, gx, h, c, kept, out):  # noqa: C901
         weights = cuda.local.array(n_weights, real)
         a = cuda.local.array(S, real)
         total = cuda.local.array(Q, real)
+        fresh = cuda.local.array(n_states, real)
         seen = cuda.shared.array(n_seen, real)
         further = cuda.shared.array(n_further, real)
         parts = cuda.shared.array(n_parts, real)
@@ -96,6 +100,9 @@ def forward_loop(  # noqa: C901
         for j in range(thread, count * D, threads):
             r, u = j // D, j % D
             seen[j] = h[(slot * n.B + row + r) * H + u] if u < H else zero
+            if drops and u < H:
+                seen[j] *= kept[n.T * n.B * S * H + (row + r) * H + u]
+                h[((n.T + 1 + slot) * n.B + row + r) * H + u] = seen[j]
         slot = slot if keeps else 0
         for j in range(thread, count * E * H, threads):
             further[j] = c[(slot * n.B + row) * E * H + j]
@@ -111,13 +118,22 @@ def forward_loop(  # noqa: C901
                 r, u = j // H, j % H
                 b, own, c_own = row + r, r * D + u, r * E * H + u
                 counts = n.masked == 0 or valid[t * n.B + b] > 0
+                if drops:  # as it is, which this thread has stored
+                    seen[own] = h[((t + n.reverse) * n.B + b) * H + u]
                 if counts:
                     sums(n, t, b, u, p, gx, a)
                     for q in range(NH):
                         a[q] = sum_of(a[q], parts, r * P * stride + q * G + u)
                     new, keep = advance(p, n.units, u, a, seen[own], further, c_own)
-                    seen[own] = new[0]
-                    put_states(new[1:], further, c_own, H)
+                    if zones:
+                        put_fresh(new, fresh, 0, 1)
+                        seen[own] = mix(n, t, b, u, kept, 0, fresh[0], seen[own])
+                        for k in range(E):
+                            old = further[c_own + k * H]
+                            further[c_own + k * H] = mix(n, t, b, u, kept, 1 + k, fresh[1 + k], old)
+                    else:
+                        seen[own] = new[0]
+                        put_states(new[1:], further, c_own, H)
                     if keeps:
                         put_kept(keep, kept, (t * n.B + b) * S * H + u, H)
                 after = (t + 1 - n.reverse) * n.B + b
@@ -127,6 +143,9 @@ def forward_loop(  # noqa: C901
                         c[(after * E + k) * H + u] = further[c_own + k * H]
                 if n.puts:
                     out[(t * n.B + b) * n.width + n.at + u] = seen[own] if counts else zero
+                if drops:
+                    seen[own] *= kept[n.T * n.B * S * H + b * H + u]
+                    h[((n.T + 1) * n.B + after) * H + u] = seen[own]
             if NH > 0:
                 cuda.syncthreads()
         if not keeps:
@@ -139,7 +158,7 @@ def forward_loop(  # noqa: C901
 
 @cache
 def backward_loop(  # noqa: C901
-    eq: Equations, H: int, rows: int, mapping: Mapping
+    eq: Equations, H: int, rows: int, mapping: Mapping, noise: Noise
 ) -> Callable:
     """Make the kernel that takes `rows` rows a block back through all steps.
 
@@ -156,12 +175,14 @@ def backward_loop(  # noqa: C901
     n_h, n_further, n_units = rows * H, max(1, rows * E * H), max(1, K)
     product, sum_of, retreat = _product(mapping, zero), _sum_of(mapping), cell_functions(eq, H)[1]
     put_gates, put_states, put_units = put_tuple(S), put_tuple(E), put_tuple(K)
+    n_states, (drops, zones), separate = 1 + E, noise, separator(eq, H, H, noise)[1]
 
     def backward(n, valid, p, h, c, kept, dout, d, e, du):  # noqa: C901
         weights = cuda.local.array(n_weights, real)
         a = cuda.local.array(S, real)
         own = cuda.local.array(n_units, real)
         total = cuda.local.array(Q, real)
+        aside = cuda.local.array(n_states, real)
         slopes = cuda.shared.array(n_slopes, real)
         dh = cuda.shared.array(n_h, real)
         de = cuda.shared.array(n_further, real)
@@ -192,7 +213,10 @@ def backward_loop(  # noqa: C901
                 r, u = j // H, j % H
                 b, e_own = row + r, r * E * H + u
                 gradient = dh[j]
-                if NH > 0:
+                if drops:
+                    through = sum_of(zero, parts, r * P * stride + u)
+                    gradient += through * kept[n.T * n.B * S * H + b * H + u]
+                elif NH > 0:
                     gradient = sum_of(gradient, parts, r * P * stride + u)
                 at = (t * n.B + b) * S * H + u
                 for q in range(S):
@@ -201,13 +225,24 @@ def backward_loop(  # noqa: C901
                     if n.puts:
                         gradient += dout[(t * n.B + b) * n.width + n.at + u]
                     before, after = (t + n.reverse) * n.B + b, (t + 1 - n.reverse) * n.B + b
-                    dgates, dstates, dunits = retreat(
-                        p, n.units, u, a, h[before * H + u], h[after * H + u], c, before * E * H + u,
-                        after * E * H + u, gradient, de, e_own,
-                    )  # fmt: skip
+                    if zones:
+                        nk = separate(n, t, b, u, kept, gradient, aside, de, e_own)
+                        dgates, dstates, dunits = retreat(
+                            p, n.units, u, a, h[before * H + u], kept[nk], c, before * E * H + u, kept,
+                            nk + H, gradient - aside[0], de, e_own,
+                        )  # fmt: skip
+                    else:
+                        dgates, dstates, dunits = retreat(
+                            p, n.units, u, a, h[before * H + u], h[after * H + u], c, before * E * H + u, c,
+                            after * E * H + u, gradient, de, e_own,
+                        )  # fmt: skip
                     put_gates(dgates, a, 0, 1)
                     gradient = dstates[0]
                     put_states(dstates[1:], de, e_own, H)
+                    if zones:
+                        gradient += aside[0]
+                        for k in range(E):
+                            de[e_own + k * H] += aside[1 + k]
                     put_units(dunits, own, 0, 1)
                     for k in range(K):
                         du[(b * K + k) * H + u] += own[k]
@@ -227,7 +262,10 @@ def backward_loop(  # noqa: C901
                 cuda.syncthreads()
         for j in range(thread, count * H, threads):
             gradient = dh[j]
-            if NH > 0:
+            if drops:
+                through = sum_of(zero, parts, (j // H) * P * stride + j % H)
+                gradient += through * kept[n.T * n.B * S * H + row * H + j]
+            elif NH > 0:
                 gradient = sum_of(gradient, parts, (j // H) * P * stride + j % H)
             d[row * H + j] = gradient
         cuda.syncthreads()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numbarnn.cuda.blas import Matrix
 from numbarnn.cuda.dense import Dense, DenseWay
 from numbarnn.cuda.driver import DeviceMemoryError, download, empty, free_bytes, naming_errors, upload
 from numbarnn.cuda.layers import Layers, Shape, Way, check_options
+from numbarnn.cuda.noise import noise_of
 from numbarnn.cuda.program import Program
 
 if TYPE_CHECKING:
@@ -47,9 +48,14 @@ class NetworkWay(DenseWay):
         self.training, self.masked, self.sequences = training, masked, config["return_sequences"]
         self.by_output = self.sequences or config["residual"]
         self._drops = training and config["dropout"] > 0
-        starts = config["initial_state"] == "learned" or (training and config["initial_state"] == "random")
+        self._goes_on = config["stateful"]
+        self._random_starts = training and config["initial_state"] == "random"
+        starts = self._goes_on or self._random_starts or config["initial_state"] == "learned"
         dropout = self._drops and len(layers.inputs) > 1
-        self.way = Way(layers, Shape(T, B, training, masked, dropout, self.by_output, starts))
+        noise = noise_of(network.recurrent, training)
+        self.way = Way(layers, Shape(T, B, training, masked, dropout, self.by_output, starts, noise))
+        if self._goes_on:  # from where the batch before has left its states
+            self.way.initial = self.way.final = network.carried_states(B)
         self.valid, self.steps, self._ones = self.way.valid, T * B, self.way.ones
         self.rows = self.steps if self.sequences else B
         self._embeds = bool(network.tables)
@@ -77,29 +83,40 @@ class NetworkWay(DenseWay):
             self.draw = self._dhead[-1]
             self._dends = [empty(each.size, dtype) for each in self._ends]
 
-    def draw_noise(self) -> None:
-        """Draw what is random in this batch as `Network` would: by the same generator, in the same order."""
-        network, (T, B) = self._network, (self.T, self.B)
-        if self.training and network.config["initial_state"] == "random":
+    def draw_noise(self, begins: bool = True, steps: int | None = None) -> None:
+        """Draw what is random in this batch as `Network` would: by the same generator, in the same order.
+
+        Parameters
+        ----------
+        begins : bool, default=True
+            Whether it begins in new states, not in those of the batch before.
+        steps : int, default=None
+            How many of the T steps are in use; the network draws for no more.
+        """
+        network, B = self._network, self.B
+        if begins and self._random_starts:
             self.way.initial.copy_to_device(network.draw_states(B))
-        if not self._drops:
-            return
-        for mask, dense in zip(self._masks[0], network.stem, strict=True):
-            drawn = network.draw_mask((B, T, dense.outputs))
-            mask.copy_to_device(np.ascontiguousarray(drawn.transpose(1, 0, 2)).ravel())
-        for mask, inputs in zip(self.way.masks, network.layers.inputs[1:], strict=bool(self.way.masks)):
-            mask.copy_to_device(network.draw_between((T * B, inputs)).ravel())
-        for mask, dense in zip(self._masks[1], network.head[:-1], strict=True):
-            if self.sequences:
-                drawn = network.draw_mask((B, T, dense.outputs))
-                mask.copy_to_device(np.ascontiguousarray(drawn.transpose(1, 0, 2)).ravel())
+        self._draw_dense(network.stem, self._masks[0], True, steps)
+        self.way.draw(network.recurrent, steps)
+        self._draw_dense(network.head[:-1], self._masks[1], self.sequences, steps)
+
+    def _draw_dense(
+        self, dense: list[Dense], masks: list[Any], by_step: bool, steps: int | None
+    ) -> None:
+        """Draw the masks of dense layers."""
+        for mask, each in zip(masks, dense, strict=True) if self._drops else ():
+            if by_step:
+                drawn = np.zeros((self.T, self.B, each.outputs), self._network.dtype)
+                shape = self.B, steps or self.T, each.outputs
+                drawn[:steps] = self._network.draw_mask(shape).transpose(1, 0, 2)
             else:
-                mask.copy_to_device(network.draw_mask((B, dense.outputs)).ravel())
+                drawn = self._network.draw_mask((self.B, each.outputs))
+            mask.copy_to_device(drawn.ravel())
 
     # ---- forward
 
-    def forward(self, program: Program) -> None:
-        """Add what goes from `inputs` to `raw`."""
+    def forward(self, program: Program, begins: bool = True) -> None:
+        """Add what goes from `inputs` to `raw`; see `draw_noise`."""
         network, config = self._network, self._network.config
         rows, inputs = self.steps, config["input_size"]
         if self._embeds:
@@ -112,14 +129,24 @@ class NetworkWay(DenseWay):
                 arguments = rows, inputs, width, feature, column, size, network.parameters, at
                 program.each(pointwise.embed, rows * size, *arguments, self.inputs, to)
         self._dense(program, rows, network.stem, self._read, self._masks[0], len(network.stem))
-        for at, position, H, many in network.learned:
-            states = self.way.initial[position * self.B : (position + many * H) * self.B]
-            count = many * H * self.B
-            program.each(pointwise.repeat_states, count, count, self.B, H, network.parameters, at, states)
+        if begins:
+            self._begin(program)
         self.way.forward(program)
+        if self._goes_on:
+            self.way.collect(program)
         if not self.sequences:
             self._features(program)
         self._dense(program, self.rows, network.head, self._head, self._masks[1], len(network.head) - 1)
+
+    def _begin(self, program: Program) -> None:
+        """Add what sets the initial states that are not zeros by themselves, and not drawn."""
+        network, initial = self._network, self.way.initial
+        for at, position, H, many in network.learned:
+            states = initial[position * self.B : (position + many * H) * self.B]
+            count = many * H * self.B
+            program.each(pointwise.repeat_states, count, count, self.B, H, network.parameters, at, states)
+        if self._goes_on and not (network.learned or self._random_starts):
+            program.each(pointwise.fill, initial.size, initial.size, network.zero, initial)
 
     def _features(self, program: Program) -> None:
         """Add what brings the ends of the directions together."""
@@ -148,8 +175,8 @@ class NetworkWay(DenseWay):
 
     # ---- backward
 
-    def backward(self, program: Program) -> None:
-        """Add the way back from `draw` to the gradients of all parameters."""
+    def backward(self, program: Program, begins: bool = True) -> None:
+        """Add the way back from `draw` to the gradients of all parameters; see `draw_noise`."""
         network = self._network
         self._dense_back(
             program, self.rows, network.head, self._head, self._dhead, self._masks[1], len(network.head) - 1,
@@ -169,7 +196,11 @@ class NetworkWay(DenseWay):
                 sizes = self.steps, network.config["input_size"], network.step_size, feature, column, size
                 arrays = self.inputs, self._dread[0], network.gradients, at
                 program.each(pointwise.embed_back, count, *sizes, count, network.zero, *arrays)
-        if network.learned:
+        if network.learned and not begins:
+            for at, _, H, many in network.learned:
+                slopes = network.gradients[at : at + many * H]
+                program.each(pointwise.fill, many * H, many * H, network.zero, slopes)
+        elif network.learned:
             self.way.collect_back(program)
             ones = Matrix(self.way.ones, 0, self.B)
             for at, position, H, many in network.learned:
@@ -215,7 +246,7 @@ class DeviceNetwork:
 
     Attributes
     ----------
-    config, dtype
+    config, dtype, recurrent
         The network's.
     parameters, gradients : device array
         In the order of the network's.
@@ -231,6 +262,7 @@ class DeviceNetwork:
     def __init__(self, network: Network) -> None:
         self.check_options(network)
         self._host, self.config, self.dtype = network, network.config, network.dtype
+        self.recurrent = network.recurrent
         self.zero, self.half = self.dtype.type(0), self.dtype.type(0.5)
         with naming_errors():
             self.parameters = upload(network.parameters)
@@ -238,6 +270,8 @@ class DeviceNetwork:
             self.layers = Layers(network.recurrent, self.parameters, self.gradients)
             self._lay_out(network)
         self._ways: dict[tuple, NetworkWay] = {}
+        self._carried: dict[int, Any] = {}  # states that are gone on from, for batches of so many samples
+        self._known: tuple[NDArray, ...] | None = None  # the network's own that stand for them
 
     @staticmethod
     def outputs_of_row(network: Network) -> int:
@@ -247,8 +281,6 @@ class DeviceNetwork:
     @staticmethod
     def check_options(network: Network) -> None:
         """Raise a ValueError for what there is no kernel for."""
-        if network.config["stateful"]:
-            raise ValueError("stateful was True; device='cuda' expects False")
         check_options(network.recurrent)
 
     def _lay_out(self, network: Network) -> None:
@@ -283,6 +315,49 @@ class DeviceNetwork:
                 self.learned.append((at, position, H, many))
                 position += many * H
 
+    # ---- states of a stateful network, which stay on the device from batch to batch
+
+    def carried_states(self, n_samples: int) -> Any:
+        """Return where those of batches of so many samples are."""
+        if n_samples not in self._carried:
+            size = sum(map(math.prod, self._host.recurrent.state_shapes(n_samples)))
+            self._carried[n_samples] = empty(size, self.dtype)
+        return self._carried[n_samples]
+
+    def begins(self, n_samples: int) -> bool:
+        """Whether the next batch begins in new states; if not, the network's are brought to the device.
+
+        Raises
+        ------
+        ValueError
+            If they are of another number of samples.
+        """
+        states = self._host._carried
+        if states is None:
+            return True
+        self._host._initial_state(n_samples, False)  # which looks whether they fit
+        if states is not self._known:
+            flat = np.concatenate([part.ravel() for part in states])
+            self.carried_states(n_samples).copy_to_device(flat)
+            self._known = states
+        return False
+
+    def carry(self, n_samples: int) -> None:
+        """Note that a batch has left its states; what the network has for them is filled in by `bring`."""
+        if self.config["stateful"] and self._host._carried is None:
+            shapes = self._host.recurrent.state_shapes(n_samples)
+            self._host._carried = self._known = tuple(np.zeros(shape, self.dtype) for shape in shapes)
+
+    def bring_states(self) -> None:
+        """Bring the states that are gone on from to the network, if it has not begun anew."""
+        known = self._known
+        if known is not None and self._host._carried is known:
+            found = download(self.carried_states(known[0].shape[1]))
+            parts = np.split(found, np.cumsum([part.size for part in known])[:-1])
+            # others than before, which somebody may have kept
+            states = tuple(part.reshape(old.shape) for part, old in zip(parts, known, strict=True))
+            self._host._carried = self._known = states
+
     # ---- random numbers, drawn on the host by the network's own generator
 
     def draw_states(self, n_samples: int) -> NDArray:
@@ -292,11 +367,6 @@ class DeviceNetwork:
     def draw_mask(self, shape: tuple[int, ...]) -> NDArray:
         """Draw the factors of a `numbarnn.blocks.Dropout`."""
         return (self._host.stem.dropouts + self._host.hidden.dropouts)[0].draw(shape, self.dtype)
-
-    def draw_between(self, shape: tuple[int, int]) -> NDArray:
-        """Draw the factors between recurrent layers."""
-        recurrent = self._host.recurrent
-        return recurrent._draw_mask(shape, recurrent.dropout)
 
     # ---- the same interface as a network has
 
@@ -323,7 +393,7 @@ class DeviceNetwork:
             return self._forward(x, lengths)
         except DeviceMemoryError:
             self._ways.clear()
-            if len(x) == 1:
+            if len(x) == 1 or self.config["stateful"]:
                 raise
         parts = slice(0, len(x) // 2), slice(len(x) // 2, None)
         pieces = [(x[part], None if lengths is None else lengths[part]) for part in parts]
@@ -332,6 +402,7 @@ class DeviceNetwork:
     def _forward(self, x: NDArray, lengths: NDArray | None) -> NDArray:
         (B, T, F), masked = x.shape, lengths is not None
         with naming_errors():
+            begins = self.begins(B)
             way, program = self.way(T, B, False, masked), Program()
             if masked:
                 valid = valid_steps(lengths, T).T.astype(np.uint8)
@@ -339,9 +410,11 @@ class DeviceNetwork:
             count = T * B * F
             arguments = T, B, F, int(masked), way.valid, upload(x), way.inputs
             program.each(pointwise.rows_in, count, *arguments)
-            way.forward(program)
+            way.forward(program, begins)
             program.run()
             raw = download(way.raw)
+            self.carry(B)
+            self.bring_states()
         if way.sequences:
             return np.ascontiguousarray(raw.reshape(T, B, -1).transpose(1, 0, 2))
         return raw.reshape(B, -1)
@@ -351,6 +424,7 @@ class DeviceNetwork:
         layers, config = self.layers, self.config
         each = sum(layers.inputs) + layers.output_size + config["input_size"]
         each += layers.n_directions * layers.H * (layers.eq.X + 2 + (layers.merge > 0))
+        each += layers.n_directions * layers.H * layers.eq.E * (layers.eq.M > 0)
         each += sum(dense.outputs + dense.inputs for dense in self.stem + self.head)
         room = free_bytes() * _PART_OF_MEMORY / (max(1, n_timesteps) * each * self.dtype.itemsize)
         return int(max(1, min(_MOST_ROWS, room)))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numbarnn.cuda.program import Program
     from numbarnn.optimizers import Optimizer
 
-__all__ = ["BATCH", "FAILED", "LOSS", "SEEN", "SIZE", "TOTAL", "VALUE", "OptimizerKernel"]
+__all__ = ["BATCH", "FAILED", "LOSS", "SEEN", "SIZE", "TOTAL", "VALUE", "AverageKernel", "OptimizerKernel"]
 
 # places in the array by which kernels and host tell each other how an epoch goes, of float64
 BATCH, TOTAL, SEEN, FAILED, VALUE, LOSS, SIZE = range(7)
@@ -66,6 +66,35 @@ def _descend_adam(count, p, g, state, control, scale, rates, taken_1, kept_2, ta
             p[i] = rates[row + 2] * p[i] - rates[row] * mi / (math.sqrt(vi) * rates[row + 1] + epsilon)
 
 
+@cuda.jit
+def _average(count, p, average, control, taken):
+    if control[FAILED] == 0:
+        row = int(control[BATCH]) - 1
+        for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+            average[i] += taken[row] * (p[i] - average[i])
+
+
+class _Rates:
+    """What the updates of an epoch take, a row each, on the device.
+
+    Attributes
+    ----------
+    array : device array
+    """
+
+    def __init__(self, real: type[np.floating]) -> None:
+        self._real, self.array = real, empty(1, real)
+
+    def fill(self, rows: list) -> bool:
+        """Bring rows for all updates to the device; whether their array is a new one."""
+        rates = np.array(rows, self._real).ravel()
+        if len(rates) == self.array.size:
+            self.array.copy_to_device(rates)
+            return False
+        self.array = upload(rates)
+        return True
+
+
 class OptimizerKernel:
     """An optimizer, whose state is on the device until `finish`.
 
@@ -82,7 +111,7 @@ class OptimizerKernel:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, real = optimizer, optimizer.state.dtype.type
-        self._real, self._name = real, type(optimizer).__name__
+        self._name = type(optimizer).__name__
         if type(optimizer).__module__ != "numbarnn.optimizers":
             raise ValueError(f"solver was {self._name}; device='cuda' expects one of OPTIMIZERS")
         if self._name == "SGD" and optimizer.momentum > 0:
@@ -99,16 +128,11 @@ class OptimizerKernel:
                 taken_1 = real(1 - optimizer.beta_1)
                 self._kernel, self._constants = _descend_adam, (taken_1, kept, taken, epsilon)
         self._state = upload(optimizer.state)
-        self.rates = empty(3, real)
+        self._rates = _Rates(real)
 
     def start_epoch(self, rate: float, n_updates: int) -> bool:
         """Bring the rates of the next updates to the device; whether their array is a new one."""
-        rates = np.array([self._row(rate, k + 1) for k in range(n_updates)], self._real).ravel()
-        if len(rates) == self.rates.size:
-            self.rates.copy_to_device(rates)
-            return False
-        self.rates = upload(rates)
-        return True
+        return self._rates.fill([self._row(rate, k + 1) for k in range(n_updates)])
 
     def _row(self, rate: float, k: int) -> tuple[float, float, float]:
         """Return what the k-th update from now on takes, as `Optimizer.update` computes it."""
@@ -120,7 +144,7 @@ class OptimizerKernel:
 
     def add(self, program: Program, count: int, p: Any, g: Any, control: Any, scale: Any) -> None:
         """Add the launch of an update, by the rates of the epoch that was started last."""
-        numbers = control, scale, self.rates, *self._constants
+        numbers = control, scale, self._rates.array, *self._constants
         program.each(self._kernel, count, count, p, g, self._state, *numbers)
 
     def finish(self) -> NDArray:
@@ -128,3 +152,32 @@ class OptimizerKernel:
         state = download(self._state)[: self._optimizer.state.size]
         self._optimizer.state[...] = state.reshape(self._optimizer.state.shape)
         return self._optimizer.state
+
+
+class AverageKernel:
+    """A `numbarnn.training.Average` whose values are on the device.
+
+    Parameters
+    ----------
+    n_parameters : int
+    dtype : numpy.dtype
+    momentum : float
+
+    Attributes
+    ----------
+    values : device array of shape (n_parameters,)
+    """
+
+    def __init__(self, n_parameters: int, dtype: np.dtype, momentum: float) -> None:
+        self.values, self._momentum = upload(np.zeros(n_parameters, dtype)), momentum
+        self._taken, self._n_updates = _Rates(dtype.type), 0
+
+    def start_epoch(self, n_updates: int) -> bool:
+        """Bring to the device what the next updates take; whether its array is a new one."""
+        first, self._n_updates = self._n_updates + 1, self._n_updates + n_updates
+        kept = [self._momentum**n for n in range(first, self._n_updates + 1)]
+        return self._taken.fill([(1 - self._momentum) / (1 - each) for each in kept])
+
+    def add(self, program: Program, count: int, p: Any, control: Any) -> None:
+        """Add the launch that takes in what an update has left."""
+        program.each(_average, count, count, p, self.values, control, self._taken.array)

@@ -96,6 +96,8 @@ def plan(equations: Equations, hidden_size: int, n_samples: int, n_processors: i
     plan : Plan or None
     """
     NH, H, words = len(equations.h_gates), hidden_size, np.dtype(equations.real).itemsize // 4
+    if equations.M:  # there would be two matrices to hold
+        return None
     if NH == 0:  # nothing to hold: units go each their own way
         threads = min(MOST_THREADS // 4, _up(H, WARP))
         forward = backward = Mapping(1, 1, 0, 0, threads, 1, 1, MOST_REGISTERS)

@@ -11,8 +11,9 @@ from numbarnn.cuda.driver import cuda
 __all__ = [
     "add", "add_bias", "add_offsets", "add_rows", "collect_states", "columns", "copy", "drop_negative",
     "embed", "embed_back", "fill", "gather_inputs", "gather_targets", "gather_valid", "join_columns",
-    "join_ends", "merge", "multiply", "place_states", "repeat_rows", "repeat_states", "rows_in", "rows_out",
-    "segment_inputs", "split", "split_columns", "split_ends", "step_inputs", "sum_rows", "take_columns",
+    "join_ends", "merge", "multiply", "multiply_to", "place_states", "repeat_rows", "repeat_states",
+    "rows_in", "rows_out", "segment_inputs", "split", "split_columns", "split_ends", "step_inputs",
+    "sum_rows", "take_columns",
 ]  # fmt: skip
 
 
@@ -35,6 +36,14 @@ def multiply(count, factors, array):
     """Multiply in place."""
     for i in range(cuda.grid(1), count, cuda.gridsize(1)):
         array[i] *= factors[i]
+
+
+@cuda.jit
+def multiply_to(count, add, x, x_at, factors, at, out, to):
+    """Set out to products, or add them to it if `add`."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        value = x[x_at + i] * factors[at + i]
+        out[to + i] = out[to + i] + value if add else value
 
 
 @cuda.jit

@@ -65,8 +65,15 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str, dict[str, Any]]]:
     config = {"cell": "lstm", "hidden_size": 32, "dtype": "float64"}
     yield "lstm 32 float64", config, "squared_error", adam
     for cell in CELLS.values():
-        if not (cell.m_gates or cell.loops) and cell.name not in ("lstm", "gru", "rnn"):
+        if not cell.loops and cell.name not in ("lstm", "gru", "rnn"):
             yield f"{cell.name} 64", {"cell": cell.name, "hidden_size": 64}, "squared_error", adam
+    noise = {"recurrent_dropout": 0.1, "zoneout": 0.1}
+    for cell, hidden in (("lstm", 32), ("lstm", 96), ("gru", 96), ("lstm", 128)):
+        config = {"cell": cell, "hidden_size": hidden, **noise}
+        yield f"{cell} {hidden} noise", config, "squared_error", adam
+    config = {"cell": "lstm", "hidden_size": 64, "proj_size": 32}
+    yield "lstm 64 projected", config, "squared_error", adam
+    yield "lstm 64 projected noise", {**config, **noise}, "squared_error", adam
     rest = {
         "absolute_error": {"merge": "product", "bidirectional": True, "embedding": [(0, 3, 2)]},
         "huber": {"stem_sizes": [5], "head_sizes": [4], "dropout": 0.1, "num_layers": 2},
@@ -77,7 +84,7 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str, dict[str, Any]]]:
     solvers = ("sgd", "rmsprop", "adamw", "momentum", "adam")
     for (loss, config), solver in zip(rest.items(), solvers, strict=True):
         yield "", {"cell": "rnn", "hidden_size": 32, **config}, loss, {"solver": solver, "alpha": 0.1}
-    yield "", {"cell": "rnn", "hidden_size": 32}, "log_loss", adam
+    yield "", {"cell": "rnn", "hidden_size": 32}, "log_loss", {**adam, "ema_momentum": 0.9}
     # parameters of single units where a step is a launch
     yield "lstm_peephole 128", {"cell": "lstm_peephole", "hidden_size": 128}, "squared_error", adam
 
@@ -121,7 +128,7 @@ def launches() -> dict[str, Launch]:
                 types = tuple(typeof(each) for each in arguments)
                 key = kernel.py_func.__module__, kernel.py_func.__qualname__, types, id(kernel)
                 name = kernel.py_func.__name__.strip("_")
-                inside = kernel.py_func.__module__.rpartition(".")[2] in ("loops", "scan")
+                inside = kernel.py_func.__module__.rpartition(".")[2] in ("halves", "loops", "scan")
                 registers = kernel.targetoptions.get("max_registers")
                 if key not in found and (label or not inside):
                     name = f"{name} {label}" if inside else name
@@ -151,7 +158,7 @@ def _launched(config: dict[str, Any], loss: str, options: dict[str, Any]) -> Ite
     x = np.zeros((40, 6, config["input_size"]), network.dtype)
     batch = x, y, None, lengths
     source = SimpleNamespace(n_samples=40, gather=lambda indices: batch)
-    yield from on_device(trainer, network, kind).launched(network, optimizer, source)
+    yield from on_device(trainer, network).launched(network, optimizer, source)
 
 
 def _launched_by(options: dict[str, Any]) -> Iterator[tuple]:

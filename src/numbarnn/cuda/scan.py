@@ -13,6 +13,7 @@ is here. Flat arrays, of both:
     d, e  (B, H), (B, E, H)   gradient of the final states, in the end of the initial ones
     du    (B, K, H)        gradient of the parameters of single units, a row's share
 
+and, where there is noise on the states, what `numbarnn.cuda.noise` has behind them.
 A row whose step does not count keeps its state and has no gradient. Kernels are made for a cell and sizes by
 functions, as what a thread holds in registers must be known when they are compiled.
 """
@@ -25,6 +26,7 @@ from typing import NamedTuple
 
 from numbarnn.cuda.driver import cuda, jit
 from numbarnn.cuda.functions import Equations, inline, put_tuple, tuple_of
+from numbarnn.cuda.noise import Noise, mixer, separator
 
 __all__ = ["Scan", "backward_step", "cell_functions", "code", "forward_step", "input_sums"]
 
@@ -71,13 +73,13 @@ def cell_functions(eq: Equations, H: int) -> tuple[Callable, Callable]:
         own = vectors(p, units + u, H) + scalars(p, units + V * H, 1)
         return cell_forward(gates(a, 0, 1), (h_prev,) + states(further, at, H), own)
 
-    def backward(p, units, u, a, h_prev, h, c, before, after, dh, de, at):
-        old, new = (h_prev,) + states(c, before, H), (h,) + states(c, after, H)
+    def backward(p, units, u, a, h_prev, h, c, before, c_new, after, dh, de, at):
+        old, new = (h_prev,) + states(c, before, H), (h,) + states(c_new, after, H)
         dgates, dstates = cell_backward(gates(a, 0, 1), old, new, (dh,) + states(de, at, H))
         return dgates, dstates, ()
 
-    def backward_with_units(p, units, u, a, h_prev, h, c, before, after, dh, de, at):
-        old, new = (h_prev,) + states(c, before, H), (h,) + states(c, after, H)
+    def backward_with_units(p, units, u, a, h_prev, h, c, before, c_new, after, dh, de, at):
+        old, new = (h_prev,) + states(c, before, H), (h,) + states(c_new, after, H)
         own = vectors(p, units + u, H) + scalars(p, units + V * H, 1)
         return cell_backward(gates(a, 0, 1), old, new, (dh,) + states(de, at, H), own)
 
@@ -116,7 +118,7 @@ def input_sums(eq: Equations, H: int) -> Callable:
 
 
 @cache
-def forward_step(eq: Equations, H: int, keeps: bool) -> Callable:
+def forward_step(eq: Equations, H: int, keeps: bool, noise: Noise) -> Callable:
     """Make the kernel of one step whose product with the state has been done.
 
     Returns
@@ -126,10 +128,12 @@ def forward_step(eq: Equations, H: int, keeps: bool) -> Callable:
     """
     S, E, R, NH, h_code, zero, real = eq.S, eq.E, eq.R, len(eq.h_gates), code(eq.h_gates), eq.real(0), eq.real
     advance, sums = cell_functions(eq, H)[0], input_sums(eq, H)
-    put_kept, put_states = put_tuple(S), put_tuple(E)
+    put_kept, put_states, put_fresh = put_tuple(S), put_tuple(E), put_tuple(1 + E)
+    n_states, (drops, zones), mix = 1 + E, noise, mixer(eq, H, H, keeps, noise)
 
     def forward(n, t, valid, p, gx, gh, h, c, kept, out):
         a = cuda.local.array(S, real)
+        fresh = cuda.local.array(n_states, real)
         for j in range(cuda.grid(1), n.B * H, cuda.gridsize(1)):
             b, u = j // H, j % H
             before, after = (t + n.reverse) * n.B + b, (t + 1 - n.reverse) * n.B + b
@@ -141,14 +145,23 @@ def forward_step(eq: Equations, H: int, keeps: bool) -> Callable:
                 for q in range(NH):
                     a[q] += gh[b * R * H + (h_code >> 4 * q & 15) * H + u]
                 new, keep = advance(p, n.units, u, a, h[before * H + u], c, c_at)
-                h[after * H + u] = new[0]
-                put_states(new[1:], c, c_to, H)
+                if zones:
+                    put_fresh(new, fresh, 0, 1)
+                    h[after * H + u] = mix(n, t, b, u, kept, 0, fresh[0], h[before * H + u])
+                    for k in range(E):
+                        c[c_to + k * H] = mix(n, t, b, u, kept, 1 + k, fresh[1 + k], c[c_at + k * H])
+                else:
+                    h[after * H + u] = new[0]
+                    put_states(new[1:], c, c_to, H)
                 if keeps:
                     put_kept(keep, kept, (t * n.B + b) * S * H + u, H)
             else:
                 h[after * H + u] = h[before * H + u]
                 for k in range(E):
                     c[c_to + k * H] = c[c_at + k * H]
+            if drops:
+                factor = kept[n.T * n.B * S * H + j]
+                h[((n.T + 1) * n.B + after) * H + u] = factor * h[after * H + u]
             if n.puts:
                 out[(t * n.B + b) * n.width + n.at + u] = h[after * H + u] if counts else zero
 
@@ -156,7 +169,7 @@ def forward_step(eq: Equations, H: int, keeps: bool) -> Callable:
 
 
 @cache
-def backward_step(eq: Equations, H: int) -> Callable:
+def backward_step(eq: Equations, H: int, noise: Noise) -> Callable:
     """Make the kernel of one step back: d becomes what does not pass the recurrent weights.
 
     Returns
@@ -168,13 +181,17 @@ def backward_step(eq: Equations, H: int) -> Callable:
     retreat, put_gates, put_states, put_units = (
         cell_functions(eq, H)[1], put_tuple(S), put_tuple(E), put_tuple(K)
     )
+    n_states, (drops, zones), separate = 1 + E, noise, separator(eq, H, H, noise)[1]
 
     def backward(n, t, valid, p, h, c, kept, dout, d, e, du):
         a = cuda.local.array(S, real)
         own = cuda.local.array(n_units, real)
+        aside = cuda.local.array(n_states, real)
         for j in range(cuda.grid(1), n.B * H, cuda.gridsize(1)):
             b, u = j // H, j % H
             at = (t * n.B + b) * S * H + u
+            if drops:
+                d[j] += d[n.B * H + j] * kept[n.T * n.B * S * H + j]
             if n.masked == 0 or valid[t * n.B + b] > 0:
                 gradient = d[j]
                 if n.puts:
@@ -182,13 +199,24 @@ def backward_step(eq: Equations, H: int) -> Callable:
                 for q in range(S):
                     a[q] = kept[at + q * H]
                 before, after = (t + n.reverse) * n.B + b, (t + 1 - n.reverse) * n.B + b
-                dgates, dstates, dunits = retreat(
-                    p, n.units, u, a, h[before * H + u], h[after * H + u], c, before * E * H + u,
-                    after * E * H + u, gradient, e, b * E * H + u,
-                )  # fmt: skip
+                if zones:
+                    nk = separate(n, t, b, u, kept, gradient, aside, e, b * E * H + u)
+                    dgates, dstates, dunits = retreat(
+                        p, n.units, u, a, h[before * H + u], kept[nk], c, before * E * H + u, kept, nk + H,
+                        gradient - aside[0], e, b * E * H + u,
+                    )  # fmt: skip
+                else:
+                    dgates, dstates, dunits = retreat(
+                        p, n.units, u, a, h[before * H + u], h[after * H + u], c, before * E * H + u, c,
+                        after * E * H + u, gradient, e, b * E * H + u,
+                    )  # fmt: skip
                 put_gates(dgates, kept, at, H)
                 d[j] = dstates[0]
                 put_states(dstates[1:], e, b * E * H + u, H)
+                if zones:
+                    d[j] += aside[0]
+                    for k in range(E):
+                        e[(b * E + k) * H + u] += aside[1 + k]
                 put_units(dunits, own, 0, 1)
                 for k in range(K):
                     du[(b * K + k) * H + u] += own[k]

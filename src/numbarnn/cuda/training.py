@@ -9,29 +9,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numbarnn.blocks import valid_steps
+from numbarnn.blocks import reach, valid_steps
 from numbarnn.cuda import pointwise
 from numbarnn.cuda.driver import check_device, cuda, download, empty, naming_errors, upload
 from numbarnn.cuda.forecasters import DeviceForecaster
 from numbarnn.cuda.losses import BLOCKS, THREADS, LossKernel, sums
 from numbarnn.cuda.network import DeviceNetwork, NetworkWay
-from numbarnn.cuda.optimizers import BATCH, FAILED, LOSS, SEEN, SIZE, TOTAL, VALUE, OptimizerKernel
+from numbarnn.cuda.optimizers import (
+    BATCH,
+    FAILED,
+    LOSS,
+    SEEN,
+    SIZE,
+    TOTAL,
+    VALUE,
+    AverageKernel,
+    OptimizerKernel,
+)
 from numbarnn.cuda.program import Program
 from numbarnn.cuda.windows import DeviceWindows
 from numbarnn.network import Network
 from numbarnn.optimizers import Optimizer
-from numbarnn.training import WHAT_TO_TRY, History, Model, Source, Trainer
+from numbarnn.training import WHAT_TO_TRY, History, Latest, Model, Source, Trainer
 
 __all__ = ["DeviceTrainer", "on_device"]
 
 
-def on_device(trainer: Trainer, network: Model, solver: str) -> DeviceTrainer:
+def on_device(trainer: Trainer, network: Model) -> DeviceTrainer:
     """Return the trainer that does the same on the device.
 
     Raises
@@ -41,10 +52,6 @@ def on_device(trainer: Trainer, network: Model, solver: str) -> DeviceTrainer:
     DeviceError
         If there is no device.
     """
-    if solver == "lbfgs":
-        raise ValueError("solver was 'lbfgs'; device='cuda' expects one of adam, adamw, rmsprop, sgd")
-    if trainer.ema_momentum is not None:
-        raise ValueError(f"ema_momentum was {trainer.ema_momentum!r}; device='cuda' expects None")
     check_device()
     counterpart = _counterpart(network)
     counterpart.check_options(network)
@@ -86,9 +93,9 @@ class DeviceTrainer(Trainer):
 
     def epoch(
         self, network: Model, optimizer: Optimizer, data: Source, rate: float, epoch: int = 0,
-        interrupted: Callable[[], bool] = bool, average: None = None,
+        interrupted: Callable[[], bool] = bool, average: Latest | None = None,
     ) -> tuple[float, str]:
-        """See `Trainer.epoch`; there are no averages here."""
+        """See `Trainer.epoch`; `average` is what `start_average` has returned, and known here."""
         if self._session is not None:
             return self._session.epoch(data, rate, epoch, interrupted)
         with naming_errors():
@@ -99,13 +106,27 @@ class DeviceTrainer(Trainer):
 
     def launched(self, network: Model, optimizer: Optimizer, data: Source) -> Iterator[tuple]:
         """Yield (kernel, threads, arguments) of all that a batch of training and of evaluation launches."""
-        session = _Session(self, network, optimizer)
-        for training in (True, False):
-            yield from session.program(data, self.batch_size, training).launches
+        session = self._session = _Session(self, network, optimizer)
+        self.start_average(network)
+        for kind in ("update", "evaluate", "gradient"):
+            yield from session.program(data, self.batch_size, kind).launches
 
-    def evaluate(self, network: Model, data: Source) -> float:
+    def start_average(self, network: Model) -> Latest:
+        """See `Trainer.start_average`."""
+        return Latest() if self.ema_momentum is None else self._session.start_average(self.ema_momentum)
+
+    def fit_lbfgs(self, network: Model, data: Source) -> History:
+        """See `Trainer.fit_lbfgs`; the host has the parameters, the device each loss and its gradient."""
+        with naming_errors():
+            self._session = _Session(self, network, None)
+            try:
+                return super().fit_lbfgs(network, data)
+            finally:
+                self._session = None
+
+    def evaluate(self, network: Model, data: Source, gradient: NDArray | None = None) -> float:
         """See `Trainer.evaluate`."""
-        return self._session.evaluate(data)
+        return self._session.evaluate(data, gradient)
 
     def keep(self, network: Model) -> Any:
         """See `Trainer.keep`; the copy stays on the device."""
@@ -134,12 +155,18 @@ class _Data:
         self.weighted = 0 if weight is None else weight.ndim
         self.weight = upload(np.zeros(1, dtype) if weight is None else weight.astype(dtype))
         self.order, self.control = upload(np.arange(self.n)), upload(np.zeros(SIZE))
-        self.programs: dict[tuple[int, bool], Program] = {}
+        self.programs: dict[tuple[int, str, bool], Program] = {}
         self.source = source  # by which it is known, so it must live as long
+        self._order, self._lengths = np.arange(self.n), lengths
 
     def shuffle(self, order: NDArray) -> None:
         """Show samples in this order from now on."""
+        self._order = order
         self.order.copy_to_device(order)
+
+    def reach(self, start: int, B: int) -> int:
+        """Return how many steps there are up to the last that counts in any sample of a batch."""
+        return self.T if self._lengths is None else reach(self._lengths[self._order[start : start + B]])
 
     def gather(self, program: Program, way: NetworkWay, y: Any, weights: Any, size: int) -> None:
         """Add what brings a batch, of at most `size` samples, to the network's inputs and to targets."""
@@ -154,14 +181,35 @@ class _Data:
         program.each(pointwise.gather_targets, steps * B, *numbers, *chosen, *arrays)
 
 
+class _Average(Latest):
+    """An average on the device, where every update of a session's programs takes part in it."""
+
+    def __init__(self, kernel: AverageKernel, network: DeviceNetwork | DeviceForecaster) -> None:
+        self.kernel, self._network = kernel, network
+        self._own = empty(kernel.values.size, network.dtype)
+
+    @contextmanager
+    def applied(self, network: Model) -> Iterator[None]:
+        """See `Latest.applied`."""
+        _copy(self._network.parameters, self._own)
+        self.hand_over(network)
+        yield
+        _copy(self._own, self._network.parameters)
+
+    def hand_over(self, network: Model) -> None:
+        """See `Latest.hand_over`."""
+        _copy(self.kernel.values, self._network.parameters)
+
+
 class _Session:
     """A network, an optimizer and data on the device for as long as it trains."""
 
-    def __init__(self, trainer: Trainer, network: Model, optimizer: Optimizer) -> None:
+    def __init__(self, trainer: Trainer, network: Model, optimizer: Optimizer | None) -> None:
         self._trainer, self._host, self._host_optimizer = trainer, network, optimizer
         self._network, dtype = _counterpart(network)(network), network.dtype
         self._loss = LossKernel(trainer.loss, self._network.outputs_of_row(network), dtype)
-        self._optimizer = OptimizerKernel(optimizer)
+        # without an optimizer the parameters are the host's, and nothing is brought back
+        self._optimizer = None if optimizer is None else OptimizerKernel(optimizer)
         self._data: dict[int, _Data | DeviceWindows] = {}
         self._tables: dict[int, tuple[NDArray, Any]] = {}  # what sources of windows share
         self._size = network.parameters.size
@@ -172,6 +220,8 @@ class _Session:
         self._squares = empty(self._size if trainer.alpha else 1, dtype)
         self._ways: dict[tuple, tuple[NetworkWay, Any, Any, Any]] = {}
         self._kept: Any = None
+        self._average: _Average | None = None
+        self._total: Any = None  # of gradients, where they are added up
 
     # ---- what the trainer asks for
 
@@ -185,14 +235,15 @@ class _Session:
         shuffled = trainer.shuffle and n > size
         data.shuffle(trainer.rng.permutation(n) if shuffled else np.arange(n))
         data.control.copy_to_device(np.zeros(SIZE))
-        if self._optimizer.start_epoch(rate, len(starts)):
-            data.programs = {key: each for key, each in data.programs.items() if not key[1]}
+        moved = self._optimizer.start_epoch(rate, len(starts))
+        if self._average is not None:
+            moved = self._average.kernel.start_epoch(len(starts)) or moved
+        if moved:
+            data.programs = {key: each for key, each in data.programs.items() if key[1] != "update"}
         stopped, done = "", 0
         for batch, start in enumerate(starts):
             B = min(size, n - start)
-            way = self._way(data, B, True)[0]
-            way.draw_noise()
-            self._program(data, B, True).run()
+            self._run(data, start, B, "update")
             done += 1
             if trainer.callbacks:
                 found = self._read(data)
@@ -218,40 +269,65 @@ class _Session:
             raise FloatingPointError(f"the {what} became {float(found[VALUE])}: {WHAT_TO_TRY}")
         return found
 
-    def evaluate(self, source: Source) -> float:
+    def evaluate(self, source: Source, gradient: NDArray | None = None) -> float:
         """See `Trainer.evaluate`."""
         data, size = self._load(source), self._trainer.batch_size
         data.control.copy_to_device(np.zeros(SIZE))
+        if gradient is not None:
+            self._network.parameters.copy_to_device(self._host.parameters)
+            self._gradients_added().copy_to_device(gradient)
         for start in range(0, data.n, size):
-            self._program(data, min(size, data.n - start), False).run()
+            B = min(size, data.n - start)
+            self._run(data, start, B, "evaluate" if gradient is None else "gradient")
         found = download(data.control)
+        if gradient is not None:
+            gradient[...] = download(self._total) / found[SEEN]
         return float(found[TOTAL] / found[SEEN])
+
+    def start_average(self, momentum: float) -> Latest:
+        """Let updates take part in an average from now on."""
+        kernel = AverageKernel(self._size, self._host.dtype, momentum)
+        self._average = _Average(kernel, self._network)
+        return self._average
 
     def keep(self) -> Any:
         """Copy the parameters, on the device, to where the copy before is."""
         if self._kept is None:
             self._kept = empty(self._size, self._host.dtype)
-        program = Program()
-        program.each(pointwise.copy, self._size, self._size, self._network.parameters, 0, self._kept, 0)
-        program.run()
+        _copy(self._network.parameters, self._kept)
         return self._kept
 
     def put_back(self, kept: Any) -> None:
         """Take such a copy as the parameters."""
-        program = Program()
-        program.each(pointwise.copy, self._size, self._size, kept, 0, self._network.parameters, 0)
-        program.run()
+        _copy(kept, self._network.parameters)
 
     def finish(self) -> None:
         """Bring parameters and the optimizer's state to the host."""
+        if self._optimizer is None:
+            return
         self._host.parameters[...] = download(self._network.parameters)
+        self._network.bring_states()
         self._optimizer.finish()
 
     # ---- programs
 
-    def program(self, source: Source, B: int, training: bool) -> Program:
-        """Return what is done with a batch of B samples."""
-        return self._program(self._load(source), B, training)
+    def program(self, source: Source, B: int, kind: str) -> Program:
+        """Return what is done with a batch of B samples; see `_program`."""
+        return self._program(self._load(source), B, kind, True)
+
+    def _run(self, data: _Data | DeviceWindows, start: int, B: int, kind: str) -> None:
+        """Do it with the B samples from `start` on."""
+        begins = self._network.begins(B)
+        if kind != "evaluate":
+            self._way(data, B, True)[0].draw_noise(begins, data.reach(start, B))
+        self._program(data, B, kind, begins).run()
+        self._network.carry(B)
+
+    def _gradients_added(self) -> Any:
+        """Return where gradients are added up, in float64."""
+        if self._total is None:
+            self._total = empty(self._size, np.float64)
+        return self._total
 
     def _load(self, source: Source) -> _Data | DeviceWindows:
         if id(source) not in self._data:
@@ -269,13 +345,24 @@ class _Session:
             self._ways[key] = way, y, weights, losses
         return self._ways[key]
 
-    def _program(self, data: _Data | DeviceWindows, B: int, training: bool) -> Program:
-        """Return all that is done with a batch of B samples."""
-        if (B, training) not in data.programs:
-            program = data.programs[B, training] = Program()
+    def _program(self, data: _Data | DeviceWindows, B: int, kind: str, begins: bool) -> Program:
+        """Return all that is done with a batch of B samples.
+
+        Parameters
+        ----------
+        data : _Data
+        B : int
+        kind : {"update", "evaluate", "gradient"}
+            Whether parameters are updated, the loss is added up, or also its gradient.
+        begins : bool
+            See `NetworkWay.draw_noise`.
+        """
+        key, training = (B, kind, begins), kind != "evaluate"
+        if key not in data.programs:
+            program = data.programs[key] = Program()
             way, y, weights, losses = self._way(data, B, training)
             data.gather(program, way, y, weights, self._trainer.batch_size)
-            way.forward(program)
+            way.forward(program, begins)
             counted = way.sequences and data.masked
             if counted:
                 program.launch(sums, 1, THREADS, way.rows, 0, way.valid, self._partials, 3 * BLOCKS)
@@ -284,11 +371,15 @@ class _Session:
             self._loss.add(program, way.rows, weights, self._count, y, way.raw, draw, losses)
             program.launch(sums, BLOCKS, THREADS, way.rows, 0, losses, self._partials, 0)
             if training:
-                way.backward(program)
+                way.backward(program, begins)
+            if kind == "gradient":
+                arrays = self._count, self._network.gradients, self._gradients_added()
+                program.each(_add_gradient, self._size, self._size, *arrays)
+            if kind == "update":
                 self._update(program, data, B)
             else:
                 program.launch(_add_up, 1, 1, self._partials, self._count, data.control)
-        return data.programs[B, training]
+        return data.programs[key]
 
     def _update(self, program: Program, data: _Data | DeviceWindows, B: int) -> None:
         trainer, network, n = self._trainer, self._network, self._size
@@ -304,6 +395,15 @@ class _Session:
         program.launch(_decide, 1, 1, B, *bounds, self._partials, data.control, self._scale)
         gradients = network.parameters, network.gradients
         self._optimizer.add(program, n, *gradients, data.control, self._scale)
+        if self._average is not None:
+            self._average.kernel.add(program, n, network.parameters, data.control)
+
+
+def _copy(source: Any, target: Any) -> None:
+    """Copy parameters, on the device."""
+    program = Program()
+    program.each(pointwise.copy, source.size, source.size, source, 0, target, 0)
+    program.run()
 
 
 @cuda.jit
@@ -360,3 +460,10 @@ def _add_up(partials, count, control):
         control[BATCH] += 1
         control[TOTAL] += loss * count[0]
         control[SEEN] += count[0]
+
+
+@cuda.jit
+def _add_gradient(n, count, g, total):
+    """Add the gradient of a mean, times what it is over."""
+    for i in range(cuda.grid(1), n, cuda.gridsize(1)):
+        total[i] += count[0] * g[i]

@@ -306,6 +306,10 @@ class DeviceWindows:
         self._rows.copy_to_device(rows)
         self._origins.copy_to_device(origins)
 
+    def reach(self, start: int, B: int) -> int:
+        """Return for how many steps masks are drawn, whatever the windows of a batch: for all."""
+        return self.T
+
     def _locate(self, order: NDArray) -> list[NDArray]:
         return [np.ascontiguousarray(each, np.int64) for each in self.source.locate(order)]
 

@@ -201,7 +201,7 @@ class BaseRNN(BaseEstimator):
         trainer = make_trainer(self, len(x), loss, np.random.default_rng(seeds[1]))
         if self.stateful:
             trainer.shuffle, trainer.batch_size = False, self._n_series(len(x))
-            trainer.callbacks = (*trainer.callbacks, _begin_anew)
+            trainer.stateful = True
         if self.solver == "lbfgs":
             self._check_repeatable()
         config = {name: getattr(self, name) for name in _SHAPE}
@@ -218,7 +218,7 @@ class BaseRNN(BaseEstimator):
         if self.device == "cuda":
             from numbarnn.cuda.training import on_device
 
-            trainer = on_device(trainer, network, self.solver)
+            trainer = on_device(trainer, network)
         return trainer, network
 
     def _n_series(self, n_samples):
@@ -252,16 +252,16 @@ class BaseRNN(BaseEstimator):
         early_stopping, n_train = self.early_stopping and self.solver != "lbfgs", len(data[0])
         if len(data[0]) <= trainer.batch_size and not early_stopping and not self.stateful:
             data = validation.merge_equal(*data)
-        source = self._make_source(data, trainer)
+        parts = self._split(data[1], trainer) if early_stopping else (slice(None),)
+        source, held_out = self._make_source(data, trainer, parts), None
         self._optimizer = None
         if self.solver == "lbfgs":
             trainer.batch_size = _PREDICT_BATCH
             history = trainer.fit_lbfgs(network, source)
         else:
-            held_out = None
             if early_stopping:
-                train, test = self._split(data[1], trainer)
-                source, held_out, n_train = Subset(source, train), Subset(source, test), len(train)
+                source, held_out = (Subset(source, part) for part in parts)
+                n_train = source.n_samples
             self._optimizer = self._make_optimizer(network)
             history = trainer.fit(network, self._optimizer, source, held_out)
         network.reset_states()
@@ -274,17 +274,31 @@ class BaseRNN(BaseEstimator):
         self.t_ = self.n_iter_ * n_train
         return self
 
-    def _make_source(self, data, trainer):
-        """Return the data as a source, with weights scaled to a mean of 1, and the penalty with them."""
+    def _make_source(self, data, trainer, parts=(slice(None),)):
+        """Return the data as a source, with weights scaled to a mean of 1 in each of some parts.
+
+        The penalty is scaled as the first part is, the one that is trained on.
+        """
         x, y, weight, valid = data
         if weight is not None:
-            mean = weight.sum() / len(x) if weight.ndim == 1 else weight.sum() / (weight > 0).sum()
-            if self.return_sequences and weight.ndim == 1 and valid is not None:
-                counts = valid_steps(valid, x.shape[1]).sum(axis=1)
-                mean = weight @ counts / counts.sum()
-            weight = weight / mean
-            trainer.alpha /= mean
+            means = [
+                self._mean_weight(weight[part], None if valid is None else valid[part], x.shape[1])
+                for part in parts
+            ]
+            weight = weight.copy()
+            for part, mean in zip(parts, means, strict=True):
+                weight[part] /= mean
+            trainer.alpha /= means[0]
         return ArraySource(x, y, weight, valid, self.dtype)
+
+    def _mean_weight(self, weight, valid, n_timesteps):
+        """Return the mean weight of what counts: samples, or steps that are valid and not weighted 0."""
+        if weight.ndim == 2:
+            return weight.sum() / max(1, (weight > 0).sum())
+        if self.return_sequences and valid is not None:
+            counts = valid_steps(valid, n_timesteps).sum(axis=1)
+            return weight @ counts / counts.sum()
+        return weight.sum() / len(weight)
 
     def _split(self, y, trainer):
         """Return indices of the samples for training and of those held out."""
@@ -302,10 +316,27 @@ class BaseRNN(BaseEstimator):
         if is_classifier(self) and not self.return_sequences:
             from sklearn.model_selection import train_test_split
 
+            self._check_classes(y, n_test)
             seed = int(rng.integers(2**31))
             return train_test_split(np.arange(n), test_size=n_test, random_state=seed, stratify=y)
         order = rng.permutation(n)
         return order[n_test:], order[:n_test]
+
+    def _check_classes(self, y, n_test):
+        """Refuse what cannot be split so that every class is on both sides."""
+        codes, counts = np.unique(y, return_counts=True)
+        if counts.min() < 2:
+            lone = self.classes_.tolist()[codes[np.argmin(counts)]]
+            raise ValueError(
+                f"y had one sample of class {lone!r}; early_stopping=True expects two or more of each, to "
+                "train on and to validate with"
+            )
+        if min(n_test, len(y) - n_test) < len(codes):
+            raise ValueError(
+                f"validation_fraction was {self.validation_fraction}, which leaves {len(y) - n_test} samples "
+                f"to train on and {n_test} to validate with; expected at least as many as the {len(codes)} "
+                "classes"
+            )
 
     def _partial_fit(self, X, y, sample_weight, lengths, mask):
         if self.early_stopping:
@@ -352,7 +383,7 @@ class BaseRNN(BaseEstimator):
             from numbarnn.cuda.network import DeviceNetwork
 
             network = DeviceNetwork(network)
-            n_batch = network.rows_that_fit(x.shape[1])
+            n_batch = n_batch if network.config["stateful"] else network.rows_that_fit(x.shape[1])
         result = None
         for start in range(0, len(x), n_batch):
             batch = slice(start, start + n_batch)
@@ -389,9 +420,3 @@ class BaseRNN(BaseEstimator):
         check_is_fitted(self)
         self.network_.reset_states()
         return self
-
-
-def _begin_anew(info):
-    """Let each epoch begin without the states that the one before has left; a callback."""
-    if info["event"] == "epoch":
-        info["network"].reset_states()

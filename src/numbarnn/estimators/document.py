@@ -67,8 +67,8 @@ _PARAMETERS = """cell : str, default="gru"
     dtype : {{"float32", "float64"}}, default="float32"
         What is computed in.
     device : {{"cpu", "cuda"}}, default="cpu"
-        Where training and prediction run; what was trained on one is used on the other. docs/cuda.md says
-        which options there are no kernels for.
+        Where training and prediction run; what was trained on one is used on the other. All options are for
+        both, all cells but "lstm_layernorm": docs/cuda.md.
     n_jobs : int or None, default=None
         Threads; None and -1 for all cores. The result does not depend on it.
     random_state : int, RandomState instance or None, default=None

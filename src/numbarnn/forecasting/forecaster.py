@@ -532,7 +532,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         if self.device == "cuda":
             from numbarnn.cuda.training import on_device
 
-            trainer = on_device(trainer, model.network, self.solver)
+            trainer = on_device(trainer, model.network)
         return trainer.fit(model.network, optimizer, source, validation)
 
     def _keep(self, data: SeriesSet, n_valid: np.ndarray, model: ForecastModel, form: Form) -> None:

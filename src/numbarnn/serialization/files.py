@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -73,11 +74,13 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
         raise TypeError(_no_model(estimator))
     writer = Writer()
     writer.encode(estimator, "")
+    objects = json.dumps(writer.objects, allow_nan=False)
     metadata = {
         "format": "numbarnn",
         "format_version": str(FORMAT_VERSION),
         "numbarnn_version": __version__,
-        "objects": json.dumps(writer.objects, allow_nan=False),
+        "sha256": _digest(objects, writer.tensors),
+        "objects": objects,
     }
     _replace(target, to_bytes(writer.tensors, metadata))
 
@@ -126,10 +129,13 @@ def load(path: str | os.PathLike) -> Any:
     except SafetensorError as error:
         raise ValueError(f"{name} is no safetensors file, or damaged: {error}") from error
     with file:
-        text = _objects_of(file.metadata() or {}, name)
+        metadata = file.metadata() or {}
+        text = _objects_of(metadata, name)
         try:
             # copies: they outlive the file, which may then be replaced
             tensors = {key: np.array(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
+            if metadata.get("sha256", "") not in ("", _digest(text, tensors)):  # the first files have none
+                raise ValueError("it is damaged, its content is not what was written")
             return Reader(tensors).read(json.loads(text, parse_constant=_no_constant))
         except Exception as error:  # whatever is wrong in a file shows in some error
             raise ValueError(f"{name} cannot be loaded: {error or type(error).__name__}") from error
@@ -168,6 +174,15 @@ def _objects_of(metadata: dict[str, str], name: str) -> str:
             "pip install --upgrade numbarnn"
         )
     return metadata["objects"]
+
+
+def _digest(objects: str, tensors: dict[str, np.ndarray]) -> str:
+    """Return what tells whether anything in a file has changed since it was written."""
+    digest = hashlib.sha256(objects.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype.str} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()
 
 
 def _no_constant(name: str) -> float:
