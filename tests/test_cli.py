@@ -224,6 +224,12 @@ def test_forecast_writes_a_table_and_a_picture(naive, sales, tmp_path, capsys):
     assert captured.out == "" and "out.csv" in captured.err
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_device_is_handed_on(naive, sales, device):
+    assert main(["forecast", str(sales), "--horizon", "1", "--quiet", "--device", device]) == 0
+    assert naive.last.parameters["device"] == device
+
+
 def test_forecast_prints_the_table_alone(naive, sales, capsys):
     assert main(["forecast", str(sales), "--horizon", "1", "--quiet"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["a,2024-01-31,30.5", "\u00e9,2024-01-31,30.5"]

@@ -221,6 +221,12 @@ class TestEstimator:
         np.testing.assert_array_equal(forecaster.predict(), before)
 
 
+    def test_a_penalty_makes_weights_smaller(self):
+        networks = [quick(alpha=alpha).fit(waves()).network_ for alpha in (0.0, 100.0)]
+        free, bound = (np.abs(each.parameters[each.penalized]).sum() for each in networks)
+        assert bound < free
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("y", "message"),

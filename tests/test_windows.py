@@ -179,7 +179,7 @@ class TestGather:
         if weight is None:
             assert used.all()
         else:
-            assert weight.dtype == np.float32
+            assert weight.dtype == y.dtype
             np.testing.assert_allclose(weight, used / used.mean(), rtol=1e-5)
         series = x.series if layout.joint else x.series // 2
         if scaled.static is not None:

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # a terminal shows ^C on the line of the progress
             print("\n" * sys.stderr.isatty() + "numbarnn: interrupted", file=sys.stderr)
             return 130
-        except (FloatingPointError, ImportError, OSError, TypeError, ValueError) as error:
+        except (FloatingPointError, ImportError, MemoryError, OSError, TypeError, ValueError) as error:
             print(f"numbarnn: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 1
     return 130 if interrupts else status

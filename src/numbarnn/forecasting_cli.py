@@ -88,6 +88,7 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     add("--hidden", type=_count, metavar="N", help="units of the network")
     add("--epochs", type=_count, metavar="N", help="most passes over the data")
     add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: %(default)s)")
+    add("--device", choices=["cpu", "cuda"], help="where to train (default: cpu)")
     add("--jobs", type=int, metavar="N", help="threads (default: all cores)")
     add("--out", metavar="FILE", help="where the table goes, .csv or .parquet (default: standard output)")
     add("--plot", metavar="FILE", help="a picture, .png, .svg or .pdf; needs matplotlib")
@@ -165,7 +166,8 @@ def _make_forecaster(arguments: argparse.Namespace, names: dict[str, str | None]
 
     given = {
         "context_length": arguments.context, "hidden_size": arguments.hidden, "max_iter": arguments.epochs,
-        "freq": arguments.freq, "calendar": "auto" if arguments.calendar else None, "id_col": names["id"],
+        "freq": arguments.freq, "device": arguments.device, "id_col": names["id"],
+        "calendar": "auto" if arguments.calendar else None,
         "past_covariates": arguments.past_covariates or None,
         "future_covariates": arguments.future_covariates or None,
     }  # fmt: skip

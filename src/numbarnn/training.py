@@ -215,6 +215,8 @@ class Trainer:
         "epoch"; further keys are epoch, loss, learning_rate and network, of a batch also batch and n_batches,
         of an epoch validation_loss, if there is a validation part. A true return value ends training.
         `epoch` tells of batches only, `fit_lbfgs` of epochs only (its iterations; learning_rate is nan).
+    between_epochs : callable, default=bool
+        Called without arguments after each epoch of `fit` that was not broken off, before the callbacks.
     verbose : int, default=0
         If not 0, a bar on a terminal and a line for each epoch elsewhere.
     warn : bool, default=True
@@ -237,6 +239,7 @@ class Trainer:
     tol: float = 1e-4
     n_iter_no_change: float = 10
     callbacks: Sequence[Callback] = ()
+    between_epochs: Callable[[], Any] = bool
     verbose: int = 0
     warn: bool = True
     name: str = "training"
@@ -392,7 +395,8 @@ class Trainer:
         network.backward(draw)
         if decay is not None:
             penalty = decay * network.parameters / len(indices)
-            network.gradients += penalty
+            gradients = network.gradients
+            gradients += penalty
             loss += 0.5 * float(penalty @ network.parameters)
         return loss
 
@@ -467,6 +471,8 @@ class Trainer:
 
     def _call(self, event, info):
         """Tell the callbacks; whether one of them asks to stop."""
+        if event == "epoch":
+            self.between_epochs()
         stop = False
         for callback in self.callbacks:
             stop = bool(callback({"event": event, **info})) or stop

@@ -12,7 +12,9 @@
     pointwise.py   kernels that have an element a thread
     directions.py  one direction of a layer, by what stands above
     layers.py      what `numbarnn.layer.Pass` is on a CPU
-    losses.py, optimizers.py, network.py, training.py   likewise
+    dense.py, losses.py, optimizers.py, network.py, training.py   likewise
+    windows.py     windows of series, cut out there
+    forecasters.py, decoders.py, likelihoods.py   the networks that read them, and their losses
     resources.py   every kernel compiled without a GPU, and the registers that it takes
 
 All arrays are flat. Letters are those of `numbarnn.kernels`: T steps, B rows of a batch, I inputs, H units;

@@ -15,6 +15,7 @@ import numpy as np
 
 from numbarnn.cuda.driver import SIMULATED, cuda, jit, upload
 from numbarnn.cuda.functions import inline
+from numbarnn.cuda.likelihoods import LIKELIHOODS, likelihood
 
 if TYPE_CHECKING:
     from numbarnn.losses import Loss
@@ -113,7 +114,7 @@ class LossKernel:
     Parameters
     ----------
     loss : Loss
-        One of `numbarnn.losses.LOSSES`.
+        One of `numbarnn.losses.LOSSES` or `numbarnn.forecasting.likelihoods.LIKELIHOODS`.
     n_raw : int
         Raw outputs of a row.
     dtype : numpy.dtype
@@ -125,13 +126,16 @@ class LossKernel:
     """
 
     def __init__(self, loss: Loss, n_raw: int, dtype: np.dtype) -> None:
-        name = type(loss).__name__
-        if name not in _elements(dtype.type, 1.0) or type(loss).__module__ != "numbarnn.losses":
+        name, module = type(loss).__name__, type(loss).__module__
+        likely = module == "numbarnn.forecasting.likelihoods" and name in LIKELIHOODS
+        if not likely and (name not in _elements(dtype.type, 1.0) or module != "numbarnn.losses"):
             raise ValueError(f"loss was {name}; device='cuda' expects one of numbarnn.losses.LOSSES")
         levels = getattr(loss, "_levels", np.zeros(1)).astype(dtype)
         self._n_raw, self._outputs, self._n_levels = n_raw, dtype.type(n_raw), len(levels)
         self._levels = upload(levels)
-        if name == "LogLoss" and n_raw > 1:
+        if likely:
+            self._kernel = likelihood(name, loss.limits)
+        elif name == "LogLoss" and n_raw > 1:
             self._kernel = _softmax(dtype.type)
         else:
             self._kernel = _by_element(name, dtype.type, float(getattr(loss, "delta", 1.0)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from numbarnn.blocks import valid_steps
 from numbarnn.cuda import pointwise
 from numbarnn.cuda.blas import Matrix
+from numbarnn.cuda.dense import Dense, DenseWay
 from numbarnn.cuda.driver import DeviceMemoryError, download, empty, free_bytes, naming_errors, upload
 from numbarnn.cuda.layers import Layers, Shape, Way, check_options
 from numbarnn.cuda.noise import noise_of
@@ -26,16 +27,7 @@ _PART_OF_MEMORY = 0.5  # of what is free, for the arrays of a prediction
 _MOST_ROWS = 4096  # a batch of more is no faster
 
 
-class _Dense(NamedTuple):
-    """A dense layer: where its weight and bias are, and its sizes."""
-
-    weight: int
-    bias: int
-    inputs: int
-    outputs: int
-
-
-class NetworkWay:
+class NetworkWay(DenseWay):
     """The arrays of a network on batches of one shape, and both ways through it.
 
     Rows are time-major: (T, B) of them where there is an output for every step, else B.
@@ -64,7 +56,7 @@ class NetworkWay:
         self.way = Way(layers, Shape(T, B, training, masked, dropout, self.by_output, starts, noise))
         if self._goes_on:  # from where the batch before has left its states
             self.way.initial = self.way.final = network.carried_states(B)
-        self.valid, self.steps = self.way.valid, T * B
+        self.valid, self.steps, self._ones = self.way.valid, T * B, self.way.ones
         self.rows = self.steps if self.sequences else B
         self._embeds = bool(network.tables)
         self.inputs = self.way.rows[0]
@@ -109,7 +101,7 @@ class NetworkWay:
         self._draw_dense(network.head[:-1], self._masks[1], self.sequences, steps)
 
     def _draw_dense(
-        self, dense: list[_Dense], masks: list[Any], by_step: bool, steps: int | None
+        self, dense: list[Dense], masks: list[Any], by_step: bool, steps: int | None
     ) -> None:
         """Draw the masks of dense layers."""
         for mask, each in zip(masks, dense, strict=True) if self._drops else ():
@@ -155,19 +147,6 @@ class NetworkWay:
             program.each(pointwise.repeat_states, count, count, self.B, H, network.parameters, at, states)
         if self._goes_on and not (network.learned or self._random_starts):
             program.each(pointwise.fill, initial.size, initial.size, network.zero, initial)
-
-    def _dense(
-        self, program: Program, rows: int, dense: list[_Dense], read: list, masks: list, rectified: int
-    ) -> None:
-        network, p = self._network, self._network.parameters
-        for k, each in enumerate(dense):
-            weights, y, count = Matrix(p, each.weight, each.inputs).T, read[k + 1], rows * each.outputs
-            seen = Matrix(read[k], 0, each.inputs)
-            program.product(rows, each.outputs, each.inputs, seen, weights, Matrix(y, 0, each.outputs))
-            bias = each.outputs, int(k < rectified), network.zero, p, each.bias, y
-            program.each(pointwise.add_bias, count, count, *bias)
-            if self._drops and k < rectified:
-                program.each(pointwise.multiply, count, count, masks[k], y)
 
     def _features(self, program: Program) -> None:
         """Add what brings the ends of the directions together."""
@@ -228,27 +207,6 @@ class NetworkWay:
                 for k in range(many):
                     seen = Matrix(self.way.dinitial, (position + k * H) * self.B, H)
                     program.product(1, H, self.B, ones, seen, Matrix(network.gradients, at + k * H, H))
-
-    def _dense_back(
-        self, program: Program, rows: int, dense: list[_Dense], read: list, dread: list, masks: list,
-        rectified: int, input_gradient: bool,
-    ) -> None:
-        network = self._network
-        for k, each in reversed([*enumerate(dense)]):
-            dy, count = dread[k + 1], rows * each.outputs
-            if self._drops and k < rectified:
-                program.each(pointwise.multiply, count, count, masks[k], dy)
-            if k < rectified:  # what dropout has set to zero has no gradient any more
-                program.each(pointwise.drop_negative, count, count, read[k + 1], dy)
-            slopes, seen = Matrix(dy, 0, each.outputs), Matrix(read[k], 0, each.inputs)
-            to = Matrix(network.gradients, each.weight, each.inputs)
-            program.product(each.outputs, each.inputs, rows, slopes.T, seen, to)
-            to, ones = Matrix(network.gradients, each.bias, each.outputs), Matrix(self.way.ones, 0, rows)
-            program.product(1, each.outputs, rows, ones, slopes, to)
-            if k > 0 or input_gradient:
-                weights = Matrix(network.parameters, each.weight, each.inputs)
-                to = Matrix(dread[k], 0, each.inputs)
-                program.product(rows, each.inputs, each.outputs, slopes, weights, to)
 
     def _features_back(self, program: Program) -> None:
         layers, B, dfeatures = self._network.layers, self.B, self._dhead[0]
@@ -316,6 +274,11 @@ class DeviceNetwork:
         self._known: tuple[NDArray, ...] | None = None  # the network's own that stand for them
 
     @staticmethod
+    def outputs_of_row(network: Network) -> int:
+        """Return how many raw outputs belong to one row of targets."""
+        return network.config["n_outputs"]
+
+    @staticmethod
     def check_options(network: Network) -> None:
         """Raise a ValueError for what there is no kernel for."""
         check_options(network.recurrent)
@@ -326,10 +289,10 @@ class DeviceNetwork:
         starts = dict(zip(shapes, np.cumsum([0, *map(math.prod, shapes.values())]).tolist(), strict=False))
         config, layers = self.config, self.layers
 
-        def dense(prefix: str, sizes: list[int], names: list[str]) -> list[_Dense]:
+        def dense(prefix: str, sizes: list[int], names: list[str]) -> list[Dense]:
             pairs = zip(names, pairwise(sizes), strict=True)
             return [
-                _Dense(starts[f"{prefix}{name}weight"], starts[f"{prefix}{name}bias"], *pair)
+                Dense(starts[f"{prefix}{name}weight"], starts[f"{prefix}{name}bias"], *pair)
                 for name, pair in pairs
             ]
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from numbarnn.cuda.driver import cuda
 
 __all__ = [
-    "add_bias", "add_rows", "collect_states", "copy", "drop_negative", "embed", "embed_back", "fill",
-    "gather_inputs", "gather_targets", "gather_valid", "join_columns", "join_ends", "merge", "multiply",
-    "multiply_to", "place_states", "repeat_states", "rows_in", "rows_out", "split", "split_columns",
-    "split_ends", "take_columns",
+    "add", "add_bias", "add_offsets", "add_rows", "collect_states", "columns", "copy", "drop_negative",
+    "embed", "embed_back", "fill", "gather_inputs", "gather_targets", "gather_valid", "join_columns",
+    "join_ends", "merge", "multiply", "multiply_to", "place_states", "repeat_rows", "repeat_states",
+    "rows_in", "rows_out", "segment_inputs", "split", "split_columns", "split_ends", "step_inputs",
+    "sum_rows", "take_columns",
 ]  # fmt: skip
 
 
@@ -230,6 +231,77 @@ def repeat_states(count, B, H, p, at, states):
     """Let all B rows of a batch begin in the same states: (D, H) to (D, B, H), count elements."""
     for i in range(cuda.grid(1), count, cuda.gridsize(1)):
         states[i] = p[at + i // (B * H) * H + i % H]
+
+
+# ---- what a forecaster reads and writes
+
+
+@cuda.jit
+def columns(rows, width, x, x_at, x_width, y, y_at, y_width):
+    """Copy `width` columns, from `x_at` on in rows of x to `y_at` on in rows of y."""
+    for i in range(cuda.grid(1), rows * width, cuda.gridsize(1)):
+        r, k = i // width, i % width
+        y[y_at + r * y_width + k] = x[x_at + r * x_width + k]
+
+
+@cuda.jit
+def add(count, source, target):
+    """Add elements."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        target[i] += source[i]
+
+
+@cuda.jit
+def repeat_rows(count, times, width, source, target):
+    """Write every row so many times behind each other; count elements of target."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        target[i] = source[i // width // times * width + i % width]
+
+
+@cuda.jit
+def sum_rows(count, times, width, zero, source, target):
+    """Sum so many rows that stand behind each other; count elements of target."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        total = zero
+        for j in range(times):
+            total += source[(i // width * times + j) * width + i % width]
+        target[i] = total
+
+
+@cuda.jit
+def segment_inputs(count, m, D, own, p, at, table, series, has_static, static, has_future, future, out):
+    """Put vectors of the m positions, `own` wide, beside the series', and add the covariates' layers."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        k, row = i % D, i // D
+        if k < own:
+            value = p[at + row % m * own + k]
+        else:
+            value = p[table + series[row // m] * (D - own) + k - own]
+        if has_static:
+            value += static[row // m * D + k]
+        if has_future:
+            value += future[i]
+        out[i] = value
+
+
+@cuda.jit
+def step_inputs(count, B, width, read, size, p, table, series, static, inputs, out):
+    """Put behind the `read` columns of every step the vector of its series and the static covariates."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        k, row = i % width, i // width
+        if k < read:
+            out[i] = inputs[row * read + k]
+        elif k < read + size:
+            out[i] = p[table + series[row % B] * size + k - read]
+        else:
+            out[i] = static[row % B * (width - read - size) + k - read - size]
+
+
+@cuda.jit
+def add_offsets(count, period, offset, raw):
+    """Add to rows what stands in `period` elements, again and again."""
+    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
+        raw[i] += offset[i % period]
 
 
 # ---- batches of a data set; `control[0]` is the number of the batch

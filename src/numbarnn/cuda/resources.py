@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from numbarnn.cells import CELLS
 from numbarnn.cuda import blas, driver
 from numbarnn.cuda.driver import cuda
 from numbarnn.cuda.program import Program
-from numbarnn.cuda.training import on_device
+from numbarnn.cuda.training import DeviceTrainer, on_device
 from numbarnn.losses import LOSSES
 from numbarnn.network import Network
 from numbarnn.optimizers import OPTIMIZERS
@@ -89,6 +89,24 @@ def cases() -> Iterator[tuple[str, dict[str, Any], str, dict[str, Any]]]:
     yield "lstm_peephole 128", {"cell": "lstm_peephole", "hidden_size": 128}, "squared_error", adam
 
 
+def forecasters() -> Iterator[dict[str, Any]]:
+    """Yield options of forecasters that together launch what networks of the cases above do not.
+
+    Yields
+    ------
+    options : dict
+        Of `numbarnn.RNNForecaster`.
+    """
+    usual = {"horizon": 5, "context_length": 12, "segment_length": 3, "hidden_size": 32}
+    yield usual
+    kinds = {f"{kind}_covariates": [kind] for kind in ("past", "future", "static")}
+    # contexts that are longer than the series have fewer segments
+    yield {**usual, **kinds, "context_length": 36, "normalize": "window", "loss": "quantile"}
+    yield {**usual, **kinds, "decoder": "direct"}
+    for loss in ("gaussian", "student_t", "negative_binomial"):
+        yield {**usual, **kinds, "decoder": "recursive", "segment_length": "auto", "loss": loss}
+
+
 def launches() -> dict[str, Launch]:
     """Build the programs of all cases, and return what they would launch, each once.
 
@@ -103,8 +121,10 @@ def launches() -> dict[str, Launch]:
 
     found: dict[tuple, Launch] = {}
     with _arrays_of_the_host():
-        for label, config, loss, options in cases():
-            for kernel, threads, arguments in _launched(config, loss, dict(options)):
+        launched = [(label, _launched(config, loss, dict(rest))) for label, config, loss, rest in cases()]
+        launched += [("", _launched_by(options)) for options in forecasters()]
+        for label, each in launched:
+            for kernel, threads, arguments in each:
                 types = tuple(typeof(each) for each in arguments)
                 key = kernel.py_func.__module__, kernel.py_func.__qualname__, types, id(kernel)
                 name = kernel.py_func.__name__.strip("_")
@@ -139,6 +159,28 @@ def _launched(config: dict[str, Any], loss: str, options: dict[str, Any]) -> Ite
     batch = x, y, None, lengths
     source = SimpleNamespace(n_samples=40, gather=lambda indices: batch)
     yield from on_device(trainer, network).launched(network, optimizer, source)
+
+
+def _launched_by(options: dict[str, Any]) -> Iterator[tuple]:
+    """Yield the same of a forecaster, by the programs that it makes in `fit`."""
+    from numbarnn import RNNForecaster  # it stands above this room
+
+    steps, ids = 40, np.repeat(["a", "b"], 40)
+    values = np.arange(2.0 * steps)
+    columns = {kind: options.get(f"{kind}_covariates") for kind in ("past", "future", "static")}
+    data = {"unique_id": ids, "ds": np.tile(np.arange(steps), 2), "y": values.copy()}
+    for kind, names in columns.items():
+        data |= {name: (ids == "a") * 1.0 if kind == "static" else values for name in names or ()}
+    data["y"][::5] = np.nan
+    found: list[tuple] = []
+
+    def note(trainer: DeviceTrainer, network: Any, optimizer: Any, data: Any, validation: Any = None) -> None:
+        found.extend(trainer.launched(network, optimizer, data))
+        raise StopIteration
+
+    with mock.patch.object(DeviceTrainer, "fit", note), suppress(StopIteration):
+        RNNForecaster(**options, device="cuda", random_state=0, batch_size=32).fit(data)
+    yield from found
 
 
 @contextmanager

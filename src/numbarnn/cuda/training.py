@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from numbarnn.blocks import reach, valid_steps
 from numbarnn.cuda import pointwise
 from numbarnn.cuda.driver import check_device, cuda, download, empty, naming_errors, upload
+from numbarnn.cuda.forecasters import DeviceForecaster
 from numbarnn.cuda.losses import BLOCKS, THREADS, LossKernel, sums
 from numbarnn.cuda.network import DeviceNetwork, NetworkWay
 from numbarnn.cuda.optimizers import (
@@ -33,14 +34,15 @@ from numbarnn.cuda.optimizers import (
     OptimizerKernel,
 )
 from numbarnn.cuda.program import Program
+from numbarnn.cuda.windows import DeviceWindows
 from numbarnn.network import Network
 from numbarnn.optimizers import Optimizer
-from numbarnn.training import WHAT_TO_TRY, History, Latest, Source, Trainer
+from numbarnn.training import WHAT_TO_TRY, History, Latest, Model, Source, Trainer
 
 __all__ = ["DeviceTrainer", "on_device"]
 
 
-def on_device(trainer: Trainer, network: Network) -> DeviceTrainer:
+def on_device(trainer: Trainer, network: Model) -> DeviceTrainer:
     """Return the trainer that does the same on the device.
 
     Raises
@@ -51,9 +53,15 @@ def on_device(trainer: Trainer, network: Network) -> DeviceTrainer:
         If there is no device.
     """
     check_device()
-    DeviceNetwork.check_options(network)
-    LossKernel(trainer.loss, network.config["n_outputs"], network.dtype)
+    counterpart = _counterpart(network)
+    counterpart.check_options(network)
+    LossKernel(trainer.loss, counterpart.outputs_of_row(network), network.dtype)
     return DeviceTrainer(**{each.name: getattr(trainer, each.name) for each in fields(Trainer)})
+
+
+def _counterpart(network: Model) -> type[DeviceNetwork | DeviceForecaster]:
+    """Return what a network is on the device."""
+    return DeviceNetwork if isinstance(network, Network) else DeviceForecaster
 
 
 @dataclass(kw_only=True)
@@ -73,7 +81,7 @@ class DeviceTrainer(Trainer):
         self._session: _Session | None = None
 
     def fit(
-        self, network: Network, optimizer: Optimizer, data: Source, validation: Source | None = None
+        self, network: Model, optimizer: Optimizer, data: Source, validation: Source | None = None
     ) -> History:
         """See `Trainer.fit`."""
         with naming_errors():
@@ -84,7 +92,7 @@ class DeviceTrainer(Trainer):
                 self._session = None
 
     def epoch(
-        self, network: Network, optimizer: Optimizer, data: Source, rate: float, epoch: int = 0,
+        self, network: Model, optimizer: Optimizer, data: Source, rate: float, epoch: int = 0,
         interrupted: Callable[[], bool] = bool, average: Latest | None = None,
     ) -> tuple[float, str]:
         """See `Trainer.epoch`; `average` is what `start_average` has returned, and known here."""
@@ -96,18 +104,18 @@ class DeviceTrainer(Trainer):
             session.finish()
             return result
 
-    def launched(self, network: Network, optimizer: Optimizer, data: Source) -> Iterator[tuple]:
+    def launched(self, network: Model, optimizer: Optimizer, data: Source) -> Iterator[tuple]:
         """Yield (kernel, threads, arguments) of all that a batch of training and of evaluation launches."""
         session = self._session = _Session(self, network, optimizer)
         self.start_average(network)
         for kind in ("update", "evaluate", "gradient"):
             yield from session.program(data, self.batch_size, kind).launches
 
-    def start_average(self, network: Network) -> Latest:
+    def start_average(self, network: Model) -> Latest:
         """See `Trainer.start_average`."""
         return Latest() if self.ema_momentum is None else self._session.start_average(self.ema_momentum)
 
-    def fit_lbfgs(self, network: Network, data: Source) -> History:
+    def fit_lbfgs(self, network: Model, data: Source) -> History:
         """See `Trainer.fit_lbfgs`; the host has the parameters, the device each loss and its gradient."""
         with naming_errors():
             self._session = _Session(self, network, None)
@@ -116,19 +124,19 @@ class DeviceTrainer(Trainer):
             finally:
                 self._session = None
 
-    def evaluate(self, network: Network, data: Source, gradient: NDArray | None = None) -> float:
+    def evaluate(self, network: Model, data: Source, gradient: NDArray | None = None) -> float:
         """See `Trainer.evaluate`."""
         return self._session.evaluate(data, gradient)
 
-    def keep(self, network: Network) -> Any:
+    def keep(self, network: Model) -> Any:
         """See `Trainer.keep`; the copy stays on the device."""
         return self._session.keep()
 
-    def put_back(self, network: Network, kept: Any) -> None:
+    def put_back(self, network: Model, kept: Any) -> None:
         """See `Trainer.put_back`."""
         self._session.put_back(kept)
 
-    def _finish(self, history: History, network: Network) -> History:
+    def _finish(self, history: History, network: Model) -> History:
         self._session.finish()
         return super()._finish(history, network)
 
@@ -160,23 +168,35 @@ class _Data:
         """Return how many steps there are up to the last that counts in any sample of a batch."""
         return self.T if self._lengths is None else reach(self._lengths[self._order[start : start + B]])
 
+    def gather(self, program: Program, way: NetworkWay, y: Any, weights: Any, size: int) -> None:
+        """Add what brings a batch, of at most `size` samples, to the network's inputs and to targets."""
+        (T, B, F), masked, chosen = (self.T, way.B, self.F), int(self.masked), (self.control, self.order)
+        if masked:
+            program.each(pointwise.gather_valid, T * B, T, B, size, *chosen, self.valid, way.valid)
+        arrays = self.x, way.valid, way.inputs
+        program.each(pointwise.gather_inputs, T * B * F, T, B, F, size, masked, *chosen, *arrays)
+        steps, counts = (T, masked) if way.sequences else (1, 0)
+        arrays = self.y, self.weight, way.valid, y, weights
+        numbers = steps, B, self.k, size, counts, self.weighted
+        program.each(pointwise.gather_targets, steps * B, *numbers, *chosen, *arrays)
+
 
 class _Average(Latest):
     """An average on the device, where every update of a session's programs takes part in it."""
 
-    def __init__(self, kernel: AverageKernel, network: DeviceNetwork) -> None:
+    def __init__(self, kernel: AverageKernel, network: DeviceNetwork | DeviceForecaster) -> None:
         self.kernel, self._network = kernel, network
         self._own = empty(kernel.values.size, network.dtype)
 
     @contextmanager
-    def applied(self, network: Network) -> Iterator[None]:
+    def applied(self, network: Model) -> Iterator[None]:
         """See `Latest.applied`."""
         _copy(self._network.parameters, self._own)
         self.hand_over(network)
         yield
         _copy(self._own, self._network.parameters)
 
-    def hand_over(self, network: Network) -> None:
+    def hand_over(self, network: Model) -> None:
         """See `Latest.hand_over`."""
         _copy(self.kernel.values, self._network.parameters)
 
@@ -184,14 +204,14 @@ class _Average(Latest):
 class _Session:
     """A network, an optimizer and data on the device for as long as it trains."""
 
-    def __init__(self, trainer: Trainer, network: Network, optimizer: Optimizer | None) -> None:
+    def __init__(self, trainer: Trainer, network: Model, optimizer: Optimizer | None) -> None:
         self._trainer, self._host, self._host_optimizer = trainer, network, optimizer
-        self._network = DeviceNetwork(network)
-        dtype = network.dtype
-        self._loss = LossKernel(trainer.loss, network.config["n_outputs"], dtype)
+        self._network, dtype = _counterpart(network)(network), network.dtype
+        self._loss = LossKernel(trainer.loss, self._network.outputs_of_row(network), dtype)
         # without an optimizer the parameters are the host's, and nothing is brought back
         self._optimizer = None if optimizer is None else OptimizerKernel(optimizer)
-        self._data: dict[int, _Data] = {}
+        self._data: dict[int, _Data | DeviceWindows] = {}
+        self._tables: dict[int, tuple[NDArray, Any]] = {}  # what sources of windows share
         self._size = network.parameters.size
         # sums of blocks: of the loss, the penalty and the squares of the gradient; and a number of steps
         self._partials, self._scale = upload(np.zeros(3 * BLOCKS + 1)), upload(np.ones(1, dtype))
@@ -212,8 +232,8 @@ class _Session:
         trainer, data = self._trainer, self._load(source)
         n, size = data.n, trainer.batch_size
         starts = range(0, n, size)
-        if trainer.shuffle and n > size:
-            data.shuffle(trainer.rng.permutation(n))
+        shuffled = trainer.shuffle and n > size
+        data.shuffle(trainer.rng.permutation(n) if shuffled else np.arange(n))
         data.control.copy_to_device(np.zeros(SIZE))
         moved = self._optimizer.start_epoch(rate, len(starts))
         if self._average is not None:
@@ -240,7 +260,7 @@ class _Session:
         self._host_optimizer.n_updates += done
         return float(found[TOTAL] / found[SEEN]), stopped
 
-    def _read(self, data: _Data) -> NDArray:
+    def _read(self, data: _Data | DeviceWindows) -> NDArray:
         """Copy the few numbers that tell of an epoch; raise if something in it was not finite."""
         found = download(data.control)
         if found[FAILED]:
@@ -295,7 +315,7 @@ class _Session:
         """Return what is done with a batch of B samples; see `_program`."""
         return self._program(self._load(source), B, kind, True)
 
-    def _run(self, data: _Data, start: int, B: int, kind: str) -> None:
+    def _run(self, data: _Data | DeviceWindows, start: int, B: int, kind: str) -> None:
         """Do it with the B samples from `start` on."""
         begins = self._network.begins(B)
         if kind != "evaluate":
@@ -309,12 +329,14 @@ class _Session:
             self._total = empty(self._size, np.float64)
         return self._total
 
-    def _load(self, source: Source) -> _Data:
+    def _load(self, source: Source) -> _Data | DeviceWindows:
         if id(source) not in self._data:
-            self._data[id(source)] = _Data(source, self._host.dtype)
+            windows = hasattr(source, "tables")  # of series, which are not to be copied out
+            data = DeviceWindows(source, self._tables) if windows else _Data(source, self._host.dtype)
+            self._data[id(source)] = data
         return self._data[id(source)]
 
-    def _way(self, data: _Data, B: int, training: bool) -> tuple[NetworkWay, Any, Any, Any]:
+    def _way(self, data: _Data | DeviceWindows, B: int, training: bool) -> tuple[NetworkWay, Any, Any, Any]:
         """Return the network's arrays for such batches, and those of targets, weights and losses."""
         key = data.T, B, training, data.masked, data.k
         if key not in self._ways:
@@ -323,7 +345,7 @@ class _Session:
             self._ways[key] = way, y, weights, losses
         return self._ways[key]
 
-    def _program(self, data: _Data, B: int, kind: str, begins: bool) -> Program:
+    def _program(self, data: _Data | DeviceWindows, B: int, kind: str, begins: bool) -> Program:
         """Return all that is done with a batch of B samples.
 
         Parameters
@@ -339,7 +361,7 @@ class _Session:
         if key not in data.programs:
             program = data.programs[key] = Program()
             way, y, weights, losses = self._way(data, B, training)
-            self._gather(program, data, way, y, weights)
+            data.gather(program, way, y, weights, self._trainer.batch_size)
             way.forward(program, begins)
             counted = way.sequences and data.masked
             if counted:
@@ -359,19 +381,7 @@ class _Session:
                 program.launch(_add_up, 1, 1, self._partials, self._count, data.control)
         return data.programs[key]
 
-    def _gather(self, program: Program, data: _Data, way: NetworkWay, y: Any, weights: Any) -> None:
-        (T, B, F), size, masked = (data.T, way.B, data.F), self._trainer.batch_size, int(data.masked)
-        chosen = data.control, data.order
-        if masked:
-            program.each(pointwise.gather_valid, T * B, T, B, size, *chosen, data.valid, way.valid)
-        arrays = data.x, way.valid, way.inputs
-        program.each(pointwise.gather_inputs, T * B * F, T, B, F, size, masked, *chosen, *arrays)
-        steps, counts = (T, masked) if way.sequences else (1, 0)
-        arrays = data.y, data.weight, way.valid, y, weights
-        numbers = steps, B, data.k, size, counts, data.weighted
-        program.each(pointwise.gather_targets, steps * B, *numbers, *chosen, *arrays)
-
-    def _update(self, program: Program, data: _Data, B: int) -> None:
+    def _update(self, program: Program, data: _Data | DeviceWindows, B: int) -> None:
         trainer, network, n = self._trainer, self._network, self._size
         if trainer.alpha:
             factor = self._host.dtype.type(trainer.alpha / B)

@@ -128,6 +128,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         averages, and averages are kept: they depend less on the epoch at which training stops. Best with a
         learning rate that stays high. Without effect in `partial_fit`.
     dtype : {"float32", "float64"}, default="float32"
+    device : {"cpu", "cuda"}, default="cpu"
+        Where training is done; forecasts are made on the CPU. See docs/cuda.md for what "cuda" needs, and
+        what it refuses.
     n_jobs : int or None, default=None
         Threads of the kernels; None and -1 take all cores.
     random_state : int, RandomState instance or None, default=None
@@ -228,6 +231,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "ema_momentum": [Interval(Real, 0, 1, closed="left"), None],
         "dtype": [StrOptions({"float32", "float64"})],
+        "device": [StrOptions({"cpu", "cuda"})],
         "n_jobs": [Integral, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -275,6 +279,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         max_grad_norm: float | None = 1.0,
         ema_momentum: float | None = None,
         dtype: str = "float32",
+        device: str = "cpu",
         n_jobs: int | None = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
@@ -318,6 +323,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         self.max_grad_norm = max_grad_norm
         self.ema_momentum = ema_momentum
         self.dtype = dtype
+        self.device = device
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
@@ -517,17 +523,16 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         )
         if limit is not None and source.n_samples > limit:
             source = Sampled(source, limit, rng)
-
-            def advance(info):
-                if info["event"] == "epoch":
-                    source.advance()
-
-            trainer.callbacks = (*trainer.callbacks, advance)
+            trainer.between_epochs = source.advance
         if validation is not None and not validation.n_samples:
             validation = None
         elif limit is not None and validation is not None and validation.n_samples > limit // 4:
             validation = Sampled(validation, max(limit // 4, 1), rng)
         model.network.n_jobs = self.n_jobs
+        if self.device == "cuda":
+            from numbarnn.cuda.training import on_device
+
+            trainer = on_device(trainer, model.network)
         return trainer.fit(model.network, optimizer, source, validation)
 
     def _keep(self, data: SeriesSet, n_valid: np.ndarray, model: ForecastModel, form: Form) -> None:

@@ -40,6 +40,7 @@ class Likelihood(Loss):
     """
 
     n_parameters: ClassVar[int]
+    limits: ClassVar[tuple[float, ...]]  # the constants in `terms`, for who computes it elsewhere
 
     def n_raw(self, n_targets: int) -> int:
         """Return K times the number of targets; see `Loss.n_raw`."""
@@ -105,6 +106,7 @@ class Gaussian(Likelihood):
     """
 
     n_parameters = 2
+    limits = (MINIMUM_SIGMA,)
 
     def terms(self, y_true, raw_output):
         """See `Loss.terms`."""
@@ -142,6 +144,7 @@ class StudentT(Likelihood):
     """
 
     n_parameters = 3
+    limits = (MINIMUM_SIGMA,)
 
     def terms(self, y_true, raw_output):
         """See `Loss.terms`."""
@@ -196,6 +199,7 @@ class NegativeBinomial(Likelihood):
     """
 
     n_parameters = 2
+    limits = LARGEST_LOG_MEAN, LARGEST_LOG_R
 
     def terms(self, y_true, raw_output):
         """See `Loss.terms`."""

@@ -8,7 +8,7 @@ Shapes: R = n_series * C rows (a row is one channel of one series), S steps of a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -160,6 +160,7 @@ class Normalizer:
     """
 
     method: str | None
+    least: ClassVar[float] = MINIMUM_SCALE  # of the scales of "window"
 
     def __call__(
         self, context: np.ndarray, observed: np.ndarray | None = None
@@ -201,7 +202,7 @@ class Normalizer:
             return zero, 1 + mean(np.abs(context), zero)
         center = mean(context, last)
         deviation = np.sqrt(mean(np.square(context - center), zero))
-        return center, np.maximum(deviation, context.dtype.type(MINIMUM_SCALE))
+        return center, np.maximum(deviation, context.dtype.type(self.least))
 
 
 class ScaledCovariates(NamedTuple):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .scaling import Filled, Normalizer, ScaledCovariates
     from .series import SeriesSet
 
-__all__ = ["Batch", "Layout", "Sampled", "WindowSource"]
+__all__ = ["Batch", "Layout", "Sampled", "Tables", "WindowSource"]
 
 # samples that are looked at together when those without an observed value are sought
 CHUNK = 2**16
@@ -79,6 +79,51 @@ class Batch(NamedTuple):
     future: np.ndarray | None = None
     static: np.ndarray | None = None
     offset: np.ndarray | None = None
+
+
+class Tables(NamedTuple):
+    """What windows are cut from, for those who cut them elsewhere.
+
+    Attributes
+    ----------
+    layout : Layout
+    normalizer : scaling.Normalizer
+    values : ndarray of shape (N,)
+        Of all rows, without holes.
+    observed, target : ndarray of bool of shape (N,) or None
+        Which values are true ones, and which of these are targets; None for all.
+    step0, first : ndarray of int64 of shape (rows, C)
+        Where step 0 of each channel lies in the values, and the first step that was observed.
+    offsets, series : ndarray of int64 of shape (rows,)
+        Where step 0 lies in the covariates, and the number of the series.
+    past, future, static : ndarray or None
+        Covariates of all steps, of all steps, of all series.
+    flags : bool
+        Whether inputs tell what was observed.
+    mean_weight : float
+        What the weight 1 of a target is divided by.
+    shortest : int
+        Steps of the shortest context.
+    counts : bool
+        Whether targets are left as they are.
+    """
+
+    layout: Layout
+    normalizer: Normalizer
+    values: np.ndarray
+    observed: np.ndarray | None
+    target: np.ndarray | None
+    step0: np.ndarray
+    first: np.ndarray
+    offsets: np.ndarray
+    series: np.ndarray
+    past: np.ndarray | None
+    future: np.ndarray | None
+    static: np.ndarray | None
+    flags: bool
+    mean_weight: float
+    shortest: int
+    counts: bool
 
 
 class WindowSource:
@@ -187,13 +232,13 @@ class WindowSource:
         x : Batch
         y : ndarray of shape (n, E, 1)
             What followed, on the scale of `x` (counts: as it was); 0 where the weight is 0 for good.
-        sample_weight : ndarray of float32 of shape (n, E) or None
+        sample_weight : ndarray of shape (n, E) or None
             0 where the target was not observed, and stepwise in the first quarter of the context; the mean
             over all samples is 1. None for ones.
         lengths : None
             Those of `x` are no matter of the outputs.
         """
-        rows, origins = self._locate(indices if self._kept is None else self._kept[indices])
+        rows, origins = self.locate(indices)
         context, horizon = self.layout.context, self.layout.horizon
         window, seen = self._window(rows, origins, context + horizon)
         first = 1 if self.layout.stepwise else context  # the first step that is a target
@@ -207,6 +252,21 @@ class WindowSource:
             y, weight = _to_front(y, x.lengths), _to_front(weight, x.lengths)
         n = len(rows)
         return x, y.reshape(n, -1, 1), None if weight is None else weight.reshape(n, -1), None
+
+    def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the row and the origin of each of some samples; see `gather`."""
+        return self._locate(indices if self._kept is None else self._kept[indices])
+
+    def tables(self) -> Tables:
+        """Return what samples are cut from."""
+        covariates = (None, None, None) if self._covariates is None else self._covariates
+        has_windows = np.diff(self._ends) > 0
+        shortest = min(self.layout.context, int(self._first[has_windows].min(initial=self.layout.context)))
+        first = np.zeros_like(self._step0) if self._observed is None else self._first_observed
+        return Tables(
+            self.layout, self.normalizer, self._values, self._observed, self._target, self._step0, first,
+            self._offsets, self._series, *covariates, self._flags, self._mean_weight, shortest, self._counts,
+        )  # fmt: skip
 
     def batch(
         self, rows: np.ndarray, origins: np.ndarray, ahead: np.ndarray | None = None
@@ -440,12 +500,12 @@ class WindowSource:
         return future[:, step].reshape(len(future), pieces, -1)
 
     def _weights(self, rows, origins, first):
-        """Weight of each target, (n, steps, C) of float32, or None for ones."""
-        length = self.layout.context + self.layout.horizon
+        """Weight of each target, (n, steps, C), or None for ones."""
+        length, dtype = self.layout.context + self.layout.horizon, self._values.dtype
         if self._target is not None:
-            weight = self._cut(self._target, self._step0[rows], origins, length)[:, first:].astype(np.float32)
+            weight = self._cut(self._target, self._step0[rows], origins, length)[:, first:].astype(dtype)
         elif self.layout.stepwise:
-            weight = np.ones((len(rows), length - first, self._step0.shape[1]), np.float32)
+            weight = np.ones((len(rows), length - first, self._step0.shape[1]), dtype)
         else:
             return None
         if self.layout.stepwise:
@@ -453,7 +513,7 @@ class WindowSource:
             available = np.minimum(origins, self.layout.context)
             begin = self.layout.context - available + available // 4
             weight[step <= begin[:, None]] = 0
-        weight /= np.float32(self._mean_weight)
+        weight /= dtype.type(self._mean_weight)
         return weight
 
     def _offset(self, scale, steps):
@@ -499,6 +559,14 @@ class Sampled:
     def gather(self, indices: np.ndarray) -> tuple:
         """See `WindowSource.gather`."""
         return self.source.gather(self._chosen[indices])
+
+    def locate(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """See `WindowSource.locate`."""
+        return self.source.locate(self._chosen[indices])
+
+    def tables(self) -> Tables:
+        """See `WindowSource.tables`."""
+        return self.source.tables()
 
 
 def _in_segments(features, segment):
