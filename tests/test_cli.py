@@ -250,6 +250,20 @@ def test_one_series_whose_columns_can_only_mean_one_thing(naive, tmp_path, capsy
     assert out == ["date,RNNForecaster", "2024-01-01 01:00:00,2", "2024-01-01 01:30:00,2"]
 
 
+@pytest.mark.parametrize("option", [[], ["--id", "shop"]])
+def test_ids_of_a_csv_file_come_out_as_they_went_in(naive, tmp_path, capsys, option):
+    path = tmp_path / "a.csv"
+    ids = ["1e3", "1000", "007", "2024-01", "1180591620717411303424", "12"]
+    lines = [f"{each},2024-01-{day:02},{day}" for each in ids for day in (1, 2)]
+    path.write_text("\n".join([f"{'shop' if option else 'unique_id'},ds,y", *lines]))
+    future = tmp_path / "future.csv"
+    future.write_text("\n".join(["unique_id,shop,ds,promo", *(f"{i},{i},2024-01-03,1" for i in ids)]))
+    arguments = ["forecast", str(path), "--horizon", "1", "--quiet", "--future", str(future), *option]
+    assert main(arguments) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]] == ids
+    assert naive.last.X[option[1] if option else "unique_id"].tolist() == ids
+
+
 @pytest.mark.parametrize("library", ["polars", "pyarrow"])
 def test_parquet(naive, sales, tmp_path, monkeypatch, library):
     pyarrow = pytest.importorskip("pyarrow")

@@ -126,10 +126,7 @@ def _forecast(arguments: argparse.Namespace) -> None:
     data, names = _read(arguments)
     future = None
     if arguments.future:
-        future = read_table(arguments.future, times=[names["time"]])
-        _check_columns(future, [names["time"], *arguments.future_covariates], arguments.future)
-        if names["id"] is not None:
-            _check_columns(future, [names["id"]], arguments.future)
+        future = _read_future(arguments, data, names)
     with _short_warnings():
         forecaster = _make_forecaster(arguments, names).fit(data)
         table = forecaster.predict(X=future, level=arguments.level)
@@ -219,7 +216,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
 def _read(arguments: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
     """Read the table and find its columns: those that were named, or those that can be meant."""
-    data = read_table(arguments.file, times=[arguments.time or "ds"])
+    data = read_table(arguments.file, times=[arguments.time or "ds"], texts=[arguments.id or "unique_id"])
     time, target, series = arguments.time, arguments.target, arguments.id
     named = [name for name in (time, target, series) if name is not None]
     covariates = [*arguments.past_covariates, *arguments.future_covariates]
@@ -242,6 +239,20 @@ def _read(arguments: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[st
             raise ValueError(f"{option} {name} holds {example[:40]!r}; expected {expected}")
     kept = [name for name in data if name in {time, target, series, *covariates}]
     return {name: data[name] for name in kept}, {"time": time, "target": target, "id": series}
+
+
+def _read_future(
+    arguments: argparse.Namespace, data: dict[str, np.ndarray], names: dict[str, str | None]
+) -> dict[str, np.ndarray]:
+    """Read what is known of the steps to come."""
+    time, series, path = names["time"], names["id"], arguments.future
+    # a name in a CSV file is a text, but it may be that of a number in a Parquet file
+    texts = [series] if series is not None and data[series].dtype.kind == "U" else []
+    future = read_table(path, times=[time], texts=texts)
+    _check_columns(future, [time, *([] if series is None else [series]), *arguments.future_covariates], path)
+    if texts:
+        future[series] = future[series].astype(str)
+    return future
 
 
 def _the_one(found: list[str], data: dict[str, np.ndarray], what: str, option: str) -> str:

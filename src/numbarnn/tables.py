@@ -22,7 +22,9 @@ _MISSING = ("", "na", "nan", "null", "none")
 _OFFSET = re.compile(r":\d\d.*([+-]\d\d:?\d\d|[zZ])$")
 
 
-def read_table(path: str | os.PathLike, times: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def read_table(
+    path: str | os.PathLike, times: Sequence[str] = (), texts: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     r"""Read a CSV or Parquet file into columns.
 
     Parameters
@@ -31,6 +33,8 @@ def read_table(path: str | os.PathLike, times: Sequence[str] = ()) -> dict[str, 
         Ends in ``.parquet``, or is a CSV file in UTF-8 with a header.
     times : sequence of str, default=()
         Columns that hold times; a column of whole numbers there stays numbers.
+    texts : sequence of str, default=()
+        Columns of a CSV file that stay as they are: names such as 007, 1e3 or 2024-01.
 
     Returns
     -------
@@ -79,7 +83,7 @@ def read_table(path: str | os.PathLike, times: Sequence[str] = ()) -> dict[str, 
                 f"{path}, row {number} has {len(row)} cells; expected {len(names)} as in the header"
             )
     return {
-        name: _parse(name, np.array(cells), name in times)
+        name: np.array(cells) if name in texts else _parse(name, np.array(cells), name in times)
         for name, cells in zip(names, zip(*rows, strict=True), strict=True)
     }
 
