@@ -301,6 +301,80 @@ def test_parquet_of_pandas_and_with_a_zone(tmp_path, monkeypatch, library):
     found = tables.read_table(tmp_path / "a.parquet")
     assert found["y"].tolist() == [1, 2]
     assert found["time"].tolist() == np.array(["2023-12-31T23", "2024-01-01T00"], "M8[us]").tolist()
+    assert found.zones == {"time": "Europe/Berlin"}
+
+
+def write_times(path, times, name="y"):
+    path.write_text("\n".join([f"ds,{name}", *(f"{time},{i}" for i, time in enumerate(times))]))
+
+
+def test_one_offset_is_kept(naive, tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    write_times(path, [f"2024-07-{day:02} 00:00:00+02:00" for day in (1, 2, 3)])
+    future = tmp_path / "future.csv"
+    write_times(future, ["2024-07-03T22:00Z"], "promo")
+    arguments = ["forecast", str(path), "--horizon", "1", "--quiet"]
+    assert main([*arguments, "--future", str(future), "--plot", str(tmp_path / "a.svg")]) == 0
+    assert capsys.readouterr().out.splitlines() == ["ds,RNNForecaster", "2024-07-04 00:00:00+02:00,2"]
+    # the calendar sees what clocks show
+    assert naive.last.y["ds"].astype(str).tolist() == [f"2024-07-0{day}T00:00:00.000000" for day in (1, 2, 3)]
+    assert naive.last.X["ds"].astype(str).tolist() == ["2024-07-04T00:00:00.000000"]
+    write_times(future, ["2024-07-04"], "promo")
+    line = failure(capsys, [*arguments, "--future", str(future)])
+    assert "future.csv has no zone; expected a zone or an offset from UTC, as in" in line
+    line = failure(capsys, [*arguments, "--timezone", "Mars"])
+    assert "'Mars' is no time zone such as Europe/Berlin" in line
+
+
+def test_timezone_needs_times_that_have_one(naive, sales, capsys):
+    line = failure(capsys, ["forecast", str(sales), "--horizon", "1", "--timezone", "Europe/Berlin"])
+    assert "has no zone and no offset from UTC" in line and "leave --timezone out" in line
+
+
+@pytest.mark.parametrize("library", ["polars", "pandas"])
+def test_local_days_across_summer_time(tmp_path, capsys, monkeypatch, library):
+    pytest.importorskip("narwhals")
+    pytest.importorskip(library)
+    path = tmp_path / "a.csv"
+    days = [f"2024-{month:02}-{day:02}" for month, n in ((2, 29), (3, 31)) for day in range(1, n + 1)]
+    write_times(path, [f"{day} 00:00:00+01:00" for day in days] + ["2024-04-01 00:00:00+02:00"])
+    short = ["--horizon", "2", "--hidden", "4", "--epochs", "1", "--jobs", "1", "--quiet", "--calendar"]
+    arguments = [str(path), *short]
+    line = failure(capsys, ["forecast", *arguments])
+    assert "several offsets from UTC; name the zone, as in --timezone Europe/Berlin" in line
+    arguments += ["--timezone", "Europe/Berlin"]
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    line = failure(capsys, ["forecast", *arguments])
+    assert "the time zone Europe/Berlin needs pandas (or polars) and narwhals: pip install" in line
+    monkeypatch.setattr(tables, "find_spec", lambda name: name in ("narwhals", library))
+    assert main(["forecast", *arguments, "--plot", str(tmp_path / "a.svg")]) == 0
+    times = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert times == ["ds", "2024-04-02 00:00:00+02:00", "2024-04-03 00:00:00+02:00"]
+    assert main(["backtest", *arguments, "--windows", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "+02:00", "+05:30", "UTC"])
+def test_parquet_keeps_the_zone(tmp_path, monkeypatch, library, zone):
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("pandas")
+    pytest.importorskip(library)
+    if (library, zone) == ("polars", "+05:30"):
+        pytest.skip("polars cannot read such a file")
+    monkeypatch.setattr(tables, "find_spec", lambda name: name in ("narwhals", library, "pandas"))
+    days = [f"2024-03-{day:02}" for day in range(1, 32)] + ["2024-04-01", "2024-04-02"]
+    local = pyarrow.array(np.array(days, "M8[us]"))
+    times = pyarrow.compute.assume_timezone(local, zone)
+    source, out = tmp_path / "a.parquet", tmp_path / "out.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"ds": times, "y": np.arange(len(days))}), source)
+    short = ["--horizon", "1", "--hidden", "4", "--epochs", "1", "--jobs", "1", "--quiet"]
+    assert main(["forecast", str(source), *short, "--out", str(out)]) == 0
+    written = pyarrow.parquet.read_table(out)["ds"]
+    expected = pyarrow.compute.assume_timezone(pyarrow.array(np.array(["2024-04-03"], "M8[us]")), zone)
+    assert [time.timestamp() for time in written.to_pylist()] == [expected.to_pylist()[0].timestamp()]
+    assert written.type.tz == zone or (library == "polars" and zone[0] == "+")
 
 
 def test_parquet_that_cannot_be_read(tmp_path, capsys):

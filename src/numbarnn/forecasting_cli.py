@@ -11,10 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from .tables import parquet_library, read_table, write_table
+from .tables import (
+    Table,
+    constant_offset,
+    frame_library,
+    parquet_library,
+    read_table,
+    wall_times,
+    write_table,
+)
 
 __all__ = ["add_commands"]
 
@@ -85,6 +94,11 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     add("--past-covariates", nargs="+", metavar="COLUMN", default=[], help="columns known afterwards only")
     add("--calendar", action="store_true", help="tell the network hour, weekday, month and the like")
     add("--freq", metavar="STEP", help="time between rows: h, 15min, D, W, MS ... (default: inferred)")
+    add(
+        "--timezone", type=_zone, metavar="NAME",
+        help="zone of the answer and of days, hours and the like, as Europe/Berlin; for times that have an "
+        "offset from UTC (default: their zone, or their one offset)",
+    )  # fmt: skip
     add("--hidden", type=_count, metavar="N", help="units of the network")
     add("--epochs", type=_count, metavar="N", help="most passes over the data")
     add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: %(default)s)")
@@ -101,6 +115,19 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return int(text)
+
+
+def _zone(text: str) -> str:
+    """Check the name of a zone."""
+    try:
+        ZoneInfo(text)
+    except (OSError, ValueError) as error:  # a part of a name is a folder
+        raise argparse.ArgumentTypeError(f"{text!r} is no time zone such as Europe/Berlin") from error
+    except LookupError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no time zone such as Europe/Berlin, or the package tzdata is missing"
+        ) from error
+    return text
 
 
 def _level(text: str) -> float:
@@ -123,28 +150,31 @@ def _forecast(arguments: argparse.Namespace) -> None:
             f"--future-covariates {names} must be known for the {arguments.horizon} steps to come: give them "
             "with --future FILE"
         )
-    data, names = _read(arguments)
-    future = None
+    data, names, zone = _read(arguments)
+    time, future = names["time"], None
     if arguments.future:
-        future = _read_future(arguments, data, names)
+        future = _for_forecaster(_read_future(arguments, data, names, zone), time, zone)
     with _short_warnings():
-        forecaster = _make_forecaster(arguments, names).fit(data)
-        table = forecaster.predict(X=future, level=arguments.level)
-    _write(table, arguments)
+        forecaster = _make_forecaster(arguments, names).fit(_for_forecaster(data, time, zone))
+        table = _from_forecaster(forecaster.predict(X=future, level=arguments.level), time, zone)
+    _write(table, arguments, {} if zone is None else {time: zone})
     if arguments.plot:
+        if zone is not None:
+            data, table = ({**each, time: wall_times(each[time], zone)} for each in (data, table))
         _draw_forecasts(Path(arguments.plot), data, table, names, arguments)
 
 
 def _backtest(arguments: argparse.Namespace) -> None:
     """Run ``numbarnn backtest``."""
     _check_outputs(arguments)
-    data, names = _read(arguments)
+    data, names, zone = _read(arguments)
     with _short_warnings():
         forecaster = _make_forecaster(arguments, names)
         table = forecaster.backtest(
-            data, n_windows=arguments.windows, step_size=arguments.step, refit=arguments.refit,
-            level=arguments.level,
+            _for_forecaster(data, names["time"], zone), n_windows=arguments.windows,
+            step_size=arguments.step, refit=arguments.refit, level=arguments.level,
         )  # fmt: skip
+        table = _from_forecaster(table, None, None)
     _write(table, arguments)
     if arguments.plot:
         from matplotlib.figure import Figure
@@ -214,8 +244,11 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             )
 
 
-def _read(arguments: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
-    """Read the table and find its columns: those that were named, or those that can be meant."""
+def _read(arguments: argparse.Namespace) -> tuple[Table, dict[str, str | None], str | None]:
+    """Read the table and find its columns: those that were named, or those that can be meant.
+
+    Also return the zone of the times, which are in UTC then.
+    """
     data = read_table(arguments.file, times=[arguments.time or "ds"], texts=[arguments.id or "unique_id"])
     time, target, series = arguments.time, arguments.target, arguments.id
     named = [name for name in (time, target, series) if name is not None]
@@ -238,12 +271,55 @@ def _read(arguments: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[st
             example = next((str(value) for value in data[name] if str(value)), "")
             raise ValueError(f"{option} {name} holds {example[:40]!r}; expected {expected}")
     kept = [name for name in data if name in {time, target, series, *covariates}]
-    return {name: data[name] for name in kept}, {"time": time, "target": target, "id": series}
+    names = {"time": time, "target": target, "id": series}
+    return Table({name: data[name] for name in kept}), names, _zone_of(data, time, arguments, arguments.file)
+
+
+def _zone_of(data: Table, time: str, arguments: argparse.Namespace, path: str) -> str | None:
+    """Return the zone that the answer is to have."""
+    zone = data.zones.get(time)
+    if arguments.timezone is not None:
+        if zone is None:
+            raise ValueError(
+                f"--timezone {arguments.timezone} was given, but --time {time} of {path} has no zone and no "
+                "offset from UTC as in 2024-01-31 18:00+01:00; write it, or leave --timezone out"
+            )
+        zone = arguments.timezone
+    if zone == "":
+        raise ValueError(
+            f"--time {time} of {path} has several offsets from UTC; name the zone, as in "
+            "--timezone Europe/Berlin, or write all times with one offset"
+        )
+    if zone is not None and constant_offset(zone) is None:
+        frame_library(f"the time zone {zone}")
+    return zone
+
+
+def _for_forecaster(data: dict[str, np.ndarray], time: str, zone: str | None) -> Any:
+    """Give the times their zone: what clocks show if they never change, else a frame that knows it."""
+    if zone is None:
+        return data
+    if (offset := constant_offset(zone)) is not None:
+        return {**data, time: data[time] + offset}
+    from .forecasting.native import Backend, frame_of
+
+    library = frame_library(f"the time zone {zone}")
+    return frame_of(data, Backend(library, time=time, time_unit="us", time_zone=zone))
+
+
+def _from_forecaster(table: Any, time: str | None, zone: str | None) -> dict[str, np.ndarray]:
+    """Take the answer apart; times that have a zone are in UTC."""
+    from .forecasting.native import columns_of
+
+    columns, _ = columns_of(table, time, local=False)
+    if zone is not None and (offset := constant_offset(zone)) is not None:
+        columns[time] = columns[time] - offset
+    return columns
 
 
 def _read_future(
-    arguments: argparse.Namespace, data: dict[str, np.ndarray], names: dict[str, str | None]
-) -> dict[str, np.ndarray]:
+    arguments: argparse.Namespace, data: Table, names: dict[str, str | None], zone: str | None
+) -> Table:
     """Read what is known of the steps to come."""
     time, series, path = names["time"], names["id"], arguments.future
     # a name in a CSV file is a text, but it may be that of a number in a Parquet file
@@ -252,6 +328,12 @@ def _read_future(
     _check_columns(future, [time, *([] if series is None else [series]), *arguments.future_covariates], path)
     if texts:
         future[series] = future[series].astype(str)
+    if (time in future.zones) != (zone is not None):
+        having = ("no zone", "a zone or an offset from UTC")
+        raise ValueError(
+            f"--time {time} of {path} has {having[time in future.zones]}; expected "
+            f"{having[zone is not None]}, as in {arguments.file}"
+        )
     return future
 
 
@@ -270,9 +352,11 @@ def _check_columns(data: dict[str, np.ndarray], names: list[str], path: str) -> 
             raise ValueError(f"{path} has no column {name!r}; it has {', '.join(data)}")
 
 
-def _write(table: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
+def _write(
+    table: dict[str, np.ndarray], arguments: argparse.Namespace, zones: dict[str, str] | None = None
+) -> None:
     """Write the answer, and say where."""
-    write_table(table, arguments.out)
+    write_table(table, arguments.out, zones)
     if arguments.out and not arguments.quiet:
         print(f"table: {Path(arguments.out).resolve()}", file=sys.stderr)
 

@@ -7,14 +7,23 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
-__all__ = ["parquet_library", "read_table", "write_table"]
+__all__ = [
+    "Table",
+    "constant_offset",
+    "frame_library",
+    "parquet_library",
+    "read_table",
+    "wall_times",
+    "write_table",
+]
 
 # what a cell may say where a value is missing
 _MISSING = ("", "na", "nan", "null", "none")
@@ -22,9 +31,28 @@ _MISSING = ("", "na", "nan", "null", "none")
 _OFFSET = re.compile(r":\d\d.*([+-]\d\d:?\d\d|[zZ])$")
 
 
-def read_table(
-    path: str | os.PathLike, times: Sequence[str] = (), texts: Sequence[str] = ()
-) -> dict[str, np.ndarray]:
+class Table(dict[str, np.ndarray]):
+    """Columns of a file, and what zones their times had.
+
+    Attributes
+    ----------
+    zones : dict of str to str
+        Of columns with times in UTC that had a zone: its name, an offset such as "+02:00", or "" where rows
+        of a CSV file have different offsets.
+
+    Examples
+    --------
+    >>> from numbarnn.tables import Table
+    >>> Table(y=[1, 2]).zones
+    {}
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.zones: dict[str, str] = {}
+
+
+def read_table(path: str | os.PathLike, times: Sequence[str] = (), texts: Sequence[str] = ()) -> Table:
     r"""Read a CSV or Parquet file into columns.
 
     Parameters
@@ -38,10 +66,10 @@ def read_table(
 
     Returns
     -------
-    dict of str to ndarray
+    Table
         Whole numbers as int64, numbers as float64 with NaN where a cell is empty, times as datetime64[us]
-        (UTC where they have an offset), and other columns as strings. A type is decided for a column, never
-        for a cell.
+        (UTC where they have a zone or an offset), and other columns as strings. A type is decided for a
+        column, never for a cell.
 
     Raises
     ------
@@ -82,13 +110,14 @@ def read_table(
             raise ValueError(
                 f"{path}, row {number} has {len(row)} cells; expected {len(names)} as in the header"
             )
-    return {
-        name: np.array(cells) if name in texts else _parse(name, np.array(cells), name in times)
-        for name, cells in zip(names, zip(*rows, strict=True), strict=True)
-    }
+    table = Table()
+    for name, column in zip(names, zip(*rows, strict=True), strict=True):
+        cells = np.array(column)
+        table[name] = cells if name in texts else _parse(name, cells, name in times, table.zones)
+    return table
 
 
-def _parse(name: str, cells: np.ndarray, is_time: bool) -> np.ndarray:
+def _parse(name: str, cells: np.ndarray, is_time: bool, zones: dict[str, str]) -> np.ndarray:
     """Turn the cells of a column into whole numbers, numbers, times, or leave them as strings."""
     cells = np.char.strip(cells)
     missing = np.isin(np.char.lower(cells), _MISSING)
@@ -109,7 +138,7 @@ def _parse(name: str, cells: np.ndarray, is_time: bool) -> np.ndarray:
         raise ValueError(f"column {name!r} has {missing.sum()} empty cells; expected a time in each row")
     if is_time or (not missing.any() and cells[0][:4].isdecimal() and "-" in cells[0]):
         try:
-            return _parse_times(cells)
+            return _parse_times(name, cells, zones)
         except ValueError as error:
             if is_time:
                 raise ValueError(
@@ -118,14 +147,74 @@ def _parse(name: str, cells: np.ndarray, is_time: bool) -> np.ndarray:
     return np.full(len(cells), np.nan) if missing.all() else cells
 
 
-def _parse_times(cells: np.ndarray) -> np.ndarray:
-    """Read ISO 8601 times, with a blank or a T; those with an offset become UTC."""
+def _parse_times(name: str, cells: np.ndarray, zones: dict[str, str]) -> np.ndarray:
+    """Read ISO 8601 times, with a blank or a T; those with an offset become UTC, and zones tells it."""
     if not any(_OFFSET.search(cell) for cell in cells):
         return cells.astype("datetime64[us]")
     times = [datetime.fromisoformat(str(cell)) for cell in cells]  # NumPy has no offsets
     if any(time.tzinfo is None for time in times):
         raise ValueError("some times have an offset from UTC and others have none")
+    offsets = {time.utcoffset() for time in times}
+    zones[name] = _spell_offset(offsets.pop()) if len(offsets) == 1 else ""
     return np.array([time.astimezone(UTC).replace(tzinfo=None) for time in times], dtype="datetime64[us]")
+
+
+def _spell_offset(offset: timedelta) -> str:
+    """Spell an offset from UTC: "+05:30"."""
+    minutes = round(offset.total_seconds() / 60)
+    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+
+
+def _read_zone(name: str) -> tzinfo:
+    """Read the name of a zone, or an offset such as +02:00."""
+    return datetime.strptime(name, "%z").tzinfo if name[:1] in ("+", "-") else ZoneInfo(name)
+
+
+def constant_offset(zone: str) -> np.timedelta64 | None:
+    """Return how far clocks of a zone are ahead of UTC, if they never change.
+
+    Parameters
+    ----------
+    zone : str
+        A name, or an offset such as "+02:00".
+
+    Returns
+    -------
+    timedelta64[us] or None
+
+    Examples
+    --------
+    >>> from numbarnn.tables import constant_offset
+    >>> str(constant_offset("+02:00").astype("m8[h]")), constant_offset("Europe/Berlin")
+    ('2 hours', None)
+    """
+    offset = _read_zone(zone).utcoffset(None)
+    return None if offset is None else np.timedelta64(offset).astype("m8[us]")
+
+
+def wall_times(times: np.ndarray, zone: str) -> np.ndarray:
+    """Return what clocks of a zone show.
+
+    Parameters
+    ----------
+    times : ndarray of datetime64
+        In UTC.
+    zone : str
+
+    Returns
+    -------
+    ndarray of datetime64[us]
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.tables import wall_times
+    >>> wall_times(np.array(["2024-03-31T00", "2024-03-31T01"], "M8[h]"), "Europe/Berlin").astype("M8[h]")
+    array(['2024-03-31T01', '2024-03-31T03'], dtype='datetime64[h]')
+    """
+    there = _read_zone(zone)
+    clocks = [time.replace(tzinfo=UTC).astimezone(there) for time in times.astype("M8[us]").tolist()]
+    return np.array([clock.replace(tzinfo=None) for clock in clocks], "M8[us]")
 
 
 def parquet_library() -> str:
@@ -133,7 +222,7 @@ def parquet_library() -> str:
 
     Returns
     -------
-    {"polars", "pyarrow"}
+    {"pyarrow", "polars"}
         pandas reads and writes Parquet by pyarrow, too.
 
     Raises
@@ -145,16 +234,46 @@ def parquet_library() -> str:
     --------
     >>> from numbarnn.tables import parquet_library
     >>> parquet_library()  # doctest: +SKIP
-    'polars'
+    'pyarrow'
     """
     if find_spec("narwhals"):
-        for library in ("polars", "pyarrow"):
+        for library in ("pyarrow", "polars"):  # polars does not know the zone +05:30
             if find_spec(library):
                 return library
     raise ImportError("Parquet needs pyarrow (or polars) and narwhals: pip install 'numbarnn[dataframe]'")
 
 
-def _read_parquet(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def frame_library(what: str) -> str:
+    """Return which installed library has frames that know time zones.
+
+    Parameters
+    ----------
+    what : str
+        What it is needed for, for the message.
+
+    Returns
+    -------
+    {"polars", "pandas"}
+
+    Raises
+    ------
+    ImportError
+        If there is none.
+
+    Examples
+    --------
+    >>> from numbarnn.tables import frame_library
+    >>> frame_library("a zone")  # doctest: +SKIP
+    'polars'
+    """
+    if find_spec("narwhals"):
+        for library in ("polars", "pandas"):
+            if find_spec(library):
+                return library
+    raise ImportError(f"{what} needs pandas (or polars) and narwhals: pip install 'numbarnn[dataframe]'")
+
+
+def _read_parquet(path: str | os.PathLike) -> Table:
     """Read with polars or pyarrow."""
     library = parquet_library()
     import narwhals as nw
@@ -164,25 +283,31 @@ def _read_parquet(path: str | os.PathLike) -> dict[str, np.ndarray]:
         frame = nw.read_parquet(path, backend=library)
     except Exception as error:  # each library has its own class for a file that is none
         raise ValueError(f"{path} is no Parquet file that {library} can read: {error}") from error
-    columns = {}
+    columns = Table()
     for name in frame.columns:
         column = frame[name]
         values = (column.cast(nw.Float64) if column.dtype == nw.Decimal else column).to_numpy()
         if values.dtype.kind == "M":  # in UTC where there was a zone
             values = values.astype("datetime64[us]")
+            if zone := getattr(column.dtype, "time_zone", None):
+                columns.zones[name] = zone
         elif values.dtype.kind == "O":
             values = np.array(["" if value is None else str(value) for value in values])
         columns[name] = values
     return columns
 
 
-def write_table(table: dict[str, np.ndarray], path: str | os.PathLike | None) -> None:
+def write_table(
+    table: dict[str, np.ndarray], path: str | os.PathLike | None, zones: dict[str, str] | None = None
+) -> None:
     """Write columns as CSV or Parquet; None writes CSV to the standard output.
 
     Parameters
     ----------
     table : dict of str to ndarray
     path : path or None
+    zones : dict of str to str, default=None
+        Zones that columns of times in UTC are to be written in, names or offsets such as "+02:00".
 
     Examples
     --------
@@ -198,14 +323,25 @@ def write_table(table: dict[str, np.ndarray], path: str | os.PathLike | None) ->
 
         arrays = {name: np.asarray(values) for name, values in table.items()}
         plain = {name: v.tolist() if v.dtype.kind in "OU" else v for name, v in arrays.items()}
-        nw.from_dict(plain, backend=library).write_parquet(path)
+        frame = nw.from_dict(plain, backend=library)
+        for name, zone in (zones or {}).items():
+            frame = frame.with_columns(_in_zone(nw.col(name), zone, library))
+        frame.write_parquet(path)
         return
-    columns = [_print(np.asarray(values)) for values in table.values()]
+    columns = [_print(np.asarray(values), (zones or {}).get(name)) for name, values in table.items()]
     if path is None:
         _write_rows(sys.stdout, list(table), columns)
     else:
         with open(path, "w", encoding="utf-8", newline="") as file:
             _write_rows(file, list(table), columns)
+
+
+def _in_zone(column, zone, library):
+    """Give the zone to a narwhals column of times in UTC."""
+    offset = None if zone[:1] not in ("+", "-") else constant_offset(zone)
+    if library == "polars" and offset is not None and offset % np.timedelta64(1, "h"):
+        zone = "UTC"  # polars has no such offsets; the times are the same
+    return column.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
 
 
 def _write_rows(file: TextIO, names: list[str], columns: list[list[str]]) -> None:
@@ -215,8 +351,12 @@ def _write_rows(file: TextIO, names: list[str], columns: list[list[str]]) -> Non
     writer.writerows(zip(*columns, strict=True))
 
 
-def _print(values: np.ndarray) -> list[str]:
+def _print(values: np.ndarray, zone: str | None = None) -> list[str]:
     """Write a column's values: dates without a time where all are midnight, numbers to ten digits."""
+    if zone is not None:
+        there = _read_zone(zone)
+        times = [time.replace(tzinfo=UTC).astimezone(there) for time in values.astype("M8[us]").tolist()]
+        return [time.isoformat(sep=" ") for time in times]
     if values.dtype.kind == "M":
         days = values.astype("datetime64[D]")
         if (days == values).all():
