@@ -411,7 +411,10 @@ def test_backtest(naive, sales, tmp_path, capsys):
         (["--horizon", "0"], ["'0' is no whole number from 1"]),
         (["--horizon", "2", "--level", "120"], ["'120' is no level between 0 and 100"]),
         (["--horizon", "2", "--target", "x"], ["no column 'x'; it has unique_id, ds, y, promo"]),
-        (["--horizon", "2", "--target", "unique_id"], ["--target unique_id holds 'a'; expected numbers"]),
+        (
+            ["--horizon", "2", "--target", "unique_id"],
+            ["line 2: the column 'unique_id' holds 'a'; expected numbers"],
+        ),
         (["--horizon", "2", "--time", "unique_id"], ["column 'unique_id'", "expected times such as"]),
         (["--horizon", "2", "--out", "no/folder/x.csv"], ["x.csv", "folder must exist", "--out"]),
         (["--horizon", "2", "--out", "x.xls"], ["--out must end in .csv or .parquet"]),
@@ -472,15 +475,31 @@ def test_ctrl_c_in_a_backtest_loses_no_window(small, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "has 0 lines; expected a header"),
-        ("ds,y\n", "has 1 lines; expected a header"),
-        ("ds,y\n2024-01-01,1\n2024-01-02\n", "row 3 has 1 cells; expected 2"),
+        ("", "has no lines; expected a header"),
+        ("ds,y\n", "has only one line; expected a header"),
+        ("ds,y\n\n2024-01-01,1\n2024-01-02\n", "a.csv, line 4 has 1 cell; expected 2"),
         ("ds,ds\n2024-01-01,1\n", "two columns of the same name"),
         ("ds,y\n31.01.2024,1\n", "expected times such as 2024-01-31"),
-        ("ds,y\n2024-01-01,1\n,2\n", "column 'ds' has 1 empty cells"),
+        ("ds,y\n2024-01-01,1\n,2\n", "column 'ds' has 1 empty cell;"),
         ("a,b\n1,2\n", "there is no column of times; name it with --time: a, b"),
-        ("ds,a,b\n2024-01-01,1,2\n", "2 columns of numbers to forecast; name it with --target"),
-        ("ds,y\n2024-01-01,one\n", "--target y holds 'one'; expected numbers"),
+        (
+            "ds,a,b\n2024-01-01,1,2\n",
+            "there are 2 columns of numbers to forecast; name one with --target: a, b",
+        ),
+        ("when,a\n2024-01-01,x\n", "there is no column of numbers to forecast; name it with --target: a"),
+        (
+            "ds,y\n2024-01-01,20.0\n\n2024-01-02,-\n2024-01-03,one\n",
+            "a.csv, line 5: the column 'y' holds 'one'; expected numbers (an empty cell where it is missing)",
+        ),
+        (
+            'ds,y\n2024-01-01,"20,0"\n',
+            "holds '20,0'; expected numbers (an empty cell where it is missing, a dec",
+        ),
+        (
+            "ds\ty\n2024-01-01\t1,234\n",
+            "holds '1,234'; expected numbers (an empty cell where it is missing, no",
+        ),
+        ("ds;y\n2024-01-01;1,5\n2024-01-01;1.234,5\n", "line 3: the column 'y' holds '1.234,5'; expected"),
         ("ds,y\n2024-01-01T00:00Z,1\n2024-01-01,2\n", "some times have an offset"),
     ],
 )
@@ -503,6 +522,7 @@ def test_a_file_that_is_no_text(tmp_path, capsys):
         (["1", "-2"], np.array([1, -2])),
         (["007", "1"], np.array([7.0, 1.0])),
         (["1", "NA"], np.array([1.0, np.nan])),
+        (["1", "N/A", "-", "null", "nan", ""], np.array([1.0] + 5 * [np.nan])),
         (["", ""], np.array([np.nan, np.nan])),
         (["a", ""], np.array(["a", ""])),
         (["2024-01-31 18:00", "2024-02-01T00:00"], np.array(["2024-01-31T18", "2024-02-01"], "M8[us]")),
@@ -516,3 +536,21 @@ def test_a_column_has_one_type(tmp_path, cells, expected):
     column = tables.read_table(path)["a"]
     assert column.dtype == expected.dtype
     np.testing.assert_array_equal(column, expected)
+
+
+@pytest.mark.parametrize(
+    ("separator", "cells", "expected"),
+    [
+        (";", ["20,0", "1,234", "-0,5", "", "7"], [20.0, 1.234, -0.5, np.nan, 7.0]),
+        ("\t", ["20,0", "1,234"], [20.0, 1.234]),
+        ("\t", ["20.5", "1"], [20.5, 1.0]),
+        ("\t", ["1,234", "5,678"], ["1,234", "5,678"]),
+        (";", ["1,5", "1.5"], ["1,5", "1.5"]),
+    ],
+)
+def test_semicolons_tabs_and_decimal_commas(tmp_path, separator, cells, expected):
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([f"a{separator}b", *(f"{cell}{separator}1" for cell in cells)]))
+    table = tables.read_table(path)
+    np.testing.assert_array_equal(table["a"], expected)
+    assert table["b"].tolist() == [1] * len(cells)

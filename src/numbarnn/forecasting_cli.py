@@ -83,7 +83,11 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("file", metavar="FILE", help="a table, .csv or .parquet, one row for each time and series")
+    add(
+        "file",
+        metavar="FILE",
+        help="a table, .csv (, ; or tabs) or .parquet, one row for each time and series",
+    )
     add("--horizon", type=_count, required=True, metavar="N", help="steps ahead")
     add("--time", metavar="COLUMN", help="times, oldest first (default: ds, or the one column of times)")
     add("--target", metavar="COLUMN", help="what is forecast (default: y, or the one column of numbers)")
@@ -249,27 +253,36 @@ def _read(arguments: argparse.Namespace) -> tuple[Table, dict[str, str | None], 
 
     Also return the zone of the times, which are in UTC then.
     """
-    data = read_table(arguments.file, times=[arguments.time or "ds"], texts=[arguments.id or "unique_id"])
     time, target, series = arguments.time, arguments.target, arguments.id
-    named = [name for name in (time, target, series) if name is not None]
     covariates = [*arguments.past_covariates, *arguments.future_covariates]
-    _check_columns(data, [*named, *covariates], arguments.file)
-    if series is None and "unique_id" in data:
+    named = [name for name in (time, target, series, *covariates) if name is not None]
+    usual = {name for name in ("ds", "y", "unique_id") if name not in named}
+    data = read_table(
+        arguments.file,
+        times=[time] if time else usual & {"ds"},
+        texts=[series] if series else usual & {"unique_id"},
+        numbers=[*([target] if target else usual & {"y"}), *covariates],
+    )
+    _check_columns(data, named, arguments.file)
+    usual &= data.keys()
+    if series is None and "unique_id" in usual:
         series = "unique_id"
     if time is None:
         times = [name for name, values in data.items() if values.dtype.kind == "M"]
-        time = "ds" if "ds" in data else _the_one(times, data, "of times", "--time")
-    others = {time, series, *covariates}
+        time = "ds" if "ds" in usual else _the_one(times, list(data), "of times", "--time")
     if target is None:
-        numbers = [name for name, values in data.items() if values.dtype.kind in "iuf" and name not in others]
-        target = "y" if "y" in data else _the_one(numbers, data, "of numbers to forecast", "--target")
+        others = [name for name in data if name not in {time, series, *covariates}]
+        numbers = [name for name in others if data[name].dtype.kind in "iuf"]
+        target = "y" if "y" in usual else _the_one(numbers, others, "of numbers to forecast", "--target")
     for option, name, kinds, expected in (
         ("--time", time, "Miu", "times such as 2024-01-31 or 2024-01-31 18:00, or whole numbers"),
         ("--target", target, "iuf", "numbers"),
     ):
         if data[name].dtype.kind not in kinds:
-            example = next((str(value) for value in data[name] if str(value)), "")
-            raise ValueError(f"{option} {name} holds {example[:40]!r}; expected {expected}")
+            example = next(
+                (str(value) for value in data[name] if not _says_number(str(value))), data[name][0]
+            )
+            raise ValueError(f"{option} {name} holds {str(example)[:40]!r}; expected {expected}")
     kept = [name for name in data if name in {time, target, series, *covariates}]
     names = {"time": time, "target": target, "id": series}
     return Table({name: data[name] for name in kept}), names, _zone_of(data, time, arguments, arguments.file)
@@ -324,7 +337,7 @@ def _read_future(
     time, series, path = names["time"], names["id"], arguments.future
     # a name in a CSV file is a text, but it may be that of a number in a Parquet file
     texts = [series] if series is not None and data[series].dtype.kind == "U" else []
-    future = read_table(path, times=[time], texts=texts)
+    future = read_table(path, times=[time], texts=texts, numbers=arguments.future_covariates)
     _check_columns(future, [time, *([] if series is None else [series]), *arguments.future_covariates], path)
     if texts:
         future[series] = future[series].astype(str)
@@ -337,11 +350,21 @@ def _read_future(
     return future
 
 
-def _the_one(found: list[str], data: dict[str, np.ndarray], what: str, option: str) -> str:
+def _says_number(text: str) -> bool:
+    """Whether a text is empty or that of a number."""
+    try:
+        float(text or 0)
+    except ValueError:
+        return False
+    return True
+
+
+def _the_one(found: list[str], others: list[str], what: str, option: str) -> str:
     """Return the only column that can be meant, or ask for it."""
-    if len(found) != 1:
-        counted = "no column" if not found else f"{len(found)} columns"
-        raise ValueError(f"there is {counted} {what}; name it with {option}: {', '.join(data)}")
+    if len(found) > 1:
+        raise ValueError(f"there are {len(found)} columns {what}; name one with {option}: {', '.join(found)}")
+    if not found:
+        raise ValueError(f"there is no column {what}; name it with {option}: {', '.join(others)}")
     return found[0]
 
 

@@ -6,7 +6,7 @@ import csv
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,10 @@ __all__ = [
 ]
 
 # what a cell may say where a value is missing
-_MISSING = ("", "na", "nan", "null", "none")
+_MISSING = ("", "-", "na", "n/a", "#n/a", "nan", "null", "none")
+# 20,5; 1,234 may be a thousand and more
+_COMMA = re.compile(r"[+-]?\d*,\d+")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 # +01:00 or Z at the end of a time
 _OFFSET = re.compile(r":\d\d.*([+-]\d\d:?\d\d|[zZ])$")
 
@@ -52,17 +55,25 @@ class Table(dict[str, np.ndarray]):
         self.zones: dict[str, str] = {}
 
 
-def read_table(path: str | os.PathLike, times: Sequence[str] = (), texts: Sequence[str] = ()) -> Table:
+def read_table(
+    path: str | os.PathLike,
+    times: Collection[str] = (),
+    texts: Collection[str] = (),
+    numbers: Collection[str] = (),
+) -> Table:
     r"""Read a CSV or Parquet file into columns.
 
     Parameters
     ----------
     path : path
-        Ends in ``.parquet``, or is a CSV file in UTF-8 with a header.
-    times : sequence of str, default=()
+        Ends in ``.parquet``, or is a CSV file in UTF-8 with a header, separated by commas, semicolons or
+        tabs. Numbers of the latter two may have a decimal comma.
+    times : collection of str, default=()
         Columns that hold times; a column of whole numbers there stays numbers.
-    texts : sequence of str, default=()
+    texts : collection of str, default=()
         Columns of a CSV file that stay as they are: names such as 007, 1e3 or 2024-01.
+    numbers : collection of str, default=()
+        Columns that must hold numbers.
 
     Returns
     -------
@@ -76,7 +87,7 @@ def read_table(path: str | os.PathLike, times: Sequence[str] = (), texts: Sequen
     ImportError
         If Parquet cannot be read with what is installed.
     ValueError
-        If the file has no header, no rows, or rows of unequal length.
+        If the file has no header, no rows, or rows of unequal length, or a column does not hold what it must.
 
     Examples
     --------
@@ -96,28 +107,76 @@ def read_table(path: str | os.PathLike, times: Sequence[str] = (), texts: Sequen
             start = file.read(4096)
             file.seek(0)
             header = start.partition("\n")[0]
-            delimiter = ";" if header.count(";") > header.count(",") else ","
-            rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
+            delimiter = max(",;\t", key=header.count)  # of equal counts the first
+            reader = csv.reader(file, delimiter=delimiter)
+            numbered = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
-    if len(rows) < 2:
-        raise ValueError(f"{path} has {len(rows)} lines; expected a header and at least one row")
-    names, *rows = rows
+    if len(numbered) < 2:
+        found = "only one line" if numbered else "no lines"
+        raise ValueError(f"{path} has {found}; expected a header and at least one row")
+    names = numbered.pop(0)[1]
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has two columns of the same name; its header is {', '.join(names)}")
-    for number, row in enumerate(rows, 2):
+    for line, row in numbered:
         if len(row) != len(names):
             raise ValueError(
-                f"{path}, row {number} has {len(row)} cells; expected {len(names)} as in the header"
+                f"{path}, line {line} has {_counted(len(row), 'cell')}; expected {len(names)} as in "
+                "the header"
             )
     table = Table()
-    for name, column in zip(names, zip(*rows, strict=True), strict=True):
+    for name, column in zip(names, zip(*(row for _, row in numbered), strict=True), strict=True):
         cells = np.array(column)
-        table[name] = cells if name in texts else _parse(name, cells, name in times, table.zones)
+        if name in texts and name not in numbers:
+            table[name] = cells
+            continue
+        table[name] = _parse(name, cells, name in times, delimiter, table.zones)
+        if name in numbers and table[name].dtype.kind not in "iuf":
+            row = _first_text(column, delimiter)
+            raise ValueError(_no_number(f"{path}, line {numbered[row][0]}", name, column[row], delimiter))
     return table
 
 
-def _parse(name: str, cells: np.ndarray, is_time: bool, zones: dict[str, str]) -> np.ndarray:
+def _counted(n: int, thing: str) -> str:
+    """Spell a number of things."""
+    return f"{n} {thing if n == 1 else f'{thing}s'}"
+
+
+def _no_number(where: str, name: str, cell: str, delimiter: str) -> str:
+    """Say which cell is no number, and what to do."""
+    hint = "an empty cell where it is missing"
+    if "," in cell:
+        hint += ", a decimal point" if delimiter == "," else ", no separators of thousands"
+    return f"{where}: the column {name!r} holds {cell.strip()[:40]!r}; expected numbers ({hint})"
+
+
+def _first_text(cells: Sequence[str], delimiter: str) -> int:
+    """Find the cell for which a column is none of numbers."""
+    odd = [i for i, cell in enumerate(cells) if _floats(np.array([cell.strip()]), ",") is None]
+    commas = delimiter != ","
+    return next((i for i in odd if not (commas and _COMMA.fullmatch(cells[i].strip()))), odd[0])
+
+
+def _floats(cells: np.ndarray, delimiter: str) -> np.ndarray | None:
+    """Read numbers, with NaN where they are missing; None if a cell is none."""
+    cells = np.where(np.isin(np.char.lower(cells), _MISSING), "nan", cells)
+    try:
+        return cells.astype(np.float64)
+    except ValueError:
+        pass
+    if delimiter == ",":
+        return None
+    commas = [cell for cell in cells if _COMMA.fullmatch(cell)]
+    # with semicolons the comma is the decimal one; with tabs 1,234 alone does not tell
+    if any("." in cell for cell in cells) or (delimiter == "\t" and all(map(_THOUSANDS.fullmatch, commas))):
+        return None
+    try:
+        return np.array([cell.replace(",", ".") for cell in cells]).astype(np.float64)
+    except ValueError:
+        return None
+
+
+def _parse(name: str, cells: np.ndarray, is_time: bool, delimiter: str, zones: dict[str, str]) -> np.ndarray:
     """Turn the cells of a column into whole numbers, numbers, times, or leave them as strings."""
     cells = np.char.strip(cells)
     missing = np.isin(np.char.lower(cells), _MISSING)
@@ -129,13 +188,12 @@ def _parse(name: str, cells: np.ndarray, is_time: bool, zones: dict[str, str]) -
                 return whole
         except (ValueError, OverflowError):
             pass
-    if not missing.all():
-        try:
-            return np.where(missing, "nan", cells).astype(np.float64)
-        except ValueError:
-            pass
+    if not missing.all() and (numbers := _floats(cells, delimiter)) is not None:
+        return numbers
     if is_time and missing.any():
-        raise ValueError(f"column {name!r} has {missing.sum()} empty cells; expected a time in each row")
+        raise ValueError(
+            f"column {name!r} has {_counted(missing.sum(), 'empty cell')}; expected a time in each row"
+        )
     if is_time or (not missing.any() and cells[0][:4].isdecimal() and "-" in cells[0]):
         try:
             return _parse_times(name, cells, zones)
