@@ -441,6 +441,34 @@ def test_progress_and_warnings_do_not_mix_with_the_table(small, capsys):
     assert captured.err.splitlines()[-1].startswith("RNNForecaster: epoch 2/2, loss")
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (
+            ["a,2024-01-31,1"],
+            "lacks 3 of 4 rows of known-future covariates, the first unique_id='a', ds=2024-02",
+        ),
+        (
+            ["a,2024-01-31,1"],
+            "one row for each of the 2 steps after the end of every series, with a number in",
+        ),
+        (["a,2024-01-31,1"] * 2, "has unique_id='a', ds=2024-01-31 twice"),
+    ],
+)
+def test_errors_of_the_future_name_the_file(small, tmp_path, capsys, rows, words):
+    future = tmp_path / "next.csv"
+    future.write_text("\n".join(["unique_id,ds,promo", *rows]))
+    arguments = ["forecast", *small, "--future-covariates", "promo", "--future", str(future), "--quiet"]
+    line = failure(capsys, arguments)
+    assert words in line and f"error: --future {future} " in line and "make_future" not in line
+
+
+def test_errors_of_the_forecaster_name_options(small, capsys):
+    assert "error: --freq was 'moon'; expected one" in failure(capsys, ["forecast", *small, "--freq", "moon"])
+    line = failure(capsys, ["backtest", *small, "--windows", "40"])
+    assert f"error: {small[0]} has 30 time steps; expected at least" in line and "--windows=40" in line
+
+
 def press_ctrl_c_in_fit(monkeypatch, number):
     """Press it in the training of this number, from 0."""
     fit, fits = Trainer.fit, []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import textwrap
 import warnings
@@ -28,6 +29,13 @@ from .tables import (
 __all__ = ["add_commands"]
 
 _MOST_PANELS = 6
+# parameters of the forecaster that messages name -> options
+_OPTIONS = {
+    "freq": "--freq", "context_length": "--context", "hidden_size": "--hidden", "max_iter": "--epochs",
+    "n_jobs": "--jobs", "random_state": "--seed", "n_windows": "--windows", "step_size": "--step",
+    "future_covariates": "--future-covariates", "past_covariates": "--past-covariates",
+}  # fmt: skip
+_PARAMETER = re.compile(rf"(?<![\w'-])({'|'.join(_OPTIONS)})(?![\w'])")  # in quotes it is a column
 
 _FORECAST_EXAMPLE = """example:
   numbarnn forecast sales.csv --time day --target sold --id shop --horizon 28 --level 80 95 \\
@@ -63,7 +71,10 @@ def add_commands(commands: Any) -> None:
         "--out, or to the standard output.", _FORECAST_EXAMPLE, _forecast,
     )  # fmt: skip
     forecast.add_argument(
-        "--future", metavar="FILE", help="the time (and id) and --future-covariates of the steps to come"
+        "--future",
+        metavar="FILE",
+        help="the time (and id) and --future-covariates of the steps to come, "
+        "a row for each of the steps after the end of every series",
     )
     backtest = _add_command(
         commands, "backtest", "measure forecasts made at points of a file's past",
@@ -158,7 +169,7 @@ def _forecast(arguments: argparse.Namespace) -> None:
     time, future = names["time"], None
     if arguments.future:
         future = _for_forecaster(_read_future(arguments, data, names, zone), time, zone)
-    with _short_warnings():
+    with _own_words(arguments):
         forecaster = _make_forecaster(arguments, names).fit(_for_forecaster(data, time, zone))
         table = _from_forecaster(forecaster.predict(X=future, level=arguments.level), time, zone)
     _write(table, arguments, {} if zone is None else {time: zone})
@@ -172,7 +183,7 @@ def _backtest(arguments: argparse.Namespace) -> None:
     """Run ``numbarnn backtest``."""
     _check_outputs(arguments)
     data, names, zone = _read(arguments)
-    with _short_warnings():
+    with _own_words(arguments):
         forecaster = _make_forecaster(arguments, names)
         table = forecaster.backtest(
             _for_forecaster(data, names["time"], zone), n_windows=arguments.windows,
@@ -208,17 +219,33 @@ def _make_forecaster(arguments: argparse.Namespace, names: dict[str, str | None]
 
 
 @contextmanager
-def _short_warnings() -> Iterator[None]:
-    """Make a line of each warning."""
+def _own_words(arguments: argparse.Namespace) -> Iterator[None]:
+    """Make a line of each warning, and let warnings and errors of the forecaster name options and files."""
 
     def show(message, category, *_, **__):
-        print(f"numbarnn: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        text = _reword(str(message), arguments)
+        print(f"numbarnn: warning: {' '.join(text.split())}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = show
-        yield
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            raise ValueError(_reword(str(error), arguments)) from error
+
+
+def _reword(text: str, arguments: argparse.Namespace) -> str:
+    """Say --future and --freq for X and freq, and what make_future would give."""
+    needed = (
+        f"it must have one row for each of the {arguments.horizon} steps after the end of every series, with "
+        f"a number in {', '.join(arguments.future_covariates)}"
+    )
+    text = re.sub(r"make_future\(\d+\) gives the rows needed", lambda _: needed, text)
+    for name, path in (("X", f"--future {getattr(arguments, 'future', None)}"), ("y", arguments.file)):
+        text = re.sub(rf"^{name}(?= )|(?<=' of ){name}\b", lambda _, path=path: path, text)
+    return _PARAMETER.sub(lambda match: _OPTIONS[match[1]], text)
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
