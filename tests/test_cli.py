@@ -326,6 +326,12 @@ def test_one_offset_is_kept(naive, tmp_path, capsys):
     assert "'Mars' is no time zone such as Europe/Berlin" in line
 
 
+def test_a_zone_that_is_not_known():
+    with pytest.raises(ValueError, match="time zone 'Mars/Base' is not known here"):
+        tables.constant_offset("Mars/Base")
+    assert tables.constant_offset("UTC") == np.timedelta64(0)
+
+
 def test_timezone_needs_times_that_have_one(naive, sales, capsys):
     line = failure(capsys, ["forecast", str(sales), "--horizon", "1", "--timezone", "Europe/Berlin"])
     assert "has no zone and no offset from UTC" in line and "leave --timezone out" in line

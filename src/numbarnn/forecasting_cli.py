@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -135,13 +134,9 @@ def _count(text: str) -> int:
 def _zone(text: str) -> str:
     """Check the name of a zone."""
     try:
-        ZoneInfo(text)
+        constant_offset(text)
     except (OSError, ValueError) as error:  # a part of a name is a folder
         raise argparse.ArgumentTypeError(f"{text!r} is no time zone such as Europe/Berlin") from error
-    except LookupError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no time zone such as Europe/Berlin, or the package tzdata is missing"
-        ) from error
     return text
 
 

@@ -225,7 +225,17 @@ def _spell_offset(offset: timedelta) -> str:
 
 def _read_zone(name: str) -> tzinfo:
     """Read the name of a zone, or an offset such as +02:00."""
-    return datetime.strptime(name, "%z").tzinfo if name[:1] in ("+", "-") else ZoneInfo(name)
+    if name == "UTC":
+        return UTC  # also where there is no data base of zones
+    if name[:1] in ("+", "-"):
+        return datetime.strptime(name, "%z").tzinfo
+    try:
+        return ZoneInfo(name)
+    except LookupError as error:
+        raise ValueError(
+            f"the time zone {name!r} is not known here; expected one such as Europe/Berlin "
+            "(where the system has none: pip install tzdata)"
+        ) from error
 
 
 def constant_offset(zone: str) -> np.timedelta64 | None:
