@@ -256,6 +256,20 @@ def test_one_series_whose_columns_can_only_mean_one_thing(naive, tmp_path, capsy
     assert out == ["date,RNNForecaster", "2024-01-01 01:00:00,2", "2024-01-01 01:30:00,2"]
 
 
+@pytest.mark.parametrize("option", [[], ["--id", "shop"]])
+def test_ids_of_a_csv_file_come_out_as_they_went_in(naive, tmp_path, capsys, option):
+    path = tmp_path / "a.csv"
+    ids = ["1e3", "1000", "007", "2024-01", "1180591620717411303424", "12"]
+    lines = [f"{each},2024-01-{day:02},{day}" for each in ids for day in (1, 2)]
+    path.write_text("\n".join([f"{'shop' if option else 'unique_id'},ds,y", *lines]))
+    future = tmp_path / "future.csv"
+    future.write_text("\n".join(["unique_id,shop,ds,promo", *(f"{i},{i},2024-01-03,1" for i in ids)]))
+    arguments = ["forecast", str(path), "--horizon", "1", "--quiet", "--future", str(future), *option]
+    assert main(arguments) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]] == ids
+    assert naive.last.X[option[1] if option else "unique_id"].tolist() == ids
+
+
 @pytest.mark.parametrize("library", ["polars", "pyarrow"])
 def test_parquet(naive, sales, tmp_path, monkeypatch, library):
     pyarrow = pytest.importorskip("pyarrow")
@@ -293,6 +307,86 @@ def test_parquet_of_pandas_and_with_a_zone(tmp_path, monkeypatch, library):
     found = tables.read_table(tmp_path / "a.parquet")
     assert found["y"].tolist() == [1, 2]
     assert found["time"].tolist() == np.array(["2023-12-31T23", "2024-01-01T00"], "M8[us]").tolist()
+    assert found.zones == {"time": "Europe/Berlin"}
+
+
+def write_times(path, times, name="y"):
+    path.write_text("\n".join([f"ds,{name}", *(f"{time},{i}" for i, time in enumerate(times))]))
+
+
+def test_one_offset_is_kept(naive, tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    write_times(path, [f"2024-07-{day:02} 00:00:00+02:00" for day in (1, 2, 3)])
+    future = tmp_path / "future.csv"
+    write_times(future, ["2024-07-03T22:00Z"], "promo")
+    arguments = ["forecast", str(path), "--horizon", "1", "--quiet"]
+    assert main([*arguments, "--future", str(future), "--plot", str(tmp_path / "a.svg")]) == 0
+    assert capsys.readouterr().out.splitlines() == ["ds,RNNForecaster", "2024-07-04 00:00:00+02:00,2"]
+    # the calendar sees what clocks show
+    assert naive.last.y["ds"].astype(str).tolist() == [f"2024-07-0{day}T00:00:00.000000" for day in (1, 2, 3)]
+    assert naive.last.X["ds"].astype(str).tolist() == ["2024-07-04T00:00:00.000000"]
+    write_times(future, ["2024-07-04"], "promo")
+    line = failure(capsys, [*arguments, "--future", str(future)])
+    assert "future.csv has no zone; expected a zone or an offset from UTC, as in" in line
+    line = failure(capsys, [*arguments, "--timezone", "Mars"])
+    assert "'Mars' is no time zone such as Europe/Berlin" in line
+
+
+def test_a_zone_that_is_not_known():
+    with pytest.raises(ValueError, match="time zone 'Mars/Base' is not known here"):
+        tables.constant_offset("Mars/Base")
+    assert tables.constant_offset("UTC") == np.timedelta64(0)
+
+
+def test_timezone_needs_times_that_have_one(naive, sales, capsys):
+    line = failure(capsys, ["forecast", str(sales), "--horizon", "1", "--timezone", "Europe/Berlin"])
+    assert "has no zone and no offset from UTC" in line and "leave --timezone out" in line
+
+
+@pytest.mark.parametrize("library", ["polars", "pandas"])
+def test_local_days_across_summer_time(tmp_path, capsys, monkeypatch, library):
+    pytest.importorskip("narwhals")
+    pytest.importorskip(library)
+    path = tmp_path / "a.csv"
+    days = [f"2024-{month:02}-{day:02}" for month, n in ((2, 29), (3, 31)) for day in range(1, n + 1)]
+    write_times(path, [f"{day} 00:00:00+01:00" for day in days] + ["2024-04-01 00:00:00+02:00"])
+    short = ["--horizon", "2", "--hidden", "4", "--epochs", "1", "--jobs", "1", "--quiet", "--calendar"]
+    arguments = [str(path), *short]
+    line = failure(capsys, ["forecast", *arguments])
+    assert "several offsets from UTC; name the zone, as in --timezone Europe/Berlin" in line
+    arguments += ["--timezone", "Europe/Berlin"]
+    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    line = failure(capsys, ["forecast", *arguments])
+    assert "the time zone Europe/Berlin needs pandas (or polars) and narwhals: pip install" in line
+    monkeypatch.setattr(tables, "find_spec", lambda name: name in ("narwhals", library))
+    assert main(["forecast", *arguments, "--plot", str(tmp_path / "a.svg")]) == 0
+    times = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert times == ["ds", "2024-04-02 00:00:00+02:00", "2024-04-03 00:00:00+02:00"]
+    assert main(["backtest", *arguments, "--windows", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow"])
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "+02:00", "+05:30", "UTC"])
+def test_parquet_keeps_the_zone(tmp_path, monkeypatch, library, zone):
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    pytest.importorskip("pandas")
+    pytest.importorskip(library)
+    if (library, zone) == ("polars", "+05:30"):
+        pytest.skip("polars cannot read such a file")
+    monkeypatch.setattr(tables, "find_spec", lambda name: name in ("narwhals", library, "pandas"))
+    days = [f"2024-03-{day:02}" for day in range(1, 32)] + ["2024-04-01", "2024-04-02"]
+    local = pyarrow.array(np.array(days, "M8[us]"))
+    times = pyarrow.compute.assume_timezone(local, zone)
+    source, out = tmp_path / "a.parquet", tmp_path / "out.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"ds": times, "y": np.arange(len(days))}), source)
+    short = ["--horizon", "1", "--hidden", "4", "--epochs", "1", "--jobs", "1", "--quiet"]
+    assert main(["forecast", str(source), *short, "--out", str(out)]) == 0
+    written = pyarrow.parquet.read_table(out)["ds"]
+    expected = pyarrow.compute.assume_timezone(pyarrow.array(np.array(["2024-04-03"], "M8[us]")), zone)
+    assert [time.timestamp() for time in written.to_pylist()] == [expected.to_pylist()[0].timestamp()]
+    assert written.type.tz == zone or (library == "polars" and zone[0] == "+")
 
 
 def test_parquet_that_cannot_be_read(tmp_path, capsys):
@@ -329,7 +423,10 @@ def test_backtest(naive, sales, tmp_path, capsys):
         (["--horizon", "0"], ["'0' is no whole number from 1"]),
         (["--horizon", "2", "--level", "120"], ["'120' is no level between 0 and 100"]),
         (["--horizon", "2", "--target", "x"], ["no column 'x'; it has unique_id, ds, y, promo"]),
-        (["--horizon", "2", "--target", "unique_id"], ["--target unique_id holds 'a'; expected numbers"]),
+        (
+            ["--horizon", "2", "--target", "unique_id"],
+            ["line 2: the column 'unique_id' holds 'a'; expected numbers"],
+        ),
         (["--horizon", "2", "--time", "unique_id"], ["column 'unique_id'", "expected times such as"]),
         (["--horizon", "2", "--out", "no/folder/x.csv"], ["x.csv", "folder must exist", "--out"]),
         (["--horizon", "2", "--out", "x.xls"], ["--out must end in .csv or .parquet"]),
@@ -354,6 +451,34 @@ def test_progress_and_warnings_do_not_mix_with_the_table(small, capsys):
     captured = capsys.readouterr()
     assert [line.split(",")[0] for line in captured.out.splitlines()] == ["unique_id", *"aa\u00e9\u00e9"]
     assert captured.err.splitlines()[-1].startswith("RNNForecaster: epoch 2/2, loss")
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (
+            ["a,2024-01-31,1"],
+            "lacks 3 of 4 rows of known-future covariates, the first unique_id='a', ds=2024-02",
+        ),
+        (
+            ["a,2024-01-31,1"],
+            "one row for each of the 2 steps after the end of every series, with a number in",
+        ),
+        (["a,2024-01-31,1"] * 2, "has unique_id='a', ds=2024-01-31 twice"),
+    ],
+)
+def test_errors_of_the_future_name_the_file(small, tmp_path, capsys, rows, words):
+    future = tmp_path / "next.csv"
+    future.write_text("\n".join(["unique_id,ds,promo", *rows]))
+    arguments = ["forecast", *small, "--future-covariates", "promo", "--future", str(future), "--quiet"]
+    line = failure(capsys, arguments)
+    assert words in line and f"error: --future {future} " in line and "make_future" not in line
+
+
+def test_errors_of_the_forecaster_name_options(small, capsys):
+    assert "error: --freq was 'moon'; expected one" in failure(capsys, ["forecast", *small, "--freq", "moon"])
+    line = failure(capsys, ["backtest", *small, "--windows", "40"])
+    assert f"error: {small[0]} has 30 time steps; expected at least" in line and "--windows=40" in line
 
 
 def press_ctrl_c_in_fit(monkeypatch, number):
@@ -390,15 +515,31 @@ def test_ctrl_c_in_a_backtest_loses_no_window(small, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "has 0 lines; expected a header"),
-        ("ds,y\n", "has 1 lines; expected a header"),
-        ("ds,y\n2024-01-01,1\n2024-01-02\n", "row 3 has 1 cells; expected 2"),
+        ("", "has no lines; expected a header"),
+        ("ds,y\n", "has only one line; expected a header"),
+        ("ds,y\n\n2024-01-01,1\n2024-01-02\n", "a.csv, line 4 has 1 cell; expected 2"),
         ("ds,ds\n2024-01-01,1\n", "two columns of the same name"),
         ("ds,y\n31.01.2024,1\n", "expected times such as 2024-01-31"),
-        ("ds,y\n2024-01-01,1\n,2\n", "column 'ds' has 1 empty cells"),
+        ("ds,y\n2024-01-01,1\n,2\n", "column 'ds' has 1 empty cell;"),
         ("a,b\n1,2\n", "there is no column of times; name it with --time: a, b"),
-        ("ds,a,b\n2024-01-01,1,2\n", "2 columns of numbers to forecast; name it with --target"),
-        ("ds,y\n2024-01-01,one\n", "--target y holds 'one'; expected numbers"),
+        (
+            "ds,a,b\n2024-01-01,1,2\n",
+            "there are 2 columns of numbers to forecast; name one with --target: a, b",
+        ),
+        ("when,a\n2024-01-01,x\n", "there is no column of numbers to forecast; name it with --target: a"),
+        (
+            "ds,y\n2024-01-01,20.0\n\n2024-01-02,-\n2024-01-03,one\n",
+            "a.csv, line 5: the column 'y' holds 'one'; expected numbers (an empty cell where it is missing)",
+        ),
+        (
+            'ds,y\n2024-01-01,"20,0"\n',
+            "holds '20,0'; expected numbers (an empty cell where it is missing, a dec",
+        ),
+        (
+            "ds\ty\n2024-01-01\t1,234\n",
+            "holds '1,234'; expected numbers (an empty cell where it is missing, no",
+        ),
+        ("ds;y\n2024-01-01;1,5\n2024-01-01;1.234,5\n", "line 3: the column 'y' holds '1.234,5'; expected"),
         ("ds,y\n2024-01-01T00:00Z,1\n2024-01-01,2\n", "some times have an offset"),
     ],
 )
@@ -421,6 +562,7 @@ def test_a_file_that_is_no_text(tmp_path, capsys):
         (["1", "-2"], np.array([1, -2])),
         (["007", "1"], np.array([7.0, 1.0])),
         (["1", "NA"], np.array([1.0, np.nan])),
+        (["1", "N/A", "-", "null", "nan", ""], np.array([1.0] + 5 * [np.nan])),
         (["", ""], np.array([np.nan, np.nan])),
         (["a", ""], np.array(["a", ""])),
         (["2024-01-31 18:00", "2024-02-01T00:00"], np.array(["2024-01-31T18", "2024-02-01"], "M8[us]")),
@@ -434,3 +576,21 @@ def test_a_column_has_one_type(tmp_path, cells, expected):
     column = tables.read_table(path)["a"]
     assert column.dtype == expected.dtype
     np.testing.assert_array_equal(column, expected)
+
+
+@pytest.mark.parametrize(
+    ("separator", "cells", "expected"),
+    [
+        (";", ["20,0", "1,234", "-0,5", "", "7"], [20.0, 1.234, -0.5, np.nan, 7.0]),
+        ("\t", ["20,0", "1,234"], [20.0, 1.234]),
+        ("\t", ["20.5", "1"], [20.5, 1.0]),
+        ("\t", ["1,234", "5,678"], ["1,234", "5,678"]),
+        (";", ["1,5", "1.5"], ["1,5", "1.5"]),
+    ],
+)
+def test_semicolons_tabs_and_decimal_commas(tmp_path, separator, cells, expected):
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([f"a{separator}b", *(f"{cell}{separator}1" for cell in cells)]))
+    table = tables.read_table(path)
+    np.testing.assert_array_equal(table["a"], expected)
+    assert table["b"].tolist() == [1] * len(cells)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import textwrap
 import warnings
@@ -14,11 +15,26 @@ from typing import Any
 
 import numpy as np
 
-from .tables import parquet_library, read_table, write_table
+from .tables import (
+    Table,
+    constant_offset,
+    frame_library,
+    parquet_library,
+    read_table,
+    wall_times,
+    write_table,
+)
 
 __all__ = ["add_commands"]
 
 _MOST_PANELS = 6
+# parameters of the forecaster that messages name -> options
+_OPTIONS = {
+    "freq": "--freq", "context_length": "--context", "hidden_size": "--hidden", "max_iter": "--epochs",
+    "n_jobs": "--jobs", "random_state": "--seed", "n_windows": "--windows", "step_size": "--step",
+    "future_covariates": "--future-covariates", "past_covariates": "--past-covariates",
+}  # fmt: skip
+_PARAMETER = re.compile(rf"(?<![\w'-])({'|'.join(_OPTIONS)})(?![\w'])")  # in quotes it is a column
 
 _FORECAST_EXAMPLE = """example:
   numbarnn forecast sales.csv --time day --target sold --id shop --horizon 28 --level 80 95 \\
@@ -54,7 +70,10 @@ def add_commands(commands: Any) -> None:
         "--out, or to the standard output.", _FORECAST_EXAMPLE, _forecast,
     )  # fmt: skip
     forecast.add_argument(
-        "--future", metavar="FILE", help="the time (and id) and --future-covariates of the steps to come"
+        "--future",
+        metavar="FILE",
+        help="the time (and id) and --future-covariates of the steps to come, "
+        "a row for each of the steps after the end of every series",
     )
     backtest = _add_command(
         commands, "backtest", "measure forecasts made at points of a file's past",
@@ -74,7 +93,11 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("file", metavar="FILE", help="a table, .csv or .parquet, one row for each time and series")
+    add(
+        "file",
+        metavar="FILE",
+        help="a table, .csv (, ; or tabs) or .parquet, one row for each time and series",
+    )
     add("--horizon", type=_count, required=True, metavar="N", help="steps ahead")
     add("--time", metavar="COLUMN", help="times, oldest first (default: ds, or the one column of times)")
     add("--target", metavar="COLUMN", help="what is forecast (default: y, or the one column of numbers)")
@@ -85,6 +108,11 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     add("--past-covariates", nargs="+", metavar="COLUMN", default=[], help="columns known afterwards only")
     add("--calendar", action="store_true", help="tell the network hour, weekday, month and the like")
     add("--freq", metavar="STEP", help="time between rows: h, 15min, D, W, MS ... (default: inferred)")
+    add(
+        "--timezone", type=_zone, metavar="NAME",
+        help="zone of the answer and of days, hours and the like, as Europe/Berlin; for times that have an "
+        "offset from UTC (default: their zone, or their one offset)",
+    )  # fmt: skip
     add("--hidden", type=_count, metavar="N", help="units of the network")
     add("--epochs", type=_count, metavar="N", help="most passes over the data")
     add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: %(default)s)")
@@ -102,6 +130,15 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return int(text)
+
+
+def _zone(text: str) -> str:
+    """Check the name of a zone."""
+    try:
+        constant_offset(text)
+    except (OSError, ValueError) as error:  # a part of a name is a folder
+        raise argparse.ArgumentTypeError(f"{text!r} is no time zone such as Europe/Berlin") from error
+    return text
 
 
 def _level(text: str) -> float:
@@ -124,31 +161,31 @@ def _forecast(arguments: argparse.Namespace) -> None:
             f"--future-covariates {names} must be known for the {arguments.horizon} steps to come: give them "
             "with --future FILE"
         )
-    data, names = _read(arguments)
-    future = None
+    data, names, zone = _read(arguments)
+    time, future = names["time"], None
     if arguments.future:
-        future = read_table(arguments.future, times=[names["time"]])
-        _check_columns(future, [names["time"], *arguments.future_covariates], arguments.future)
-        if names["id"] is not None:
-            _check_columns(future, [names["id"]], arguments.future)
-    with _short_warnings():
-        forecaster = _make_forecaster(arguments, names).fit(data)
-        table = forecaster.predict(X=future, level=arguments.level)
-    _write(table, arguments)
+        future = _for_forecaster(_read_future(arguments, data, names, zone), time, zone)
+    with _own_words(arguments):
+        forecaster = _make_forecaster(arguments, names).fit(_for_forecaster(data, time, zone))
+        table = _from_forecaster(forecaster.predict(X=future, level=arguments.level), time, zone)
+    _write(table, arguments, {} if zone is None else {time: zone})
     if arguments.plot:
+        if zone is not None:
+            data, table = ({**each, time: wall_times(each[time], zone)} for each in (data, table))
         _draw_forecasts(Path(arguments.plot), data, table, names, arguments)
 
 
 def _backtest(arguments: argparse.Namespace) -> None:
     """Run ``numbarnn backtest``."""
     _check_outputs(arguments)
-    data, names = _read(arguments)
-    with _short_warnings():
+    data, names, zone = _read(arguments)
+    with _own_words(arguments):
         forecaster = _make_forecaster(arguments, names)
         table = forecaster.backtest(
-            data, n_windows=arguments.windows, step_size=arguments.step, refit=arguments.refit,
-            level=arguments.level,
+            _for_forecaster(data, names["time"], zone), n_windows=arguments.windows,
+            step_size=arguments.step, refit=arguments.refit, level=arguments.level,
         )  # fmt: skip
+        table = _from_forecaster(table, None, None)
     _write(table, arguments)
     if arguments.plot:
         from matplotlib.figure import Figure
@@ -179,17 +216,33 @@ def _make_forecaster(arguments: argparse.Namespace, names: dict[str, str | None]
 
 
 @contextmanager
-def _short_warnings() -> Iterator[None]:
-    """Make a line of each warning."""
+def _own_words(arguments: argparse.Namespace) -> Iterator[None]:
+    """Make a line of each warning, and let warnings and errors of the forecaster name options and files."""
 
     def show(message, category, *_, **__):
-        print(f"numbarnn: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        text = _reword(str(message), arguments)
+        print(f"numbarnn: warning: {' '.join(text.split())}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = show
-        yield
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            raise ValueError(_reword(str(error), arguments)) from error
+
+
+def _reword(text: str, arguments: argparse.Namespace) -> str:
+    """Say --future and --freq for X and freq, and what make_future would give."""
+    needed = (
+        f"it must have one row for each of the {arguments.horizon} steps after the end of every series, with "
+        f"a number in {', '.join(arguments.future_covariates)}"
+    )
+    text = re.sub(r"make_future\(\d+\) gives the rows needed", lambda _: needed, text)
+    for name, path in (("X", f"--future {getattr(arguments, 'future', None)}"), ("y", arguments.file)):
+        text = re.sub(rf"^{name}(?= )|(?<=' of ){name}\b", lambda _, path=path: path, text)
+    return _PARAMETER.sub(lambda match: _OPTIONS[match[1]], text)
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
@@ -219,38 +272,123 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             )
 
 
-def _read(arguments: argparse.Namespace) -> tuple[dict[str, np.ndarray], dict[str, str | None]]:
-    """Read the table and find its columns: those that were named, or those that can be meant."""
-    data = read_table(arguments.file, times=[arguments.time or "ds"])
+def _read(arguments: argparse.Namespace) -> tuple[Table, dict[str, str | None], str | None]:
+    """Read the table and find its columns: those that were named, or those that can be meant.
+
+    Also return the zone of the times, which are in UTC then.
+    """
     time, target, series = arguments.time, arguments.target, arguments.id
-    named = [name for name in (time, target, series) if name is not None]
     covariates = [*arguments.past_covariates, *arguments.future_covariates]
-    _check_columns(data, [*named, *covariates], arguments.file)
-    if series is None and "unique_id" in data:
+    named = [name for name in (time, target, series, *covariates) if name is not None]
+    usual = {name for name in ("ds", "y", "unique_id") if name not in named}
+    data = read_table(
+        arguments.file,
+        times=[time] if time else usual & {"ds"},
+        texts=[series] if series else usual & {"unique_id"},
+        numbers=[*([target] if target else usual & {"y"}), *covariates],
+    )
+    _check_columns(data, named, arguments.file)
+    usual &= data.keys()
+    if series is None and "unique_id" in usual:
         series = "unique_id"
     if time is None:
         times = [name for name, values in data.items() if values.dtype.kind == "M"]
-        time = "ds" if "ds" in data else _the_one(times, data, "of times", "--time")
-    others = {time, series, *covariates}
+        time = "ds" if "ds" in usual else _the_one(times, list(data), "of times", "--time")
     if target is None:
-        numbers = [name for name, values in data.items() if values.dtype.kind in "iuf" and name not in others]
-        target = "y" if "y" in data else _the_one(numbers, data, "of numbers to forecast", "--target")
+        others = [name for name in data if name not in {time, series, *covariates}]
+        numbers = [name for name in others if data[name].dtype.kind in "iuf"]
+        target = "y" if "y" in usual else _the_one(numbers, others, "of numbers to forecast", "--target")
     for option, name, kinds, expected in (
         ("--time", time, "Miu", "times such as 2024-01-31 or 2024-01-31 18:00, or whole numbers"),
         ("--target", target, "iuf", "numbers"),
     ):
         if data[name].dtype.kind not in kinds:
-            example = next((str(value) for value in data[name] if str(value)), "")
-            raise ValueError(f"{option} {name} holds {example[:40]!r}; expected {expected}")
+            example = next(
+                (str(value) for value in data[name] if not _says_number(str(value))), data[name][0]
+            )
+            raise ValueError(f"{option} {name} holds {str(example)[:40]!r}; expected {expected}")
     kept = [name for name in data if name in {time, target, series, *covariates}]
-    return {name: data[name] for name in kept}, {"time": time, "target": target, "id": series}
+    names = {"time": time, "target": target, "id": series}
+    return Table({name: data[name] for name in kept}), names, _zone_of(data, time, arguments, arguments.file)
 
 
-def _the_one(found: list[str], data: dict[str, np.ndarray], what: str, option: str) -> str:
+def _zone_of(data: Table, time: str, arguments: argparse.Namespace, path: str) -> str | None:
+    """Return the zone that the answer is to have."""
+    zone = data.zones.get(time)
+    if arguments.timezone is not None:
+        if zone is None:
+            raise ValueError(
+                f"--timezone {arguments.timezone} was given, but --time {time} of {path} has no zone and no "
+                "offset from UTC as in 2024-01-31 18:00+01:00; write it, or leave --timezone out"
+            )
+        zone = arguments.timezone
+    if zone == "":
+        raise ValueError(
+            f"--time {time} of {path} has several offsets from UTC; name the zone, as in "
+            "--timezone Europe/Berlin, or write all times with one offset"
+        )
+    if zone is not None and constant_offset(zone) is None:
+        frame_library(f"the time zone {zone}")
+    return zone
+
+
+def _for_forecaster(data: dict[str, np.ndarray], time: str, zone: str | None) -> Any:
+    """Give the times their zone: what clocks show if they never change, else a frame that knows it."""
+    if zone is None:
+        return data
+    if (offset := constant_offset(zone)) is not None:
+        return {**data, time: data[time] + offset}
+    from .forecasting.native import Backend, frame_of
+
+    library = frame_library(f"the time zone {zone}")
+    return frame_of(data, Backend(library, time=time, time_unit="us", time_zone=zone))
+
+
+def _from_forecaster(table: Any, time: str | None, zone: str | None) -> dict[str, np.ndarray]:
+    """Take the answer apart; times that have a zone are in UTC."""
+    from .forecasting.native import columns_of
+
+    columns, _ = columns_of(table, time, local=False)
+    if zone is not None and (offset := constant_offset(zone)) is not None:
+        columns[time] = columns[time] - offset
+    return columns
+
+
+def _read_future(
+    arguments: argparse.Namespace, data: Table, names: dict[str, str | None], zone: str | None
+) -> Table:
+    """Read what is known of the steps to come."""
+    time, series, path = names["time"], names["id"], arguments.future
+    # a name in a CSV file is a text, but it may be that of a number in a Parquet file
+    texts = [series] if series is not None and data[series].dtype.kind == "U" else []
+    future = read_table(path, times=[time], texts=texts, numbers=arguments.future_covariates)
+    _check_columns(future, [time, *([] if series is None else [series]), *arguments.future_covariates], path)
+    if texts:
+        future[series] = future[series].astype(str)
+    if (time in future.zones) != (zone is not None):
+        having = ("no zone", "a zone or an offset from UTC")
+        raise ValueError(
+            f"--time {time} of {path} has {having[time in future.zones]}; expected "
+            f"{having[zone is not None]}, as in {arguments.file}"
+        )
+    return future
+
+
+def _says_number(text: str) -> bool:
+    """Whether a text is empty or that of a number."""
+    try:
+        float(text or 0)
+    except ValueError:
+        return False
+    return True
+
+
+def _the_one(found: list[str], others: list[str], what: str, option: str) -> str:
     """Return the only column that can be meant, or ask for it."""
-    if len(found) != 1:
-        counted = "no column" if not found else f"{len(found)} columns"
-        raise ValueError(f"there is {counted} {what}; name it with {option}: {', '.join(data)}")
+    if len(found) > 1:
+        raise ValueError(f"there are {len(found)} columns {what}; name one with {option}: {', '.join(found)}")
+    if not found:
+        raise ValueError(f"there is no column {what}; name it with {option}: {', '.join(others)}")
     return found[0]
 
 
@@ -261,9 +399,11 @@ def _check_columns(data: dict[str, np.ndarray], names: list[str], path: str) -> 
             raise ValueError(f"{path} has no column {name!r}; it has {', '.join(data)}")
 
 
-def _write(table: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
+def _write(
+    table: dict[str, np.ndarray], arguments: argparse.Namespace, zones: dict[str, str] | None = None
+) -> None:
     """Write the answer, and say where."""
-    write_table(table, arguments.out)
+    write_table(table, arguments.out, zones)
     if arguments.out and not arguments.quiet:
         print(f"table: {Path(arguments.out).resolve()}", file=sys.stderr)
 

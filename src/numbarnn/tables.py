@@ -6,45 +6,88 @@ import csv
 import os
 import re
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
-__all__ = ["parquet_library", "read_table", "write_table"]
+__all__ = [
+    "Table",
+    "constant_offset",
+    "frame_library",
+    "parquet_library",
+    "read_table",
+    "wall_times",
+    "write_table",
+]
 
 # what a cell may say where a value is missing
-_MISSING = ("", "na", "nan", "null", "none")
+_MISSING = ("", "-", "na", "n/a", "#n/a", "nan", "null", "none")
+# 20,5; 1,234 may be a thousand and more
+_COMMA = re.compile(r"[+-]?\d*,\d+")
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 # +01:00 or Z at the end of a time
 _OFFSET = re.compile(r":\d\d.*([+-]\d\d:?\d\d|[zZ])$")
 
 
-def read_table(path: str | os.PathLike, times: Sequence[str] = ()) -> dict[str, np.ndarray]:
+class Table(dict[str, np.ndarray]):
+    """Columns of a file, and what zones their times had.
+
+    Attributes
+    ----------
+    zones : dict of str to str
+        Of columns with times in UTC that had a zone: its name, an offset such as "+02:00", or "" where rows
+        of a CSV file have different offsets.
+
+    Examples
+    --------
+    >>> from numbarnn.tables import Table
+    >>> Table(y=[1, 2]).zones
+    {}
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.zones: dict[str, str] = {}
+
+
+def read_table(
+    path: str | os.PathLike,
+    times: Collection[str] = (),
+    texts: Collection[str] = (),
+    numbers: Collection[str] = (),
+) -> Table:
     r"""Read a CSV or Parquet file into columns.
 
     Parameters
     ----------
     path : path
-        Ends in ``.parquet``, or is a CSV file in UTF-8 with a header.
-    times : sequence of str, default=()
+        Ends in ``.parquet``, or is a CSV file in UTF-8 with a header, separated by commas, semicolons or
+        tabs. Numbers of the latter two may have a decimal comma.
+    times : collection of str, default=()
         Columns that hold times; a column of whole numbers there stays numbers.
+    texts : collection of str, default=()
+        Columns of a CSV file that stay as they are: names such as 007, 1e3 or 2024-01.
+    numbers : collection of str, default=()
+        Columns that must hold numbers.
 
     Returns
     -------
-    dict of str to ndarray
+    Table
         Whole numbers as int64, numbers as float64 with NaN where a cell is empty, times as datetime64[us]
-        (UTC where they have an offset), and other columns as strings. A type is decided for a column, never
-        for a cell.
+        (UTC where they have a zone or an offset), and other columns as strings. A type is decided for a
+        column, never for a cell.
 
     Raises
     ------
     ImportError
         If Parquet cannot be read with what is installed.
     ValueError
-        If the file has no header, no rows, or rows of unequal length.
+        If the file has no header, no rows, or rows of unequal length, or a column does not hold what it must.
 
     Examples
     --------
@@ -64,27 +107,76 @@ def read_table(path: str | os.PathLike, times: Sequence[str] = ()) -> dict[str, 
             start = file.read(4096)
             file.seek(0)
             header = start.partition("\n")[0]
-            delimiter = ";" if header.count(";") > header.count(",") else ","
-            rows = [row for row in csv.reader(file, delimiter=delimiter) if row]
+            delimiter = max(",;\t", key=header.count)  # of equal counts the first
+            reader = csv.reader(file, delimiter=delimiter)
+            numbered = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
-    if len(rows) < 2:
-        raise ValueError(f"{path} has {len(rows)} lines; expected a header and at least one row")
-    names, *rows = rows
+    if len(numbered) < 2:
+        found = "only one line" if numbered else "no lines"
+        raise ValueError(f"{path} has {found}; expected a header and at least one row")
+    names = numbered.pop(0)[1]
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has two columns of the same name; its header is {', '.join(names)}")
-    for number, row in enumerate(rows, 2):
+    for line, row in numbered:
         if len(row) != len(names):
             raise ValueError(
-                f"{path}, row {number} has {len(row)} cells; expected {len(names)} as in the header"
+                f"{path}, line {line} has {_counted(len(row), 'cell')}; expected {len(names)} as in "
+                "the header"
             )
-    return {
-        name: _parse(name, np.array(cells), name in times)
-        for name, cells in zip(names, zip(*rows, strict=True), strict=True)
-    }
+    table = Table()
+    for name, column in zip(names, zip(*(row for _, row in numbered), strict=True), strict=True):
+        cells = np.array(column)
+        if name in texts and name not in numbers:
+            table[name] = cells
+            continue
+        table[name] = _parse(name, cells, name in times, delimiter, table.zones)
+        if name in numbers and table[name].dtype.kind not in "iuf":
+            row = _first_text(column, delimiter)
+            raise ValueError(_no_number(f"{path}, line {numbered[row][0]}", name, column[row], delimiter))
+    return table
 
 
-def _parse(name: str, cells: np.ndarray, is_time: bool) -> np.ndarray:
+def _counted(n: int, thing: str) -> str:
+    """Spell a number of things."""
+    return f"{n} {thing if n == 1 else f'{thing}s'}"
+
+
+def _no_number(where: str, name: str, cell: str, delimiter: str) -> str:
+    """Say which cell is no number, and what to do."""
+    hint = "an empty cell where it is missing"
+    if "," in cell:
+        hint += ", a decimal point" if delimiter == "," else ", no separators of thousands"
+    return f"{where}: the column {name!r} holds {cell.strip()[:40]!r}; expected numbers ({hint})"
+
+
+def _first_text(cells: Sequence[str], delimiter: str) -> int:
+    """Find the cell for which a column is none of numbers."""
+    odd = [i for i, cell in enumerate(cells) if _floats(np.array([cell.strip()]), ",") is None]
+    commas = delimiter != ","
+    return next((i for i in odd if not (commas and _COMMA.fullmatch(cells[i].strip()))), odd[0])
+
+
+def _floats(cells: np.ndarray, delimiter: str) -> np.ndarray | None:
+    """Read numbers, with NaN where they are missing; None if a cell is none."""
+    cells = np.where(np.isin(np.char.lower(cells), _MISSING), "nan", cells)
+    try:
+        return cells.astype(np.float64)
+    except ValueError:
+        pass
+    if delimiter == ",":
+        return None
+    commas = [cell for cell in cells if _COMMA.fullmatch(cell)]
+    # with semicolons the comma is the decimal one; with tabs 1,234 alone does not tell
+    if any("." in cell for cell in cells) or (delimiter == "\t" and all(map(_THOUSANDS.fullmatch, commas))):
+        return None
+    try:
+        return np.array([cell.replace(",", ".") for cell in cells]).astype(np.float64)
+    except ValueError:
+        return None
+
+
+def _parse(name: str, cells: np.ndarray, is_time: bool, delimiter: str, zones: dict[str, str]) -> np.ndarray:
     """Turn the cells of a column into whole numbers, numbers, times, or leave them as strings."""
     cells = np.char.strip(cells)
     missing = np.isin(np.char.lower(cells), _MISSING)
@@ -96,16 +188,15 @@ def _parse(name: str, cells: np.ndarray, is_time: bool) -> np.ndarray:
                 return whole
         except (ValueError, OverflowError):
             pass
-    if not missing.all():
-        try:
-            return np.where(missing, "nan", cells).astype(np.float64)
-        except ValueError:
-            pass
+    if not missing.all() and (numbers := _floats(cells, delimiter)) is not None:
+        return numbers
     if is_time and missing.any():
-        raise ValueError(f"column {name!r} has {missing.sum()} empty cells; expected a time in each row")
+        raise ValueError(
+            f"column {name!r} has {_counted(missing.sum(), 'empty cell')}; expected a time in each row"
+        )
     if is_time or (not missing.any() and cells[0][:4].isdecimal() and "-" in cells[0]):
         try:
-            return _parse_times(cells)
+            return _parse_times(name, cells, zones)
         except ValueError as error:
             if is_time:
                 raise ValueError(
@@ -114,14 +205,84 @@ def _parse(name: str, cells: np.ndarray, is_time: bool) -> np.ndarray:
     return np.full(len(cells), np.nan) if missing.all() else cells
 
 
-def _parse_times(cells: np.ndarray) -> np.ndarray:
-    """Read ISO 8601 times, with a blank or a T; those with an offset become UTC."""
+def _parse_times(name: str, cells: np.ndarray, zones: dict[str, str]) -> np.ndarray:
+    """Read ISO 8601 times, with a blank or a T; those with an offset become UTC, and zones tells it."""
     if not any(_OFFSET.search(cell) for cell in cells):
         return cells.astype("datetime64[us]")
     times = [datetime.fromisoformat(str(cell)) for cell in cells]  # NumPy has no offsets
     if any(time.tzinfo is None for time in times):
         raise ValueError("some times have an offset from UTC and others have none")
+    offsets = {time.utcoffset() for time in times}
+    zones[name] = _spell_offset(offsets.pop()) if len(offsets) == 1 else ""
     return np.array([time.astimezone(UTC).replace(tzinfo=None) for time in times], dtype="datetime64[us]")
+
+
+def _spell_offset(offset: timedelta) -> str:
+    """Spell an offset from UTC: "+05:30"."""
+    minutes = round(offset.total_seconds() / 60)
+    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+
+
+def _read_zone(name: str) -> tzinfo:
+    """Read the name of a zone, or an offset such as +02:00."""
+    if name == "UTC":
+        return UTC  # also where there is no data base of zones
+    if name[:1] in ("+", "-"):
+        return datetime.strptime(name, "%z").tzinfo
+    try:
+        return ZoneInfo(name)
+    except LookupError as error:
+        raise ValueError(
+            f"the time zone {name!r} is not known here; expected one such as Europe/Berlin "
+            "(where the system has none: pip install tzdata)"
+        ) from error
+
+
+def constant_offset(zone: str) -> np.timedelta64 | None:
+    """Return how far clocks of a zone are ahead of UTC, if they never change.
+
+    Parameters
+    ----------
+    zone : str
+        A name, or an offset such as "+02:00".
+
+    Returns
+    -------
+    timedelta64[us] or None
+
+    Examples
+    --------
+    >>> from numbarnn.tables import constant_offset
+    >>> str(constant_offset("+02:00").astype("m8[h]")), constant_offset("Europe/Berlin")
+    ('2 hours', None)
+    """
+    offset = _read_zone(zone).utcoffset(None)
+    return None if offset is None else np.timedelta64(offset).astype("m8[us]")
+
+
+def wall_times(times: np.ndarray, zone: str) -> np.ndarray:
+    """Return what clocks of a zone show.
+
+    Parameters
+    ----------
+    times : ndarray of datetime64
+        In UTC.
+    zone : str
+
+    Returns
+    -------
+    ndarray of datetime64[us]
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.tables import wall_times
+    >>> wall_times(np.array(["2024-03-31T00", "2024-03-31T01"], "M8[h]"), "Europe/Berlin").astype("M8[h]")
+    array(['2024-03-31T01', '2024-03-31T03'], dtype='datetime64[h]')
+    """
+    there = _read_zone(zone)
+    clocks = [time.replace(tzinfo=UTC).astimezone(there) for time in times.astype("M8[us]").tolist()]
+    return np.array([clock.replace(tzinfo=None) for clock in clocks], "M8[us]")
 
 
 def parquet_library() -> str:
@@ -129,7 +290,7 @@ def parquet_library() -> str:
 
     Returns
     -------
-    {"polars", "pyarrow"}
+    {"pyarrow", "polars"}
         pandas reads and writes Parquet by pyarrow, too.
 
     Raises
@@ -141,16 +302,46 @@ def parquet_library() -> str:
     --------
     >>> from numbarnn.tables import parquet_library
     >>> parquet_library()  # doctest: +SKIP
-    'polars'
+    'pyarrow'
     """
     if find_spec("narwhals"):
-        for library in ("polars", "pyarrow"):
+        for library in ("pyarrow", "polars"):  # polars does not know the zone +05:30
             if find_spec(library):
                 return library
     raise ImportError("Parquet needs pyarrow (or polars) and narwhals: pip install 'numbarnn[dataframe]'")
 
 
-def _read_parquet(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def frame_library(what: str) -> str:
+    """Return which installed library has frames that know time zones.
+
+    Parameters
+    ----------
+    what : str
+        What it is needed for, for the message.
+
+    Returns
+    -------
+    {"polars", "pandas"}
+
+    Raises
+    ------
+    ImportError
+        If there is none.
+
+    Examples
+    --------
+    >>> from numbarnn.tables import frame_library
+    >>> frame_library("a zone")  # doctest: +SKIP
+    'polars'
+    """
+    if find_spec("narwhals"):
+        for library in ("polars", "pandas"):
+            if find_spec(library):
+                return library
+    raise ImportError(f"{what} needs pandas (or polars) and narwhals: pip install 'numbarnn[dataframe]'")
+
+
+def _read_parquet(path: str | os.PathLike) -> Table:
     """Read with polars or pyarrow."""
     library = parquet_library()
     import narwhals as nw
@@ -160,25 +351,31 @@ def _read_parquet(path: str | os.PathLike) -> dict[str, np.ndarray]:
         frame = nw.read_parquet(path, backend=library)
     except Exception as error:  # each library has its own class for a file that is none
         raise ValueError(f"{path} is no Parquet file that {library} can read: {error}") from error
-    columns = {}
+    columns = Table()
     for name in frame.columns:
         column = frame[name]
         values = (column.cast(nw.Float64) if column.dtype == nw.Decimal else column).to_numpy()
         if values.dtype.kind == "M":  # in UTC where there was a zone
             values = values.astype("datetime64[us]")
+            if zone := getattr(column.dtype, "time_zone", None):
+                columns.zones[name] = zone
         elif values.dtype.kind == "O":
             values = np.array(["" if value is None else str(value) for value in values])
         columns[name] = values
     return columns
 
 
-def write_table(table: dict[str, np.ndarray], path: str | os.PathLike | None) -> None:
+def write_table(
+    table: dict[str, np.ndarray], path: str | os.PathLike | None, zones: dict[str, str] | None = None
+) -> None:
     """Write columns as CSV or Parquet; None writes CSV to the standard output.
 
     Parameters
     ----------
     table : dict of str to ndarray
     path : path or None
+    zones : dict of str to str, default=None
+        Zones that columns of times in UTC are to be written in, names or offsets such as "+02:00".
 
     Examples
     --------
@@ -194,14 +391,25 @@ def write_table(table: dict[str, np.ndarray], path: str | os.PathLike | None) ->
 
         arrays = {name: np.asarray(values) for name, values in table.items()}
         plain = {name: v.tolist() if v.dtype.kind in "OU" else v for name, v in arrays.items()}
-        nw.from_dict(plain, backend=library).write_parquet(path)
+        frame = nw.from_dict(plain, backend=library)
+        for name, zone in (zones or {}).items():
+            frame = frame.with_columns(_in_zone(nw.col(name), zone, library))
+        frame.write_parquet(path)
         return
-    columns = [_print(np.asarray(values)) for values in table.values()]
+    columns = [_print(np.asarray(values), (zones or {}).get(name)) for name, values in table.items()]
     if path is None:
         _write_rows(sys.stdout, list(table), columns)
     else:
         with open(path, "w", encoding="utf-8", newline="") as file:
             _write_rows(file, list(table), columns)
+
+
+def _in_zone(column, zone, library):
+    """Give the zone to a narwhals column of times in UTC."""
+    offset = None if zone[:1] not in ("+", "-") else constant_offset(zone)
+    if library == "polars" and offset is not None and offset % np.timedelta64(1, "h"):
+        zone = "UTC"  # polars has no such offsets; the times are the same
+    return column.dt.replace_time_zone("UTC").dt.convert_time_zone(zone)
 
 
 def _write_rows(file: TextIO, names: list[str], columns: list[list[str]]) -> None:
@@ -211,8 +419,12 @@ def _write_rows(file: TextIO, names: list[str], columns: list[list[str]]) -> Non
     writer.writerows(zip(*columns, strict=True))
 
 
-def _print(values: np.ndarray) -> list[str]:
+def _print(values: np.ndarray, zone: str | None = None) -> list[str]:
     """Write a column's values: dates without a time where all are midnight, numbers to ten digits."""
+    if zone is not None:
+        there = _read_zone(zone)
+        times = [time.replace(tzinfo=UTC).astimezone(there) for time in values.astype("M8[us]").tolist()]
+        return [time.isoformat(sep=" ") for time in times]
     if values.dtype.kind == "M":
         days = values.astype("datetime64[D]")
         if (days == values).all():
