@@ -365,6 +365,26 @@ class TestLong:
         assert joined.lengths.tolist() == [4, 2, 4] and joined.row(2)[-1] == long["y"][14]
 
 
+class TestNames:
+    @pytest.mark.parametrize("name", ["RNNForecaster", "RNNForecaster-lo-80", "cutoff", "sample"])
+    @pytest.mark.parametrize("role", ["id", "time", "target"])
+    def test_columns_that_answers_have_besides(self, name, role):
+        options = Columns()._replace(**{role: name})
+        columns = {options.id: ["a", "a"], options.time: [1, 2], options.target: [1.0, 2.0]}
+        if (role, name) == ("target", "sample"):  # paths have no truth beside them
+            read(columns, options=options)
+            return
+        with pytest.raises(ValueError, match=f"the column '{name}' has a name that forecasts .* rename it"):
+            read(columns, options=options)
+
+    def test_channels_and_their_bounds(self):
+        read({"ds": [1, 2], "a": [1, 2], "b-lo-80": [1, 2], "sample": [1, 2], "RNNForecaster": [1, 2]})
+        with pytest.raises(ValueError, match="the column 'a-lo-80' has a name .* rename it"):
+            read({"ds": [1, 2], "a": [1, 2], "a-lo-80": [1, 2]})
+        with pytest.raises(ValueError, match="the column 'unique_id' has a name .* rename it"):
+            read({"unique_id": [1, 2], "a": [1, 2]}, options=Columns(id="key", time="unique_id"))
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 class TestWide:
     def test_same_as_array(self, library, wide):

@@ -6,6 +6,7 @@ works on a dict of columns (see `numbarnn.forecasting.native`).
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -16,9 +17,13 @@ from .arrays import check_data, encode_static, numbers, read_static
 from .frequency import Frequency, infer, show_time
 from .native import as_times, columns_of, frame_of
 from .series import is_frame
-from .sets import Columns, Covariates, Form, SeriesSet, listed, offsets_of
+from .sets import NAME, Columns, Covariates, Form, SeriesSet, listed, offsets_of
 
 __all__ = ["read_frame", "read_future_frame", "write_long", "write_wide"]
+
+# columns of answers beside those of id, time and target, and what the bounds of a channel are called
+OTHERS = re.compile(rf"cutoff|{NAME}(-.*)?")
+BOUND = re.compile(r"(.*)-(lo-|hi-|ql)[\d.e+-]+", re.DOTALL)
 
 
 def read_frame(
@@ -116,8 +121,11 @@ def _roles(columns, X, options, backend, name, form):
         raise ValueError(f"the column {twice!r} was named twice; expected it to be one of id, time, target "
                          "and past, known-future or static covariate")  # fmt: skip
     named = {options.id, options.time, *options.past, *options.future, *options.static}
+    channels = tuple(c for c in columns if c not in named) if kind == "wide" else ()
+    if form is None:
+        _check_names(options, channels)
     if kind == "wide":
-        return options, kind, tuple(c for c in columns if c not in named)
+        return options, kind, channels
     unused = [c for c in dict.fromkeys((*columns, *given)) if c not in named and c != options.target]
     if unused and form is None:
         warnings.warn(
@@ -126,6 +134,20 @@ def _roles(columns, X, options, backend, name, form):
             stacklevel=5,
         )
     return options, kind, (options.target,)
+
+
+def _check_names(options, channels):
+    """Raise a ValueError for a column that would have to share its name with one that answers have."""
+    ids, known = "unique_id" if channels else options.id, {str(channel) for channel in channels}
+    roles = [ids, options.time, options.target]
+    wrong = [c for c in roles if c is not None and (OTHERS.fullmatch(c) or roles.count(c) > 1)]
+    wrong += [c for c in roles[:2] if c == "sample"]  # of paths, which have no truth beside them
+    wrong += [c for c in channels if (found := BOUND.fullmatch(str(c))) and found[1] in known]
+    if wrong:
+        raise ValueError(
+            f"the column {wrong[0]!r} has a name that forecasts or evaluations give to a column of their own; "
+            f"expected another one: rename it"
+        )
 
 
 def _place(columns, targets, options, name, kind):

@@ -17,10 +17,10 @@ from .conformal import Conformal
 from .model import View
 from .preparation import calendar_ahead, find_members, with_calendar, with_static
 from .series import Form, SeriesSet, context_form, read_contexts, read_future, write
+from .sets import NAME
 
 __all__ = ["Forecast", "Prediction", "calibrate", "truth_of", "window_residuals"]
 
-NAME = "RNNForecaster"
 N_PATHS = 200  # that quantiles of a likelihood are taken from
 # latest origins of a series, and windows and numbers in all, that intervals are calibrated on
 MOST_ORIGINS, MOST_WINDOWS, MOST_RESIDUALS = 1000, 200_000, 10_000_000
