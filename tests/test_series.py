@@ -444,6 +444,46 @@ class TestLibraries:
         pd.testing.assert_frame_equal(answer, expected.to_frame(), check_freq=False, check_index_type=False)
         assert "ds" not in frame
 
+    def test_index_of_whole_numbers(self):
+        series = pd.Series(np.arange(20.0), pd.RangeIndex(10, 50, 2, name="week"), name="sales")
+        holes = series.drop(index=[16, 18])
+        data, form = read(holes)
+        assert np.flatnonzero(np.isnan(data.values)).tolist() == [3, 4] and data.starts.tolist() == [10]
+        answer = write(form, data, 2, {"RNNForecaster": np.ones((1, 2, 1))})
+        expected = pd.Series([1.0, 1.0], pd.Index([50, 52], name="week"), name="sales")
+        pd.testing.assert_series_equal(answer, expected)
+        later, _ = read(pd.Series([7.0, 8.0], [50, 54], name="sales"), form=form)
+        np.testing.assert_array_equal(data.append(later).values[-3:], [7, np.nan, 8])
+        table = holes.to_frame().assign(price=1.0)
+        data, form = read(table, options=Columns(future=("price",)), X=series.to_frame("price"))
+        assert data.future.ravel().tolist() == list(range(20))
+        ahead = pd.DataFrame({"price": [1.0, 2.0]}, write(form, data, 2, {}).index)
+        assert read_future(ahead, data, 2, form).ravel().tolist() == [1, 2]
+        with pytest.raises(ValueError, match="times are not sorted: ds=10 comes after 14"):
+            read(series.iloc[[2, 0, 1]])
+        with pytest.raises(ValueError, match="ds=12 is there twice"):
+            read(series.iloc[[0, 1, 1]])
+        long = pd.DataFrame({"ds": [1, 2], "y": [1.0, 2.0]}, index=[7, 5])
+        assert read(long)[0].starts.tolist() == [1]
+
+    def test_holes_in_an_index_that_begins_at_0(self):
+        series = pd.Series([0.0, 1, np.nan, 3, 4])
+        whole, form = read(series)
+        assert form.kind == "vector"
+        dropped, _ = read(series.dropna())
+        np.testing.assert_array_equal(dropped.values, whole.values)
+        for y in (pd.Series([5.0, 8], [5, 8]), series.iloc[[0, 1, 3]].set_axis([5, 6, 8])):
+            later, _ = read(y, form=form, name="update")
+            assert later.n_series == 1 and np.isnan(later.values).sum() == (len(y) == 3)
+        with pytest.raises(ValueError, match="the index of update is not sorted: 5 comes after 6; expected"):
+            read(pd.Series([5.0, 8], [6, 5]), form=form, name="update")
+        listed, form = read([series, series.dropna()])
+        np.testing.assert_array_equal(listed.row(0), listed.row(1))
+        _, form = read(pd.DataFrame({"a": np.arange(9.0)}))
+        later, _ = read(pd.DataFrame({"a": np.ones(3)}, [9, 10, 12]), form=form)
+        assert later.starts is None and np.isnan(later.values).tolist() == [False, False, True, False]
+        assert read_contexts(series.iloc[[0, 1, 3]], None, 1, read(series)[1]).lengths.tolist() == [4]
+
     @pytest.mark.parametrize("freq", ["M", "Q", "W-WED", "D", "h"])
     def test_periods(self, freq):
         index = pd.period_range("2024-01", periods=20, freq=freq)

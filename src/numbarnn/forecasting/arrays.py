@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .native import without_holes
 from .sets import Columns, Covariates, Form, SeriesSet, listed, offsets_of, show_time
 
 __all__ = [
@@ -68,6 +69,13 @@ def _is_list(value):
     return isinstance(value, list | tuple) and any(np.ndim(v) and hasattr(v, "__array__") for v in value)
 
 
+def _filled(name, value):
+    """Fill the holes in the index of a pandas object, or of those in a list."""
+    if _is_list(value):
+        return [without_holes(part, f"{name}[{i}]") for i, part in enumerate(value)]
+    return without_holes(value, name)
+
+
 def form_of(value: Any) -> Form:
     """Find the form of an array or a list of arrays."""
     if _is_list(value):
@@ -86,6 +94,7 @@ def read_arrays(
 
     The parameters are those of `numbarnn.forecasting.series.read`.
     """
+    y, X = _filled(name, y), _filled("X", X)
     found = form_of(y)
     if form is not None and (form.kind == "list") != (found.kind == "list"):
         expected = "a list of arrays" if form.kind == "list" else "an array"
@@ -129,6 +138,7 @@ def read_arrays(
 
 def read_windows(context: Any, X: Any, form: Form) -> SeriesSet:
     """Read contexts of shape (T,), (T, C) or (n_windows, T, C), each window a series."""
+    context, X = _filled("context", context), _filled("X", X)
     found = form_of(context)
     if found.kind != "windows":
         lengths = [len(part) for part in context] if found.kind == "list" else [len(context)]

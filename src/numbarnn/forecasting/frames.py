@@ -34,8 +34,8 @@ def read_frame(
     Rows may come in any order of ids; the times of each id must ascend. The parameters are those of
     `numbarnn.forecasting.series.read`.
     """
-    local = None if form is None else form.backend.local
-    columns, backend = columns_of(y, options.time or "ds", name, local)
+    known = None if form is None else form.backend
+    columns, backend = columns_of(y, options.time or "ds", name, known, options.id)
     if form is not None:
         _check_zone(name, backend, form.backend)
     if not columns or not len(next(iter(columns.values()))):
@@ -79,7 +79,7 @@ def _covariate_frame(X, options, backend):
     """Columns of X."""
     if not is_frame(X):
         raise TypeError(f"X was a {type(X).__name__}; expected a frame with the times of y, as y is one")
-    columns, other = columns_of(X, options.time or "ds", "X", backend.local)
+    columns, other = columns_of(X, options.time or "ds", "X", backend, options.id)
     _check_zone("X", other, backend)
     if options.time is not None and other.time is None:
         raise ValueError(

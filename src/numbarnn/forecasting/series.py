@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .native import whole_index
 from .sets import Columns, Covariates, Form, SeriesSet, listed
 
 __all__ = [
@@ -27,9 +28,23 @@ __all__ = [
 
 def is_frame(value):
     """Return whether this has named columns, or is a series with times; no library is loaded to find out."""
-    if isinstance(value, dict) or (hasattr(type(value), "columns") and not isinstance(value, np.ndarray)):
+    if _is_table(value):
         return True
-    return type(getattr(value, "index", None)).__name__ in ("DatetimeIndex", "PeriodIndex")
+    index = type(getattr(value, "index", None)).__name__
+    return index in ("DatetimeIndex", "PeriodIndex") or whole_index(value) is not None
+
+
+def _is_table(value):
+    """Return whether this has named columns."""
+    return isinstance(value, dict) or (
+        hasattr(type(value), "columns") and not isinstance(value, np.ndarray)
+    )
+
+
+def _is_array(value, form):
+    """Return whether this is read as an array, as is a series that goes on from one with the index 0, 1, ..."""
+    goes_on = form is not None and not form.is_frame and not _is_table(value)
+    return not is_frame(value) or (goes_on and whole_index(value) is not None)
 
 
 def read(
@@ -77,13 +92,15 @@ def read(
     """
     options = Columns() if options is None else options
     # what reads arrays and frames stands above this module
-    if is_frame(y):
-        from .frames import read_frame as read_any
-    else:
+    is_array = _is_array(y, form)
+    if is_array:
         from .arrays import read_arrays as read_any
+    else:
+        from .frames import read_frame as read_any
     if form is not None:
-        if form.is_frame != is_frame(y):
-            raise ValueError(f"{name} was a {type(y).__name__}; expected a {form.kind} of data, as in fit")
+        if form.is_frame == is_array:
+            kind = f"{form.kind} {'frame' if form.is_frame else 'of data'}"
+            raise ValueError(f"{name} was a {type(y).__name__}; expected a {kind}, as in fit")
         options = form.columns
         _check_wanted(X, form)
     return read_any(y, X, static, options, name, form)
@@ -131,7 +148,7 @@ def read_contexts(context: Any, X: Any, n_channels: int, form: Form) -> SeriesSe
 
 def context_form(context: Any, form: Form) -> Form:
     """Form of the answer to these histories: as many dimensions as they have, or the frame of fit."""
-    if is_frame(context):
+    if not _is_array(context, form):
         return form
     from .arrays import form_of
 
