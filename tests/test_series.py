@@ -491,6 +491,32 @@ class TestLibraries:
         answer = write(form, data, 5, {"RNNForecaster": np.ones((1, 5, 1))})
         pd.testing.assert_index_equal(answer.index, index[15:])
 
+    @pytest.mark.parametrize("freq", ["M", "Q-DEC", "W-WED", "D", "h"])
+    def test_a_column_of_periods(self, freq):
+        periods = pd.Series(pd.period_range("2024-01", periods=20, freq=freq))
+        data, form = read(pd.DataFrame({"ds": periods[:15], "y": 1.0}))
+        answer = write(form, data, 5, {"RNNForecaster": np.ones((1, 5, 1))})
+        assert answer["ds"].dtype == periods.dtype and answer["ds"].tolist() == periods[15:].tolist()
+
+    def test_columns_of_two_levels_and_an_index_of_times(self):
+        columns = pd.MultiIndex.from_product([["a", "b"], ["x", "y"]])
+        index = pd.date_range("2024-01-01", periods=12)
+        data, form = read(pd.DataFrame(np.arange(40.0).reshape(10, 4), index[:10], columns))
+        assert data.channels == tuple(columns) and data.row(3)[0] == 3
+        answer = write(form, data, 2, {"RNNForecaster": np.ones((1, 2, 4))})
+        assert answer.columns.tolist() == columns.tolist() and (answer.index == index[10:]).all()
+
+    def test_pyarrow(self, long):
+        pa = pytest.importorskip("pyarrow")
+        data, form = read(pa.table(long), options=BOTH)
+        assert_same(data, read(long, options=BOTH)[0])
+        ahead = write(form, data, 2, {})
+        ahead = ahead.append_column("price", pa.array(np.arange(6.0)))
+        assert read_future(ahead, data, 2, form).ravel().tolist() == list(range(6))
+        answer = write(form, data, 2, {"RNNForecaster": np.ones((3, 2, 1))})
+        assert answer.column_names == ["unique_id", "ds", "RNNForecaster"]
+        assert answer.schema.field("ds").type == pa.table(long).schema.field("ds").type
+
     @pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Tokyo", "America/New_York", "UTC"])
     @pytest.mark.parametrize("freq", ["h", "D", "B", "MS", "ME", "12h"])
     @pytest.mark.parametrize("library", ["pandas", "polars"])

@@ -26,7 +26,8 @@ class Backend(NamedTuple):
     time : str or None
         Name of the column of times, if there is one.
     time_unit : str or None
-        "us", "ns", ..., "date"; None: what NumPy makes of them.
+        "us", "ns", ..., "date", of a column of pandas' periods "period[M]", ...; None: what NumPy makes of
+        them.
     time_zone : str or None
     local : bool
         Whether steps are even in local time; else they are in UTC.
@@ -193,6 +194,8 @@ def _without_index(frame, time, ids, name, known):
     if kind == "PeriodIndex":
         times, index = times.to_timestamp(), times.freqstr
     frame = frame.to_frame("y" if frame.name is None else frame.name) if series else frame
+    if getattr(frame.columns, "nlevels", 1) > 1:  # a column of times cannot have several names
+        frame = frame.set_axis(frame.columns.to_flat_index(), axis=1)
     frame = frame.reset_index(drop=True)  # another frame: the user's stays as it is
     frame.insert(0, time, times)
     return frame, index, series
@@ -216,8 +219,12 @@ def _times_of(column, backend, known):
             time_unit="date"
         )
     native = column.to_native()
-    if getattr(native.dtype, "tz", None) is not None:  # pandas; narwhals misses zones as "America/New_York"
-        zone, unit = str(native.dtype.tz), native.dtype.unit
+    dtype = getattr(native, "dtype", None)  # pyarrow has none
+    if str(dtype).startswith("period["):
+        times = native.dt.to_timestamp().to_numpy().astype(MICROSECONDS)
+        return times, backend._replace(time_unit=str(dtype))
+    if getattr(dtype, "tz", None) is not None:  # pandas; narwhals misses zones as "America/New_York"
+        zone, unit = str(dtype.tz), dtype.unit
         both = native.dt.tz_localize(None), native.dt.tz_convert("UTC").dt.tz_localize(None)
     elif column.dtype == nw.Datetime:
         zone, unit = column.dtype.time_zone, column.dtype.time_unit
@@ -256,9 +263,12 @@ def frame_of(columns: dict[str, np.ndarray], backend: Backend) -> Any:
     plain = {key: values.tolist() if values.dtype.kind in "OU" else values for key, values in columns.items()}
     frame = nw.from_dict(plain, backend=backend.library)
     dates = [key for key, values in columns.items() if values.dtype.kind == "M"]
-    if backend.time_unit is not None:
+    period = (backend.time_unit or "").startswith("period[")
+    if backend.time_unit is not None and not period:
         frame = frame.with_columns(*(_dates(nw.col(key), backend, nw) for key in dates))
     native = frame.to_native()
+    if period:
+        native = native.astype(dict.fromkeys(dates, backend.time_unit))
     if backend.index is None or backend.time not in columns:
         return native
     native = native.set_index(backend.time).rename_axis(backend.index_name)
