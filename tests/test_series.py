@@ -365,6 +365,27 @@ class TestLong:
         assert joined.lengths.tolist() == [4, 2, 4] and joined.row(2)[-1] == long["y"][14]
 
 
+class TestGaps:
+    DAYS = np.datetime64("2024-01-01", "us") + np.arange(10) * np.timedelta64(1, "D")
+
+    def test_one_wrong_time(self):
+        wrong = {"ds": np.append(self.DAYS, np.datetime64("2204-01-01")), "y": np.ones(11)}
+        for freq in ("s", "D", None):
+            with pytest.raises(ValueError, match="ds.* has more gaps than times: .* only 11"):
+                read(wrong, options=Columns(freq=freq))
+        _, form = read({"ds": self.DAYS, "y": np.ones(10)})
+        with pytest.raises(ValueError, match="'ds' of update has more gaps than times: of .* only 11 are"):
+            read(wrong, name="update", form=form, n_known=500)
+        with pytest.raises(ValueError, match="'ds' of context has more gaps than times"):
+            read_contexts(wrong, None, 1, form)
+
+    def test_sparse_data(self):
+        sparse = {"ds": self.DAYS[[0, 9]], "y": [1.0, 2.0]}
+        data, form = read(sparse, options=Columns(freq="D"))
+        assert data.lengths.tolist() == [10]
+        assert read(sparse, form=form, n_known=5)[0].lengths.tolist() == [10]  # beside a history
+
+
 class TestNames:
     @pytest.mark.parametrize("name", ["RNNForecaster", "RNNForecaster-lo-80", "cutoff", "sample"])
     @pytest.mark.parametrize("role", ["id", "time", "target"])

@@ -88,7 +88,13 @@ def form_of(value: Any) -> Form:
 
 
 def read_arrays(
-    y: Any, X: Any, static: Any, options: Columns, name: str = "y", form: Form | None = None
+    y: Any,
+    X: Any,
+    static: Any,
+    options: Columns,
+    name: str = "y",
+    form: Form | None = None,
+    n_known: int = 0,
 ) -> tuple[SeriesSet, Form]:
     """Read one array, or a list of arrays, each of shape (n_i,) or (n_i, C).
 

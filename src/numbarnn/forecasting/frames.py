@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import check_data, encode_static, numbers, read_static
-from .frequency import Frequency, infer, show_time
+from .frequency import Frequency, check_gaps, infer, show_time
 from .native import as_times, columns_of, frame_of
 from .series import is_frame
 from .sets import NAME, Columns, Covariates, Form, SeriesSet, listed, offsets_of
@@ -27,7 +27,13 @@ BOUND = re.compile(r"(.*)-(lo-|hi-|ql)[\d.e+-]+", re.DOTALL)
 
 
 def read_frame(
-    y: Any, X: Any, static: Any, options: Columns, name: str = "y", form: Form | None = None
+    y: Any,
+    X: Any,
+    static: Any,
+    options: Columns,
+    name: str = "y",
+    form: Form | None = None,
+    n_known: int = 0,
 ) -> tuple[SeriesSet, Form]:
     """Read a frame, long if it has columns of times and of the target, else wide.
 
@@ -43,7 +49,7 @@ def read_frame(
     options = options._replace(time=backend.time, past=tuple(options.past), future=tuple(options.future))
     X = None if X is None else _covariate_frame(X, options, backend)
     options, kind, targets = _roles(columns, X, options, backend, name, form)
-    data, order, first = _place(columns, targets, options, name, kind)
+    data, order, first = _place(columns, targets, options, name, kind, n_known)
     extra = {kind: _covariates(kind, columns, X, data, order, options) for kind in ("past", "future")}
     values, labels, categories = _static(static, columns, data, order, first, options, form)
     frequency = data.frequency
@@ -150,7 +156,7 @@ def _check_names(options, channels):
         )
 
 
-def _place(columns, targets, options, name, kind):
+def _place(columns, targets, options, name, kind, n_known):
     """Lay out the series: a SeriesSet without covariates, where rows go, and the first row of each series."""
     if not targets:
         raise ValueError(f"{name} has no column but times and covariates; expected at least one of values")
@@ -176,6 +182,10 @@ def _place(columns, targets, options, name, kind):
             spot, start = _spot(options, ids, codes[i], times[i]), starts[codes[i]]
             raise ValueError(f"{name} has {spot}, which {_off_grid(times[i], start, frequency)}")
         lengths = steps[np.append(where[1:], n) - 1] + 1
+        if options.freq is not None:  # else `infer` has looked
+            given = not isinstance(options.freq, Frequency)
+            there = f"{options.time!r} of {name}"
+            check_gaps(there, frequency, int(lengths.sum()), n, n_known, given)
         position = offsets_of(lengths)[codes] + steps
     offsets = offsets_of(lengths)
     values = np.full(len(targets) * offsets[-1], np.nan)

@@ -54,6 +54,7 @@ def read(
     options: Columns | None = None,
     name: str = "y",
     form: Form | None = None,
+    n_known: int = 0,
 ) -> tuple[SeriesSet, Form]:
     """Read series in any of their forms.
 
@@ -70,6 +71,8 @@ def read(
         What messages call the series.
     form : Form, default=None
         Of data read before: these go on in the same way, and `options` is not looked at.
+    n_known : int, default=0
+        Steps of the history, beside which gaps between the times are looked at.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def read(
             raise ValueError(f"{name} was a {type(y).__name__}; expected a {kind}, as in fit")
         options = form.columns
         _check_wanted(X, form)
-    return read_any(y, X, static, options, name, form)
+    return read_any(y, X, static, options, name, form, n_known)
 
 
 def _check_wanted(X, form):
@@ -112,7 +115,7 @@ def _check_wanted(X, form):
         raise ValueError("X was given, but fit had neither past nor known-future covariates; expected None")
 
 
-def read_contexts(context: Any, X: Any, n_channels: int, form: Form) -> SeriesSet:
+def read_contexts(context: Any, X: Any, n_channels: int, form: Form, n_known: int = 0) -> SeriesSet:
     """Read histories to go on from, each window a series of its own.
 
     Parameters
@@ -124,6 +127,8 @@ def read_contexts(context: Any, X: Any, n_channels: int, form: Form) -> SeriesSe
         Channels that are expected.
     form : Form
         Of the data seen in fit. A frame is read as those were.
+    n_known : int, default=0
+        See `read`.
 
     Returns
     -------
@@ -136,7 +141,7 @@ def read_contexts(context: Any, X: Any, n_channels: int, form: Form) -> SeriesSe
         As `read` does; ValueError if there is another number of channels.
     """
     if form.is_frame and is_frame(context):
-        data, _ = read(context, X, None, name="context", form=form)
+        data, _ = read(context, X, None, name="context", form=form, n_known=n_known)
     else:
         from .arrays import read_windows
 
