@@ -437,7 +437,7 @@ class TestManySeries:
         )
         with pytest.raises(ValueError, match="context has the id 'c', which was not in fit; known are 'b'"):
             quick(**LONG).fit(columns).predict(context=new)
-        with pytest.raises(ValueError, match="update has the id 'c', which was not in fit"):
+        with pytest.raises(ValueError, match="y has the id 'c', which was not in fit"):
             forecaster.update(new)
 
     def test_joint_needs_shared_times(self):

@@ -24,6 +24,7 @@ from .windows import Layout
 
 __all__ = [
     "calendar_ahead",
+    "check_values",
     "find_members",
     "held_out",
     "make_layout",
@@ -64,16 +65,26 @@ def read_training(
         )
     later = None
     if more:
-        later, _ = read(validation, X_later, None, options, "validation", form)
+        later, _ = read(validation, X_later, None, options, "validation", form, int(data.offsets[-1]))
         later = with_calendar(data.append(later, "validation"), forecaster.calendar)
     return with_calendar(data, forecaster.calendar), later, form
 
 
 def read_more(forecaster: Any, y: Any, X: Any, name: str) -> SeriesSet:
     """Read data that have the form of those in `fit`."""
-    data, _ = read(y, X, None, name=name, form=forecaster._form)
+    n_known = int(forecaster.history_.offsets[-1])
+    data, _ = read(y, X, None, name=name, form=forecaster._form, n_known=n_known)
     forecaster.history_.check_channels(data, name)
+    check_values(forecaster.model_.loss, data, name)
     return with_calendar(data, forecaster._calendar)
+
+
+def check_values(loss: Loss, data: SeriesSet, name: str) -> None:
+    """Raise a ValueError for values that the loss is not defined for; messages call the data `name`."""
+    try:
+        loss.check(data.values[~np.isnan(data.values)] if data.has_missing else data.values)
+    except ValueError as error:
+        raise ValueError(f"{name}{str(error).removeprefix('y')}") from None  # losses call it y
 
 
 def find_members(forecaster: Any, data: SeriesSet, name: str, new: bool = False) -> np.ndarray:
