@@ -329,7 +329,8 @@ def _static(static, columns, data, order, first, options, form):
         values = columns[name] if order[0] is None else columns[name][order[0]]
         codes = np.searchsorted(data.offsets, order[1], side="right") - 1
         found[name] = columns[name][first]
-        differs = values != found[name][codes]
+        first_ones = found[name][codes]
+        differs = (values != first_ones) & ((values == values) | (first_ones == first_ones))  # NaN equals NaN
         if differs.any():
             key = data.ids[codes[int(differs.argmax())]]
             raise ValueError(
@@ -341,8 +342,11 @@ def _static(static, columns, data, order, first, options, form):
     return encode_static(found, categories)
 
 
-def read_future_frame(X: Any, data: SeriesSet, h: int, form: Form) -> np.ndarray:
-    """Read known-future covariates by id and time, in any order of rows; see `series.read_future`."""
+def read_future_frame(X: Any, data: SeriesSet, h: int, form: Form, hint: str) -> np.ndarray:
+    """Read known-future covariates by id and time, in any order of rows; see `series.read_future`.
+
+    `hint` says which rows are needed.
+    """
     options = form.columns
     columns = _covariate_frame(X, options, form.backend)
     steps = np.full(data.n_series, h, np.int64)
@@ -355,17 +359,26 @@ def read_future_frame(X: Any, data: SeriesSet, h: int, form: Form) -> np.ndarray
                 f"{name!r} too"
             )
         out[position, k] = numbers(f"the column {name!r} of X", columns[name])[rows]
-    missing = np.isnan(out).any(axis=1)
-    if missing.any():
-        i, step = divmod(int(missing.argmax()), h)
+
+    def first(wrong):
+        """Spell the first step that is wrong."""
+        i, step = divmod(int(wrong.argmax()), h)
         step += int(data.lengths[i])
-        spot = (
-            f"step {step}" if data.starts is None else _spot(options, data.ids, i, data.times(i, step, 1)[0])
-        )
+        return f"step {step}" if data.starts is None else _spot(options, data.ids, i, data.times(i, step, 1)[0])
+
+    absent = np.ones(len(out), bool)
+    absent[position] = False
+    if absent.any():
         raise ValueError(
-            f"X lacks {missing.sum()} of {len(missing)} rows of known-future covariates, the first "
-            f"{spot}; make_future({h}) gives the rows needed"
+            f"X lacks {absent.sum()} of {len(absent)} rows of known-future covariates, the first "
+            f"{first(absent)}; {hint}"
         )
+    for name, missing in zip(options.future, np.isnan(out).T, strict=True):
+        if missing.any():
+            raise ValueError(
+                f"the known-future covariate {name!r} of X was NaN in {missing.sum()} of {len(missing)} rows, "
+                f"the first {first(missing)}; expected a number for each of the {h} steps"
+            )
     return out.reshape(data.n_series, h, -1)
 
 

@@ -172,7 +172,7 @@ def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndar
     form : Form
         ``form.columns.future`` are the names; those of the calendar are not among them.
     skip : int or ndarray of int of shape (n_series,), default=0
-        Rows of an array in front of those steps (the context's). Frames are aligned by id and time.
+        Rows of an array in front of those steps: an array if they are the contexts'. Frames are aligned by id and time.
 
     Returns
     -------
@@ -187,15 +187,16 @@ def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndar
     if not form.columns.future:
         _check_wanted(X, form)
         return None
+    hint = "X goes on from the end of context" if np.ndim(skip) else f"make_future({h}) gives the rows needed"
     if X is None:
         raise ValueError(
             f"X was None; expected the known-future covariates {listed(form.columns.future)} of the "
-            f"next {h} steps; make_future({h}) gives the rows needed"
+            f"next {h} steps; {hint}"
         )
     if is_frame(X) and form.is_frame:
         from .frames import read_future_frame
 
-        return read_future_frame(X, data, h, form)
+        return read_future_frame(X, data, h, form, hint)
     from .arrays import read_future_arrays
 
     return read_future_arrays(X, data, h, form, skip)
