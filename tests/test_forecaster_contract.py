@@ -382,6 +382,13 @@ class TestErrors:
                 fitted.predict(context=np.append(counts, wrong))
         fitted.update([np.nan, 3.0])
 
+    def test_too_much_held_out(self):
+        message = "was 0.99, which leaves less than 5 of 180 time steps to train on, .*; expected at most 0.97"
+        with pytest.warns(UserWarning, match=f"^validation_fraction {message}: nothing is held out"):
+            quick(validation_fraction=0.99).fit(Y[:N])
+        with pytest.raises(ValueError, match=f"^validation {message}"):
+            quick().fit(Y[:N], validation=0.99)
+
     def test_update_with_an_array_after_a_wide_frame(self):
         fitted = quick().fit(pd.DataFrame({"a": Y[:N, 0], "b": Y[:N, 1]}))
         with pytest.raises(ValueError, match="^y was a ndarray; expected a wide frame, as in fit"):

@@ -150,7 +150,7 @@ class TestArrays:
             (np.ones((2, 2, 2)), None, ValueError, r"^y had shape \(2, 2, 2\); expected"),
             ([], None, ValueError, "at least one time step"),
             (["a"], None, TypeError, "^y had dtype <U1; expected numbers"),
-            ([[1, 2], [3]], None, ValueError, "^y was no array"),
+            ([[1, 2], 3], None, ValueError, "^y was no array"),
             ([1, np.inf], None, ValueError, "^y was inf at 1; expected finite"),
             ([np.nan, np.nan], None, ValueError, "^y has no observed value in the channel 0"),
             ([np.ones(2), np.ones((2, 2))], None, ValueError, r"^y\[1\] has 2 channels; expected 1"),
@@ -273,6 +273,12 @@ class TestLong:
         message = "X lacks 2 of 12 rows of .* unique_id='.', ds=2024-0.-..; make_future"
         with pytest.raises(ValueError, match=message):
             read_future(fewer, data, 4, form)
+        with pytest.raises(ValueError, match="X lacks 2 of 12 rows .*; X goes on from the end of context"):
+            read_future(fewer, data, 4, form, skip=data.lengths)
+        rows["price"] = np.where(rows["price"] == 3, np.nan, rows["price"])
+        message = "'price' of X was NaN in 1 of 12 rows, the first unique_id='b', ds=2024-03-01; expected a num"
+        with pytest.raises(ValueError, match=message):
+            read_future(LIBRARIES[library](rows), data, 4, form)
 
     def test_answer(self, library, long):
         frame = LIBRARIES[library](long)
@@ -324,6 +330,10 @@ class TestLong:
         assert data.names.static == ("size", "kind=x", "kind=y")
         inside = table(bare | {"size": np.repeat([2, 1, 3], LENGTHS)})
         assert read(inside, options=Columns(static=("size",)))[0].static.tolist() == [[2], [1], [3]]
+        for values in (np.array([np.nan, 1, 3]), np.array([None, "x", "y"], object)):
+            lacks = table(bare | {"size": np.repeat(values, LENGTHS)})
+            with pytest.raises(ValueError, match="static covariate 'size' lacks 1 of 3 values"):
+                read(lacks, options=Columns(static=("size",)))
         with pytest.raises(ValueError, match="static lacks 1 of 3 ids, the first 'a'"):
             read(table(bare), static=table({"unique_id": ["b", "c"], "size": [1, 2]}))
         with pytest.raises(ValueError, match="names 'load', which changes inside the id 'b'"):
@@ -363,6 +373,14 @@ class TestLong:
         update, _ = read(table(later), name="update", form=form)
         joined = early.append(update)
         assert joined.lengths.tolist() == [4, 2, 4] and joined.row(2)[-1] == long["y"][14]
+
+
+def test_lists_of_unequal_lengths_are_series():
+    data, form = read([[1.0, 2, 3], [4.0, 5]])
+    assert form.kind == "list" and data.lengths.tolist() == [3, 2]
+    assert read([[1.0, 2], [4.0, 5]])[1].kind == "matrix"
+    with pytest.raises(ValueError, match=r"y\[0\] was no array"):
+        read([[[1.0, 2], [3.0]], [[1.0, 2]]])
 
 
 class TestGaps:

@@ -65,8 +65,12 @@ def numbers(name: str, values: Any, expected: str = "numbers") -> np.ndarray:
 
 
 def _is_list(value):
-    """Whether this is a list of arrays, not of numbers or of lists of them."""
-    return isinstance(value, list | tuple) and any(np.ndim(v) and hasattr(v, "__array__") for v in value)
+    """Whether this is a list of arrays, or of lists of unequal lengths; not of numbers, or rows of them."""
+    if not isinstance(value, list | tuple):
+        return False
+    if any(hasattr(v, "__array__") and np.ndim(v) for v in value):
+        return True
+    return all(isinstance(v, list | tuple) for v in value) and len({len(v) for v in value}) > 1
 
 
 def _filled(name, value):
@@ -78,12 +82,13 @@ def _filled(name, value):
 
 def form_of(value: Any) -> Form:
     """Find the form of an array or a list of arrays."""
-    if _is_list(value):
-        return Form("list", max(np.ndim(part) for part in value))
+    several = _is_list(value)
     try:
-        n_dims = np.ndim(value)
+        n_dims = max(map(np.ndim, value)) if several else np.ndim(value)
     except ValueError:  # uneven rows: `numbers` says so
         n_dims = 2
+    if several:
+        return Form("list", n_dims)
     return Form({1: "vector", 2: "matrix"}.get(n_dims, "windows"), n_dims)
 
 
@@ -299,20 +304,19 @@ def encode_static(
     Raises
     ------
     ValueError
-        For more than 50 values of a string, one that was not there before, or a number that is missing.
+        For more than 50 values of a string, one that was not there before, or one that is missing.
     """
     known = None if categories is None else dict(categories)
     values, names, found = [], [], []
     for name, column in columns.items():
+        if n := sum(map(_is_missing, column.tolist())):
+            raise ValueError(
+                f"static covariate {name!r} lacks {n} of {len(column)} values; expected one for each series"
+            )
         text = column.dtype.kind in "OUST" and any(isinstance(v, str) for v in column)
         if not (text or (known and name in known)):
             values.append(numbers(f"static covariate {name!r}", column))
             names.append(name)
-            if n := int(np.isnan(values[-1]).sum()):
-                raise ValueError(
-                    f"static covariate {name!r} lacks {n} of {len(column)} values; expected one for "
-                    f"each series"
-                )
             continue
         column = column.astype(str)
         here = tuple(sorted(set(column.tolist())))
@@ -331,6 +335,11 @@ def encode_static(
         names.extend(f"{name}={value}" for value in here)
         found.append((name, here))
     return np.stack(values, axis=1) if values else None, tuple(names), tuple(found)
+
+
+def _is_missing(value):
+    """Return whether this is None, NaN or what pandas has for them, which has no truth value."""
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
 
 
 def check_data(data: SeriesSet, name: str, fitting: bool, options: Columns = USUAL) -> None:

@@ -181,6 +181,13 @@ def held_out(forecaster: Any, data: SeriesSet, later: SeriesSet | None, validati
             f"y has {longest} time steps; expected at least {2 * horizon + 1}, with {fraction:g} of it held "
             f"out, for a horizon of {horizon}"
         )
+        if longest > 2 * horizon:
+            name = "validation_fraction" if validation is None else "validation"
+            message = (
+                f"{name} was {fraction:g}, which leaves less than {horizon + 1} of {longest} time steps to train "
+                f"on, a horizon of {horizon} and one step of context; expected at most "
+                f"{math.floor(100 * (longest - horizon - 1) / longest) / 100:g}"
+            )
         if validation is not None:
             raise ValueError(message)
         warnings.warn(
