@@ -276,7 +276,7 @@ class TestLong:
         with pytest.raises(ValueError, match="X lacks 2 of 12 rows .*; X goes on from the end of context"):
             read_future(fewer, data, 4, form, skip=data.lengths)
         rows["price"] = np.where(rows["price"] == 3, np.nan, rows["price"])
-        message = "'price' of X was NaN in 1 of 12 rows, the first unique_id='b', ds=2024-03-01; expected a num"
+        message = "'price' of X was NaN in 1 of 12 rows, the first unique_id='b', ds=2024-03-01; expected"
         with pytest.raises(ValueError, match=message):
             read_future(LIBRARIES[library](rows), data, 4, form)
 

@@ -151,8 +151,8 @@ def _check_names(options, channels):
     wrong += [c for c in channels if (found := BOUND.fullmatch(str(c))) and found[1] in known]
     if wrong:
         raise ValueError(
-            f"the column {wrong[0]!r} has a name that forecasts or evaluations give to a column of their own; "
-            f"expected another one: rename it"
+            f"the column {wrong[0]!r} has a name that forecasts or evaluations give to a column of their "
+            f"own; expected another one: rename it"
         )
 
 
@@ -203,12 +203,17 @@ def _codes(column, name):
     """Give numbers to ids in the order in which they first come; also return the ids."""
     change = np.concatenate([[True], column[1:] != column[:-1]])
     where = np.flatnonzero(change)
-    keys = column[where].tolist()  # one a run of equal ids: few, if the frame is sorted
+    keys = _keys(column[where])  # one a run of equal ids: few, if the frame is sorted
     if any(key is None or key != key for key in keys):
         raise ValueError(f"the ids {name!r} have missing values; expected one in every row")
     table = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     codes = np.array([table[key] for key in keys], np.int64)
     return np.repeat(codes, np.diff(np.append(where, len(column)))), tuple(table)
+
+
+def _keys(column):
+    """List ids; nanoseconds would become whole numbers."""
+    return (column.astype("M8[us]") if column.dtype == "M8[ns]" else column).tolist()
 
 
 def _spot(options, ids, code, time):
@@ -304,7 +309,7 @@ def _static(static, columns, data, order, first, options, form):
             raise ValueError(
                 f"static has the columns {listed(tuple(table))}; expected the ids {options.id!r} of y"
             )
-        keys = table[options.id].tolist()
+        keys = _keys(table[options.id])
         place = {key: i for i, key in enumerate(keys)}
         if len(place) < len(keys):
             raise ValueError("static has an id twice; expected one row for each id")
@@ -364,7 +369,9 @@ def read_future_frame(X: Any, data: SeriesSet, h: int, form: Form, hint: str) ->
         """Spell the first step that is wrong."""
         i, step = divmod(int(wrong.argmax()), h)
         step += int(data.lengths[i])
-        return f"step {step}" if data.starts is None else _spot(options, data.ids, i, data.times(i, step, 1)[0])
+        if data.starts is None:
+            return f"step {step}"
+        return _spot(options, data.ids, i, data.times(i, step, 1)[0])
 
     absent = np.ones(len(out), bool)
     absent[position] = False
@@ -376,8 +383,8 @@ def read_future_frame(X: Any, data: SeriesSet, h: int, form: Form, hint: str) ->
     for name, missing in zip(options.future, np.isnan(out).T, strict=True):
         if missing.any():
             raise ValueError(
-                f"the known-future covariate {name!r} of X was NaN in {missing.sum()} of {len(missing)} rows, "
-                f"the first {first(missing)}; expected a number for each of the {h} steps"
+                f"the known-future covariate {name!r} of X was NaN in {missing.sum()} of {len(missing)} "
+                f"rows, the first {first(missing)}; expected a number for each of the {h} steps"
             )
     return out.reshape(data.n_series, h, -1)
 

@@ -293,8 +293,8 @@ def check_gaps(
     """
     if n_steps > (GIVEN_ROOM if given else ROOM) * (n_times + n_known):
         raise ValueError(
-            f"{name} has more gaps than times: of {n_steps} steps of the frequency {frequency}, only {n_times} "
-            f"are there; expected fewer gaps, or another freq"
+            f"{name} has more gaps than times: of {n_steps} steps of the frequency {frequency}, only "
+            f"{n_times} are there; expected fewer gaps, or another freq"
         )
 
 

@@ -87,7 +87,9 @@ def without_holes(value: Any, name: str) -> Any:
     if len(wrong):
         a, b = index[wrong[0]], index[wrong[0] + 1]
         what = f"is there twice: {a}" if a == b else f"is not sorted: {b} comes after {a}"
-        raise ValueError(f"the index of {name} {what}; expected it to ascend, or none (reset_index(drop=True))")
+        raise ValueError(
+            f"the index of {name} {what}; expected it to ascend, or none, as after reset_index(drop=True)"
+        )
     step = infer(index, f"the index of {name}").step
     whole = np.arange(index[0], index[-1] + 1, step)
     return value if len(whole) == len(index) else value.reindex(whole)

@@ -184,8 +184,8 @@ def held_out(forecaster: Any, data: SeriesSet, later: SeriesSet | None, validati
         if longest > 2 * horizon:
             name = "validation_fraction" if validation is None else "validation"
             message = (
-                f"{name} was {fraction:g}, which leaves less than {horizon + 1} of {longest} time steps to train "
-                f"on, a horizon of {horizon} and one step of context; expected at most "
+                f"{name} was {fraction:g}, which leaves less than {horizon + 1} of {longest} time steps to "
+                f"train on, a horizon of {horizon} and one step of context; expected at most "
                 f"{math.floor(100 * (longest - horizon - 1) / longest) / 100:g}"
             )
         if validation is not None:

@@ -42,7 +42,7 @@ def _is_table(value):
 
 
 def _is_array(value, form):
-    """Return whether this is read as an array, as is a series that goes on from one with the index 0, 1, ..."""
+    """Return whether this is read as an array; so is what goes on from a series with the index 0, 1, ..."""
     goes_on = form is not None and not form.is_frame and not _is_table(value)
     return not is_frame(value) or (goes_on and whole_index(value) is not None)
 
@@ -172,7 +172,8 @@ def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndar
     form : Form
         ``form.columns.future`` are the names; those of the calendar are not among them.
     skip : int or ndarray of int of shape (n_series,), default=0
-        Rows of an array in front of those steps: an array if they are the contexts'. Frames are aligned by id and time.
+        Rows of an array in front of those steps, given by an array if they are contexts. Frames are aligned
+        by id and time.
 
     Returns
     -------
