@@ -607,6 +607,15 @@ class TestLibraries:
         frame = pd.DataFrame({"a": pd.array([1, None, 3], "Int64"), "b": flags})
         np.testing.assert_array_equal(read(frame)[0].values, [1, np.nan, 3, 1, np.nan, 0])
 
+    @pytest.mark.parametrize("dtype", ["string", "str", object])
+    def test_text_that_is_missing(self, dtype):
+        frame = pd.DataFrame({"unique_id": ["a", "a", "b"], "ds": [1, 2, 1], "y": 1.0})
+        kind = pd.Series([None, None, "x"], dtype=dtype)
+        with pytest.raises(ValueError, match="static covariate 'kind' lacks 1 of 2 values"):
+            read(frame.assign(kind=kind), options=Columns(static=("kind",)))
+        with pytest.raises(ValueError, match="the ids 'unique_id' have missing values"):
+            read(frame.assign(unique_id=kind))
+
     def test_wide_frame_and_contexts_of_arrays(self, wide):
         _, form = read(wide)
         assert read_contexts(np.ones((3, 5, 2)), None, 2, form).n_series == 3

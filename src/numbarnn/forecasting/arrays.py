@@ -309,7 +309,7 @@ def encode_static(
     known = None if categories is None else dict(categories)
     values, names, found = [], [], []
     for name, column in columns.items():
-        if n := sum(map(_is_missing, column.tolist())):
+        if n := sum(v is None or v != v for v in column.tolist()):
             raise ValueError(
                 f"static covariate {name!r} lacks {n} of {len(column)} values; expected one for each series"
             )
@@ -335,11 +335,6 @@ def encode_static(
         names.extend(f"{name}={value}" for value in here)
         found.append((name, here))
     return np.stack(values, axis=1) if values else None, tuple(names), tuple(found)
-
-
-def _is_missing(value):
-    """Return whether this is None, NaN or what pandas has for them, which has no truth value."""
-    return value is None or type(value).__name__ in ("NAType", "NaTType") or value != value
 
 
 def check_data(data: SeriesSet, name: str, fitting: bool, options: Columns = USUAL) -> None:

@@ -209,7 +209,10 @@ def _array_of(column, nw):
         if column.dtype.is_integer() and not column.null_count():
             return column.to_numpy()
         return column.cast(nw.Float64).to_numpy()
-    return column.to_numpy()
+    values = column.to_numpy()
+    if values.dtype.kind == "O" and column.null_count():  # pandas' NA has no truth value
+        return np.where(column.is_null().to_numpy(), None, values)
+    return values
 
 
 def _times_of(column, backend, known):
