@@ -341,6 +341,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
             One series of shape (n_timesteps,) or, with several channels, (n_timesteps, n_channels), evenly
             spaced in time, oldest first; a list of such series; a wide frame with a column for each channel;
             or a long frame with the columns `id_col`, `time_col` and `target_col`. NaN is a missing value.
+            Of a pandas Series or wide frame, an index of times or whole numbers is the times, unless it is
+            0, 1, 2, ...; what it leaves out is missing.
         X : array-like, list of array-like, data frame or dict of columns, default=None
             Covariates of the same steps: an array for each series, or a frame that is joined on id and time.
             With a frame they may stand in `y` as well.
