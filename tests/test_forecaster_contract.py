@@ -383,7 +383,7 @@ class TestErrors:
         fitted.update([np.nan, 3.0])
 
     def test_too_much_held_out(self):
-        message = "was 0.99, which leaves less than 5 of 180 time steps to train on, .*; expected at most 0.9"
+        message = r"was 0.99, which leaves less than 5 of 180 time steps .*; expected at most 0.97"
         with pytest.warns(UserWarning, match=f"^validation_fraction {message}: nothing is held out"):
             quick(validation_fraction=0.99).fit(Y[:N])
         with pytest.raises(ValueError, match=f"^validation {message}"):
