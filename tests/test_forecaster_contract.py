@@ -369,6 +369,31 @@ def in_zone(frame, zone):
 
 
 class TestErrors:
+    def test_what_is_no_count(self):
+        counts = np.random.default_rng(0).poisson(5.0, 80).astype(float)
+        options = {"decoder": "recursive", "loss": "negative_binomial"}
+        fitted = quick(**options).fit(counts)
+        for wrong in ([1.0, -1.0], [1.0, 0.5]):
+            message = f"had the value {wrong[1]}; loss='negative_binomial' expects counts"
+            for method in (quick(**options).fit, fitted.update, fitted.partial_fit):
+                with pytest.raises(ValueError, match=f"^y {message}"):
+                    method(np.append(counts, wrong))
+            with pytest.raises(ValueError, match=f"^context {message}"):
+                fitted.predict(context=np.append(counts, wrong))
+        fitted.update([np.nan, 3.0])
+
+    def test_too_much_held_out(self):
+        message = r"was 0.99, which leaves less than 5 of 180 time steps .*; expected at most 0.97"
+        with pytest.warns(UserWarning, match=f"^validation_fraction {message}: nothing is held out"):
+            quick(validation_fraction=0.99).fit(Y[:N])
+        with pytest.raises(ValueError, match=f"^validation {message}"):
+            quick().fit(Y[:N], validation=0.99)
+
+    def test_update_with_an_array_after_a_wide_frame(self):
+        fitted = quick().fit(pd.DataFrame({"a": Y[:N, 0], "b": Y[:N, 1]}))
+        with pytest.raises(ValueError, match="^y was a ndarray; expected a wide frame, as in fit"):
+            fitted.update(np.zeros(2))
+
     @pytest.mark.parametrize(
         ("level", "message"),
         [(0.8, "level was 0.8; expected .*: percent, from 1"), ("a", "^level had dtype"),
@@ -404,7 +429,7 @@ class TestErrors:
     def test_zones(self, zone, other):
         fitted = quick().fit(in_zone(LONG, zone) if zone else LONG)
         here, there = (f"the zone {each}" if each else "no zone" for each in (other, zone))
-        with pytest.raises(ValueError, match=f"the times 'ds' of update have {here}; expected {there}, as"):
+        with pytest.raises(ValueError, match=f"the times 'ds' of y have {here}; expected {there}, as"):
             fitted.update(in_zone(NEXT, other) if other else NEXT)
         fitted.update(in_zone(NEXT, zone) if zone else NEXT)
 

@@ -238,7 +238,7 @@ class TestErrors:
             ([], "y had shape"),
             (["a"] * 100, "^y had dtype"),
             ([object()] * 100, "^y had dtype"),
-            ([[1.0, 2.0], [1.0]], "^y was no array"),
+            ([[1.0, 2.0], 1.0], "^y was no array"),
             (np.ones(100) + 1j, "^y had dtype complex128"),
             (np.ones(4), "y has 4 time steps; expected at least 5: a horizon of 4 and one step of context"),
         ],
@@ -443,7 +443,7 @@ class TestManySeries:
         )
         with pytest.raises(ValueError, match="context has the id 'c', which was not in fit; known are 'b'"):
             quick(**LONG).fit(columns).predict(context=new)
-        with pytest.raises(ValueError, match="update has the id 'c', which was not in fit"):
+        with pytest.raises(ValueError, match="y has the id 'c', which was not in fit"):
             forecaster.update(new)
 
     def test_joint_needs_shared_times(self):

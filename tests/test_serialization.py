@@ -398,16 +398,21 @@ FRAMES = {
         {"ds": pd.date_range("2024-03-25", periods=N, freq="h", tz="Europe/Berlin"), "y": Y[:N, 0]}
     ),
     "numbers": lambda: pd.DataFrame({"ds": np.arange(N), "y": Y[:N, 0]}),
+    "column of periods": lambda: dated().to_period("D").reset_index(names="ds"),
+    "numbers in the index": lambda: pd.Series(Y[:N, 0], np.arange(5, N + 5)),
     "texts": lambda: {"ds": np.datetime_as_string(dated().index.to_numpy(), "D"), "y": Y[:N, 0]},
     "ids": lambda: pd.DataFrame(
         {"unique_id": np.repeat([7, 9], N // 2), "ds": np.tile(np.arange(N // 2), 2), "y": Y[:N, 0]}
+    ),
+    "ids of dates": lambda: FRAMES["ids"]().assign(
+        unique_id=lambda frame: pd.to_datetime(frame["unique_id"], unit="h", origin="2024-01-01")
     ),
 }
 
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_frames_come_back_in_their_form(name, through):
-    forecaster = quick(calendar=None if name in ("numbers", "ids") else "auto").fit(FRAMES[name]())
+    forecaster = quick(calendar=None if name.startswith(("numbers", "ids")) else "auto").fit(FRAMES[name]())
     other = through(forecaster)
     assert_same(other, forecaster)
     assert_same_answers(other.predict(level=[50]), forecaster.predict(level=[50]))

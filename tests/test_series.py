@@ -150,7 +150,7 @@ class TestArrays:
             (np.ones((2, 2, 2)), None, ValueError, r"^y had shape \(2, 2, 2\); expected"),
             ([], None, ValueError, "at least one time step"),
             (["a"], None, TypeError, "^y had dtype <U1; expected numbers"),
-            ([[1, 2], [3]], None, ValueError, "^y was no array"),
+            ([[1, 2], 3], None, ValueError, "^y was no array"),
             ([1, np.inf], None, ValueError, "^y was inf at 1; expected finite"),
             ([np.nan, np.nan], None, ValueError, "^y has no observed value in the channel 0"),
             ([np.ones(2), np.ones((2, 2))], None, ValueError, r"^y\[1\] has 2 channels; expected 1"),
@@ -273,6 +273,12 @@ class TestLong:
         message = "X lacks 2 of 12 rows of .* unique_id='.', ds=2024-0.-..; make_future"
         with pytest.raises(ValueError, match=message):
             read_future(fewer, data, 4, form)
+        with pytest.raises(ValueError, match="X lacks 2 of 12 rows .*; X goes on from the end of context"):
+            read_future(fewer, data, 4, form, skip=data.lengths)
+        rows["price"] = np.where(rows["price"] == 3, np.nan, rows["price"])
+        message = "'price' of X was NaN in 1 of 12 rows, the first unique_id='b', ds=2024-03-01; expected"
+        with pytest.raises(ValueError, match=message):
+            read_future(LIBRARIES[library](rows), data, 4, form)
 
     def test_answer(self, library, long):
         frame = LIBRARIES[library](long)
@@ -324,6 +330,10 @@ class TestLong:
         assert data.names.static == ("size", "kind=x", "kind=y")
         inside = table(bare | {"size": np.repeat([2, 1, 3], LENGTHS)})
         assert read(inside, options=Columns(static=("size",)))[0].static.tolist() == [[2], [1], [3]]
+        for values in (np.array([np.nan, 1, 3]), np.array([None, "x", "y"], object)):
+            lacks = table(bare | {"size": np.repeat(values, LENGTHS)})
+            with pytest.raises(ValueError, match="static covariate 'size' lacks 1 of 3 values"):
+                read(lacks, options=Columns(static=("size",)))
         with pytest.raises(ValueError, match="static lacks 1 of 3 ids, the first 'a'"):
             read(table(bare), static=table({"unique_id": ["b", "c"], "size": [1, 2]}))
         with pytest.raises(ValueError, match="names 'load', which changes inside the id 'b'"):
@@ -363,6 +373,55 @@ class TestLong:
         update, _ = read(table(later), name="update", form=form)
         joined = early.append(update)
         assert joined.lengths.tolist() == [4, 2, 4] and joined.row(2)[-1] == long["y"][14]
+
+
+def test_lists_of_unequal_lengths_are_series():
+    data, form = read([[1.0, 2, 3], [4.0, 5]])
+    assert form.kind == "list" and data.lengths.tolist() == [3, 2]
+    assert read([[1.0, 2], [4.0, 5]])[1].kind == "matrix"
+    with pytest.raises(ValueError, match=r"y\[0\] was no array"):
+        read([[[1.0, 2], [3.0]], [[1.0, 2]]])
+
+
+class TestGaps:
+    DAYS = np.datetime64("2024-01-01", "us") + np.arange(10) * np.timedelta64(1, "D")
+
+    def test_one_wrong_time(self):
+        wrong = {"ds": np.append(self.DAYS, np.datetime64("2204-01-01")), "y": np.ones(11)}
+        for freq in ("s", "D", None):
+            with pytest.raises(ValueError, match="ds.* has more gaps than times: .* only 11"):
+                read(wrong, options=Columns(freq=freq))
+        _, form = read({"ds": self.DAYS, "y": np.ones(10)})
+        with pytest.raises(ValueError, match="'ds' of update has more gaps than times: of .* only 11 are"):
+            read(wrong, name="update", form=form, n_known=500)
+        with pytest.raises(ValueError, match="'ds' of context has more gaps than times"):
+            read_contexts(wrong, None, 1, form)
+
+    def test_sparse_data(self):
+        sparse = {"ds": self.DAYS[[0, 9]], "y": [1.0, 2.0]}
+        data, form = read(sparse, options=Columns(freq="D"))
+        assert data.lengths.tolist() == [10]
+        assert read(sparse, form=form, n_known=5)[0].lengths.tolist() == [10]  # beside a history
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", ["RNNForecaster", "RNNForecaster-lo-80", "cutoff", "sample"])
+    @pytest.mark.parametrize("role", ["id", "time", "target"])
+    def test_columns_that_answers_have_besides(self, name, role):
+        options = Columns()._replace(**{role: name})
+        columns = {options.id: ["a", "a"], options.time: [1, 2], options.target: [1.0, 2.0]}
+        if (role, name) == ("target", "sample"):  # paths have no truth beside them
+            read(columns, options=options)
+            return
+        with pytest.raises(ValueError, match=f"the column '{name}' has a name that forecasts .* rename it"):
+            read(columns, options=options)
+
+    def test_channels_and_their_bounds(self):
+        read({"ds": [1, 2], "a": [1, 2], "b-lo-80": [1, 2], "sample": [1, 2], "RNNForecaster": [1, 2]})
+        with pytest.raises(ValueError, match="the column 'a-lo-80' has a name .* rename it"):
+            read({"ds": [1, 2], "a": [1, 2], "a-lo-80": [1, 2]})
+        with pytest.raises(ValueError, match="the column 'unique_id' has a name .* rename it"):
+            read({"unique_id": [1, 2], "a": [1, 2]}, options=Columns(id="key", time="unique_id"))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -424,12 +483,78 @@ class TestLibraries:
         pd.testing.assert_frame_equal(answer, expected.to_frame(), check_freq=False, check_index_type=False)
         assert "ds" not in frame
 
+    def test_index_of_whole_numbers(self):
+        series = pd.Series(np.arange(20.0), pd.RangeIndex(10, 50, 2, name="week"), name="sales")
+        holes = series.drop(index=[16, 18])
+        data, form = read(holes)
+        assert np.flatnonzero(np.isnan(data.values)).tolist() == [3, 4] and data.starts.tolist() == [10]
+        answer = write(form, data, 2, {"RNNForecaster": np.ones((1, 2, 1))})
+        expected = pd.Series([1.0, 1.0], pd.Index([50, 52], name="week"), name="sales")
+        pd.testing.assert_series_equal(answer, expected)
+        later, _ = read(pd.Series([7.0, 8.0], [50, 54], name="sales"), form=form)
+        np.testing.assert_array_equal(data.append(later).values[-3:], [7, np.nan, 8])
+        table = holes.to_frame().assign(price=1.0)
+        data, form = read(table, options=Columns(future=("price",)), X=series.to_frame("price"))
+        assert data.future.ravel().tolist() == list(range(20))
+        ahead = pd.DataFrame({"price": [1.0, 2.0]}, write(form, data, 2, {}).index)
+        assert read_future(ahead, data, 2, form).ravel().tolist() == [1, 2]
+        with pytest.raises(ValueError, match="times are not sorted: ds=10 comes after 14"):
+            read(series.iloc[[2, 0, 1]])
+        with pytest.raises(ValueError, match="ds=12 is there twice"):
+            read(series.iloc[[0, 1, 1]])
+        long = pd.DataFrame({"ds": [1, 2], "y": [1.0, 2.0]}, index=[7, 5])
+        assert read(long)[0].starts.tolist() == [1]
+
+    def test_holes_in_an_index_that_begins_at_0(self):
+        series = pd.Series([0.0, 1, np.nan, 3, 4])
+        whole, form = read(series)
+        assert form.kind == "vector"
+        dropped, _ = read(series.dropna())
+        np.testing.assert_array_equal(dropped.values, whole.values)
+        for y in (pd.Series([5.0, 8], [5, 8]), series.iloc[[0, 1, 3]].set_axis([5, 6, 8])):
+            later, _ = read(y, form=form, name="update")
+            assert later.n_series == 1 and np.isnan(later.values).sum() == (len(y) == 3)
+        with pytest.raises(ValueError, match="the index of update is not sorted: 5 comes after 6; expected"):
+            read(pd.Series([5.0, 8], [6, 5]), form=form, name="update")
+        listed, form = read([series, series.dropna()])
+        np.testing.assert_array_equal(listed.row(0), listed.row(1))
+        _, form = read(pd.DataFrame({"a": np.arange(9.0)}))
+        later, _ = read(pd.DataFrame({"a": np.ones(3)}, [9, 10, 12]), form=form)
+        assert later.starts is None and np.isnan(later.values).tolist() == [False, False, True, False]
+        assert read_contexts(series.iloc[[0, 1, 3]], None, 1, read(series)[1]).lengths.tolist() == [4]
+
     @pytest.mark.parametrize("freq", ["M", "Q", "W-WED", "D", "h"])
     def test_periods(self, freq):
         index = pd.period_range("2024-01", periods=20, freq=freq)
         data, form = read(pd.DataFrame({"a": np.arange(15.0)}, index[:15]))
         answer = write(form, data, 5, {"RNNForecaster": np.ones((1, 5, 1))})
         pd.testing.assert_index_equal(answer.index, index[15:])
+
+    @pytest.mark.parametrize("freq", ["M", "Q-DEC", "W-WED", "D", "h"])
+    def test_a_column_of_periods(self, freq):
+        periods = pd.Series(pd.period_range("2024-01", periods=20, freq=freq))
+        data, form = read(pd.DataFrame({"ds": periods[:15], "y": 1.0}))
+        answer = write(form, data, 5, {"RNNForecaster": np.ones((1, 5, 1))})
+        assert answer["ds"].dtype == periods.dtype and answer["ds"].tolist() == periods[15:].tolist()
+
+    def test_columns_of_two_levels_and_an_index_of_times(self):
+        columns = pd.MultiIndex.from_product([["a", "b"], ["x", "y"]])
+        index = pd.date_range("2024-01-01", periods=12)
+        data, form = read(pd.DataFrame(np.arange(40.0).reshape(10, 4), index[:10], columns))
+        assert data.channels == tuple(columns) and data.row(3)[0] == 3
+        answer = write(form, data, 2, {"RNNForecaster": np.ones((1, 2, 4))})
+        assert answer.columns.tolist() == columns.tolist() and (answer.index == index[10:]).all()
+
+    def test_pyarrow(self, long):
+        pa = pytest.importorskip("pyarrow")
+        data, form = read(pa.table(long), options=BOTH)
+        assert_same(data, read(long, options=BOTH)[0])
+        ahead = write(form, data, 2, {})
+        ahead = ahead.append_column("price", pa.array(np.arange(6.0)))
+        assert read_future(ahead, data, 2, form).ravel().tolist() == list(range(6))
+        answer = write(form, data, 2, {"RNNForecaster": np.ones((3, 2, 1))})
+        assert answer.column_names == ["unique_id", "ds", "RNNForecaster"]
+        assert answer.schema.field("ds").type == pa.table(long).schema.field("ds").type
 
     @pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Tokyo", "America/New_York", "UTC"])
     @pytest.mark.parametrize("freq", ["h", "D", "B", "MS", "ME", "12h"])
@@ -481,6 +606,15 @@ class TestLibraries:
         flags = pd.array([True, None, False], "boolean")
         frame = pd.DataFrame({"a": pd.array([1, None, 3], "Int64"), "b": flags})
         np.testing.assert_array_equal(read(frame)[0].values, [1, np.nan, 3, 1, np.nan, 0])
+
+    @pytest.mark.parametrize("dtype", ["string", "str", object])
+    def test_text_that_is_missing(self, dtype):
+        frame = pd.DataFrame({"unique_id": ["a", "a", "b"], "ds": [1, 2, 1], "y": 1.0})
+        kind = pd.Series([None, None, "x"], dtype=dtype)
+        with pytest.raises(ValueError, match="static covariate 'kind' lacks 1 of 2 values"):
+            read(frame.assign(kind=kind), options=Columns(static=("kind",)))
+        with pytest.raises(ValueError, match="the ids 'unique_id' have missing values"):
+            read(frame.assign(unique_id=kind))
 
     def test_wide_frame_and_contexts_of_arrays(self, wide):
         _, form = read(wide)

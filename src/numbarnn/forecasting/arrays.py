@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .native import without_holes
 from .sets import Columns, Covariates, Form, SeriesSet, listed, offsets_of, show_time
 
 __all__ = [
@@ -64,28 +65,47 @@ def numbers(name: str, values: Any, expected: str = "numbers") -> np.ndarray:
 
 
 def _is_list(value):
-    """Whether this is a list of arrays, not of numbers or of lists of them."""
-    return isinstance(value, list | tuple) and any(np.ndim(v) and hasattr(v, "__array__") for v in value)
+    """Whether this is a list of arrays, or of lists of unequal lengths; not of numbers, or rows of them."""
+    if not isinstance(value, list | tuple):
+        return False
+    if any(hasattr(v, "__array__") and np.ndim(v) for v in value):
+        return True
+    return all(isinstance(v, list | tuple) for v in value) and len({len(v) for v in value}) > 1
+
+
+def _filled(name, value):
+    """Fill the holes in the index of a pandas object, or of those in a list."""
+    if _is_list(value):
+        return [without_holes(part, f"{name}[{i}]") for i, part in enumerate(value)]
+    return without_holes(value, name)
 
 
 def form_of(value: Any) -> Form:
     """Find the form of an array or a list of arrays."""
-    if _is_list(value):
-        return Form("list", max(np.ndim(part) for part in value))
+    several = _is_list(value)
     try:
-        n_dims = np.ndim(value)
+        n_dims = max(map(np.ndim, value)) if several else np.ndim(value)
     except ValueError:  # uneven rows: `numbers` says so
         n_dims = 2
+    if several:
+        return Form("list", n_dims)
     return Form({1: "vector", 2: "matrix"}.get(n_dims, "windows"), n_dims)
 
 
 def read_arrays(
-    y: Any, X: Any, static: Any, options: Columns, name: str = "y", form: Form | None = None
+    y: Any,
+    X: Any,
+    static: Any,
+    options: Columns,
+    name: str = "y",
+    form: Form | None = None,
+    n_known: int = 0,
 ) -> tuple[SeriesSet, Form]:
     """Read one array, or a list of arrays, each of shape (n_i,) or (n_i, C).
 
     The parameters are those of `numbarnn.forecasting.series.read`.
     """
+    y, X = _filled(name, y), _filled("X", X)
     found = form_of(y)
     if form is not None and (form.kind == "list") != (found.kind == "list"):
         expected = "a list of arrays" if form.kind == "list" else "an array"
@@ -129,6 +149,7 @@ def read_arrays(
 
 def read_windows(context: Any, X: Any, form: Form) -> SeriesSet:
     """Read contexts of shape (T,), (T, C) or (n_windows, T, C), each window a series."""
+    context, X = _filled("context", context), _filled("X", X)
     found = form_of(context)
     if found.kind != "windows":
         lengths = [len(part) for part in context] if found.kind == "list" else [len(context)]
@@ -283,20 +304,19 @@ def encode_static(
     Raises
     ------
     ValueError
-        For more than 50 values of a string, one that was not there before, or a number that is missing.
+        For more than 50 values of a string, one that was not there before, or one that is missing.
     """
     known = None if categories is None else dict(categories)
     values, names, found = [], [], []
     for name, column in columns.items():
+        if n := sum(v is None or v != v for v in column.tolist()):
+            raise ValueError(
+                f"static covariate {name!r} lacks {n} of {len(column)} values; expected one for each series"
+            )
         text = column.dtype.kind in "OUST" and any(isinstance(v, str) for v in column)
         if not (text or (known and name in known)):
             values.append(numbers(f"static covariate {name!r}", column))
             names.append(name)
-            if n := int(np.isnan(values[-1]).sum()):
-                raise ValueError(
-                    f"static covariate {name!r} lacks {n} of {len(column)} values; expected one for "
-                    f"each series"
-                )
             continue
         column = column.astype(str)
         here = tuple(sorted(set(column.tolist())))

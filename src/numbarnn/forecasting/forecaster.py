@@ -24,7 +24,16 @@ from .metrics import naive_error
 from .model import ForecastModel, View
 from .networks import DECODERS, Widths, make_network
 from .prediction import Prediction, calibrate
-from .preparation import find_members, held_out, make_layout, make_loss, read_more, read_training, with_static
+from .preparation import (
+    check_values,
+    find_members,
+    held_out,
+    make_layout,
+    make_loss,
+    read_more,
+    read_training,
+    with_static,
+)
 from .scaling import CovariateScaler, Normalizer, Standardizer
 from .series import Form, SeriesSet
 from .windows import Sampled
@@ -338,6 +347,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
             One series of shape (n_timesteps,) or, with several channels, (n_timesteps, n_channels), evenly
             spaced in time, oldest first; a list of such series; a wide frame with a column for each channel;
             or a long frame with the columns `id_col`, `time_col` and `target_col`. NaN is a missing value.
+            Of a pandas Series or wide frame, an index of times or whole numbers is the times, unless it is
+            0, 1, 2, ...; what it leaves out is missing.
         X : array-like, list of array-like, data frame or dict of columns, default=None
             Covariates of the same steps: an array for each series, or a frame that is joined on id and time.
             With a frame they may stand in `y` as well.
@@ -471,7 +482,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
             If the data do not follow the history, or are of unknown series.
         """
         check_is_fitted(self)
-        joined = self.history_.append(read_more(self, y, X, "update"), "update")
+        joined = self.history_.append(read_more(self, y, X, "y"), "y")
         self._learn(joined, self.history_.lengths)
         self.history_ = self._tail(joined)
         return self
@@ -480,8 +491,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         """Make an untrained model, with scales from the first ``ends[i]`` steps of each series."""
         loss, layout = make_loss(self), make_layout(self, int(ends.max()))
         counts = self.loss == "negative_binomial"
-        if counts:
-            loss.check(data.values[~np.isnan(data.values)])
+        check_values(loss, data, "y")
         normalizer = Normalizer("mean" if counts else self.normalize)
         n_channels, n_ids = (data.n_channels, data.n_series) if layout.joint else (1, data.n_rows)
         n_columns = {

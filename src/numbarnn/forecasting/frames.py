@@ -6,6 +6,7 @@ works on a dict of columns (see `numbarnn.forecasting.native`).
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -13,24 +14,34 @@ from typing import Any
 import numpy as np
 
 from .arrays import check_data, encode_static, numbers, read_static
-from .frequency import Frequency, infer, show_time
+from .frequency import Frequency, check_gaps, infer, show_time
 from .native import as_times, columns_of, frame_of
 from .series import is_frame
-from .sets import Columns, Covariates, Form, SeriesSet, listed, offsets_of
+from .sets import NAME, Columns, Covariates, Form, SeriesSet, listed, offsets_of
 
 __all__ = ["read_frame", "read_future_frame", "write_long", "write_wide"]
 
+# columns of answers beside those of id, time and target, and what the bounds of a channel are called
+OTHERS = re.compile(rf"cutoff|{NAME}(-.*)?")
+BOUND = re.compile(r"(.*)-(lo-|hi-|ql)[\d.e+-]+", re.DOTALL)
+
 
 def read_frame(
-    y: Any, X: Any, static: Any, options: Columns, name: str = "y", form: Form | None = None
+    y: Any,
+    X: Any,
+    static: Any,
+    options: Columns,
+    name: str = "y",
+    form: Form | None = None,
+    n_known: int = 0,
 ) -> tuple[SeriesSet, Form]:
     """Read a frame, long if it has columns of times and of the target, else wide.
 
     Rows may come in any order of ids; the times of each id must ascend. The parameters are those of
     `numbarnn.forecasting.series.read`.
     """
-    local = None if form is None else form.backend.local
-    columns, backend = columns_of(y, options.time or "ds", name, local)
+    known = None if form is None else form.backend
+    columns, backend = columns_of(y, options.time or "ds", name, known, options.id)
     if form is not None:
         _check_zone(name, backend, form.backend)
     if not columns or not len(next(iter(columns.values()))):
@@ -38,7 +49,7 @@ def read_frame(
     options = options._replace(time=backend.time, past=tuple(options.past), future=tuple(options.future))
     X = None if X is None else _covariate_frame(X, options, backend)
     options, kind, targets = _roles(columns, X, options, backend, name, form)
-    data, order, first = _place(columns, targets, options, name, kind)
+    data, order, first = _place(columns, targets, options, name, kind, n_known)
     extra = {kind: _covariates(kind, columns, X, data, order, options) for kind in ("past", "future")}
     values, labels, categories = _static(static, columns, data, order, first, options, form)
     frequency = data.frequency
@@ -74,7 +85,7 @@ def _covariate_frame(X, options, backend):
     """Columns of X."""
     if not is_frame(X):
         raise TypeError(f"X was a {type(X).__name__}; expected a frame with the times of y, as y is one")
-    columns, other = columns_of(X, options.time or "ds", "X", backend.local)
+    columns, other = columns_of(X, options.time or "ds", "X", backend, options.id)
     _check_zone("X", other, backend)
     if options.time is not None and other.time is None:
         raise ValueError(
@@ -116,8 +127,11 @@ def _roles(columns, X, options, backend, name, form):
         raise ValueError(f"the column {twice!r} was named twice; expected it to be one of id, time, target "
                          "and past, known-future or static covariate")  # fmt: skip
     named = {options.id, options.time, *options.past, *options.future, *options.static}
+    channels = tuple(c for c in columns if c not in named) if kind == "wide" else ()
+    if form is None:
+        _check_names(options, channels)
     if kind == "wide":
-        return options, kind, tuple(c for c in columns if c not in named)
+        return options, kind, channels
     unused = [c for c in dict.fromkeys((*columns, *given)) if c not in named and c != options.target]
     if unused and form is None:
         warnings.warn(
@@ -128,7 +142,21 @@ def _roles(columns, X, options, backend, name, form):
     return options, kind, (options.target,)
 
 
-def _place(columns, targets, options, name, kind):
+def _check_names(options, channels):
+    """Raise a ValueError for a column that would have to share its name with one that answers have."""
+    ids, known = "unique_id" if channels else options.id, {str(channel) for channel in channels}
+    roles = [ids, options.time, options.target]
+    wrong = [c for c in roles if c is not None and (OTHERS.fullmatch(c) or roles.count(c) > 1)]
+    wrong += [c for c in roles[:2] if c == "sample"]  # of paths, which have no truth beside them
+    wrong += [c for c in channels if (found := BOUND.fullmatch(str(c))) and found[1] in known]
+    if wrong:
+        raise ValueError(
+            f"the column {wrong[0]!r} has a name that forecasts or evaluations give to a column of their "
+            f"own; expected another one: rename it"
+        )
+
+
+def _place(columns, targets, options, name, kind, n_known):
     """Lay out the series: a SeriesSet without covariates, where rows go, and the first row of each series."""
     if not targets:
         raise ValueError(f"{name} has no column but times and covariates; expected at least one of values")
@@ -154,6 +182,10 @@ def _place(columns, targets, options, name, kind):
             spot, start = _spot(options, ids, codes[i], times[i]), starts[codes[i]]
             raise ValueError(f"{name} has {spot}, which {_off_grid(times[i], start, frequency)}")
         lengths = steps[np.append(where[1:], n) - 1] + 1
+        if options.freq is not None:  # else `infer` has looked
+            given = not isinstance(options.freq, Frequency)
+            there = f"{options.time!r} of {name}"
+            check_gaps(there, frequency, int(lengths.sum()), n, n_known, given)
         position = offsets_of(lengths)[codes] + steps
     offsets = offsets_of(lengths)
     values = np.full(len(targets) * offsets[-1], np.nan)
@@ -171,12 +203,17 @@ def _codes(column, name):
     """Give numbers to ids in the order in which they first come; also return the ids."""
     change = np.concatenate([[True], column[1:] != column[:-1]])
     where = np.flatnonzero(change)
-    keys = column[where].tolist()  # one a run of equal ids: few, if the frame is sorted
+    keys = _keys(column[where])  # one a run of equal ids: few, if the frame is sorted
     if any(key is None or key != key for key in keys):
         raise ValueError(f"the ids {name!r} have missing values; expected one in every row")
     table = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     codes = np.array([table[key] for key in keys], np.int64)
     return np.repeat(codes, np.diff(np.append(where, len(column)))), tuple(table)
+
+
+def _keys(column):
+    """List ids; nanoseconds would become whole numbers."""
+    return (column.astype("M8[us]") if column.dtype == "M8[ns]" else column).tolist()
 
 
 def _spot(options, ids, code, time):
@@ -272,7 +309,7 @@ def _static(static, columns, data, order, first, options, form):
             raise ValueError(
                 f"static has the columns {listed(tuple(table))}; expected the ids {options.id!r} of y"
             )
-        keys = table[options.id].tolist()
+        keys = _keys(table[options.id])
         place = {key: i for i, key in enumerate(keys)}
         if len(place) < len(keys):
             raise ValueError("static has an id twice; expected one row for each id")
@@ -297,7 +334,8 @@ def _static(static, columns, data, order, first, options, form):
         values = columns[name] if order[0] is None else columns[name][order[0]]
         codes = np.searchsorted(data.offsets, order[1], side="right") - 1
         found[name] = columns[name][first]
-        differs = values != found[name][codes]
+        first_ones = found[name][codes]
+        differs = (values != first_ones) & ((values == values) | (first_ones == first_ones))  # NaN equals NaN
         if differs.any():
             key = data.ids[codes[int(differs.argmax())]]
             raise ValueError(
@@ -309,8 +347,11 @@ def _static(static, columns, data, order, first, options, form):
     return encode_static(found, categories)
 
 
-def read_future_frame(X: Any, data: SeriesSet, h: int, form: Form) -> np.ndarray:
-    """Read known-future covariates by id and time, in any order of rows; see `series.read_future`."""
+def read_future_frame(X: Any, data: SeriesSet, h: int, form: Form, hint: str) -> np.ndarray:
+    """Read known-future covariates by id and time, in any order of rows; see `series.read_future`.
+
+    `hint` says which rows are needed.
+    """
     options = form.columns
     columns = _covariate_frame(X, options, form.backend)
     steps = np.full(data.n_series, h, np.int64)
@@ -323,17 +364,28 @@ def read_future_frame(X: Any, data: SeriesSet, h: int, form: Form) -> np.ndarray
                 f"{name!r} too"
             )
         out[position, k] = numbers(f"the column {name!r} of X", columns[name])[rows]
-    missing = np.isnan(out).any(axis=1)
-    if missing.any():
-        i, step = divmod(int(missing.argmax()), h)
+
+    def first(wrong):
+        """Spell the first step that is wrong."""
+        i, step = divmod(int(wrong.argmax()), h)
         step += int(data.lengths[i])
-        spot = (
-            f"step {step}" if data.starts is None else _spot(options, data.ids, i, data.times(i, step, 1)[0])
-        )
+        if data.starts is None:
+            return f"step {step}"
+        return _spot(options, data.ids, i, data.times(i, step, 1)[0])
+
+    absent = np.ones(len(out), bool)
+    absent[position] = False
+    if absent.any():
         raise ValueError(
-            f"X lacks {missing.sum()} of {len(missing)} rows of known-future covariates, the first "
-            f"{spot}; make_future({h}) gives the rows needed"
+            f"X lacks {absent.sum()} of {len(absent)} rows of known-future covariates, the first "
+            f"{first(absent)}; {hint}"
         )
+    for name, missing in zip(options.future, np.isnan(out).T, strict=True):
+        if missing.any():
+            raise ValueError(
+                f"the known-future covariate {name!r} of X was NaN in {missing.sum()} of {len(missing)} "
+                f"rows, the first {first(missing)}; expected a number for each of the {h} steps"
+            )
     return out.reshape(data.n_series, h, -1)
 
 

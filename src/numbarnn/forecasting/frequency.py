@@ -13,10 +13,11 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-__all__ = ["Frequency", "infer", "show_time"]
+__all__ = ["Frequency", "check_gaps", "infer", "show_time"]
 
 SECOND = 1_000_000  # microseconds
 DAY = 86_400 * SECOND
+ROOM, GIVEN_ROOM = 2, 100  # steps for each time that is there; the second one if freq was given
 # letters of pandas and polars -> unit and its size; "m" is polars' minute, "M" pandas' month end of old
 FIXED = {
     "us": 1, "ms": 1000, "s": SECOND, "S": SECOND, "min": 60 * SECOND, "m": 60 * SECOND, "T": 60 * SECOND,
@@ -251,7 +252,7 @@ def infer(times: np.ndarray, name: str, first: np.ndarray | None = None) -> Freq
     early, late = times[:-1][same], times[1:][same]
     if not len(early):
         raise ValueError(f"{name} has no two times of one series; expected freq to be given")
-    room = 2 * len(times)
+    room = ROOM * len(times)
     if times.dtype.kind == "i":
         step = int(np.gcd.reduce(late - early))
         if (late - early).sum() // step <= room:
@@ -266,6 +267,35 @@ def infer(times: np.ndarray, name: str, first: np.ndarray | None = None) -> Freq
         if fits:
             return Frequency(step // DAY, "D") if unit == "us" and step % DAY == 0 else found
     raise ValueError(_uneven(name, early, late, found))
+
+
+def check_gaps(
+    name: str, frequency: Frequency, n_steps: int, n_times: int, n_known: int = 0, given: bool = False
+) -> None:
+    """Raise a ValueError for more gaps than times: a single wrong one would make an array of any size.
+
+    Parameters
+    ----------
+    name : str
+        What messages call the times.
+    frequency : Frequency
+    n_steps, n_times : int
+        Steps from the first time to the last, and how many of them are there.
+    n_known : int, default=0
+        Steps of a history that these times go on from.
+    given : bool, default=False
+        The user gave the frequency, which may be that of sparse data.
+
+    Examples
+    --------
+    >>> from numbarnn.forecasting.frequency import Frequency, check_gaps
+    >>> check_gaps("ds", Frequency.parse("D"), 10, 7)
+    """
+    if n_steps > (GIVEN_ROOM if given else ROOM) * (n_times + n_known):
+        raise ValueError(
+            f"{name} has more gaps than times: of {n_steps} steps of the frequency {frequency}, only "
+            f"{n_times} are there; expected fewer gaps, or another freq"
+        )
 
 
 def show_time(time: Any) -> str:

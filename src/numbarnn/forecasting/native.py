@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Backend", "as_times", "columns_of", "frame_of"]
+from .frequency import infer
+
+__all__ = ["Backend", "as_times", "columns_of", "frame_of", "whole_index", "without_holes"]
 
 MICROSECONDS = "datetime64[us]"
 
@@ -24,7 +26,8 @@ class Backend(NamedTuple):
     time : str or None
         Name of the column of times, if there is one.
     time_unit : str or None
-        "us", "ns", ..., "date"; None: what NumPy makes of them.
+        "us", "ns", ..., "date", of a column of pandas' periods "period[M]", ...; None: what NumPy makes of
+        them.
     time_zone : str or None
     local : bool
         Whether steps are even in local time; else they are in UTC.
@@ -45,8 +48,55 @@ class Backend(NamedTuple):
     series: bool = False
 
 
+def whole_index(value: Any) -> np.ndarray | None:
+    """Return the index of a pandas object if it is of whole numbers.
+
+    Parameters
+    ----------
+    value : object
+        Of any type; no library is loaded to find out.
+
+    Returns
+    -------
+    ndarray of int64 of shape (n,) or None
+        None also for 0, 1, 2, ..., which pandas gives to what was given no index.
+    """
+    index = getattr(value, "index", None)
+    if type(index).__name__ not in ("Index", "RangeIndex"):
+        return None
+    index = np.asarray(index)
+    if index.dtype.kind not in "iu" or np.array_equal(index, np.arange(len(index))):
+        return None
+    return index.astype(np.int64)
+
+
+def without_holes(value: Any, name: str) -> Any:
+    """Return a pandas object with rows of NaN for the whole numbers that its index leaves out.
+
+    Anything else, and what has no such `whole_index`, is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If the index does not ascend, or leaves out more than it has.
+    """
+    index = whole_index(value)
+    if index is None or len(index) < 2:
+        return value
+    wrong = np.flatnonzero(np.diff(index) <= 0)
+    if len(wrong):
+        a, b = index[wrong[0]], index[wrong[0] + 1]
+        what = f"is there twice: {a}" if a == b else f"is not sorted: {b} comes after {a}"
+        raise ValueError(
+            f"the index of {name} {what}; expected it to ascend, or none, as after reset_index(drop=True)"
+        )
+    step = infer(index, f"the index of {name}").step
+    whole = np.arange(index[0], index[-1] + 1, step)
+    return value if len(whole) == len(index) else value.reindex(whole)
+
+
 def columns_of(
-    frame: Any, time: str | None = None, name: str = "y", local: bool | None = None
+    frame: Any, time: str | None = None, name: str = "y", known: Backend | None = None, ids: str | None = None
 ) -> tuple[dict[str, np.ndarray], Backend]:
     """Take a frame apart.
 
@@ -57,8 +107,11 @@ def columns_of(
         Name of the column of times; an index of times gets it.
     name : str, default="y"
         What messages call the frame.
-    local : bool, default=None
-        Reckon times that have a zone in local time, not in UTC; None: whichever has fewer times of day.
+    known : Backend, default=None
+        Of data that these belong to: an index of whole numbers is times as it was there, and times that have
+        a zone are reckoned in local time, or not. None: in UTC unless that has more times of day.
+    ids : str, default=None
+        Name of the column of ids. In a frame that has it, whole numbers in the index are no times.
 
     Returns
     -------
@@ -99,7 +152,7 @@ def columns_of(
             f"pip install 'numbarnn[dataframe]'"
         ) from error
     index_name = getattr(getattr(frame, "index", None), "name", None)
-    frame, index, series = _without_index(frame, time, name)
+    frame, index, series = _without_index(frame, time, ids, name, known)
     names = list(frame.columns) if hasattr(frame, "iloc") else []  # pandas lets names be there twice
     if len(set(names)) < len(names):
         twice = next(key for key in names if names.count(key) > 1)
@@ -116,24 +169,35 @@ def columns_of(
     for key in frame.columns:
         column = frame.get_column(key)  # names may be numbers
         if key == time:
-            columns[key], backend = _times_of(column, backend._replace(time=time), local)
+            columns[key], backend = _times_of(column, backend._replace(time=time), known)
         else:
             columns[key] = _array_of(column, nw)
     return columns, backend
 
 
-def _without_index(frame, time, name):
+def _without_index(frame, time, ids, name, known):
     """Make an index of times a column; also whether there was one, and whether this was a Series."""
     kind = type(getattr(frame, "index", None)).__name__
     if kind == "MultiIndex":
         raise ValueError(f"{name} has a MultiIndex; expected columns, as reset_index() makes them")
     series = hasattr(frame, "to_frame") and not hasattr(type(frame), "columns")
-    if kind not in ("DatetimeIndex", "PeriodIndex") or (not series and time in frame.columns):
+    dates, whole = kind in ("DatetimeIndex", "PeriodIndex"), kind in ("Index", "RangeIndex")
+    if time is None or not (dates or whole) or (not series and time in frame.columns):
         return frame, None, False
+    if whole:
+        if not series and ids in frame.columns:
+            return frame, None, False
+        if known is not None and known.time is None:
+            return without_holes(frame, name), None, False
+        counts = known is not None and known.index == "time" and known.time_unit is None
+        if not counts and (known is not None or whole_index(frame) is None):
+            return frame, None, False
     times, index = frame.index, "time"
     if kind == "PeriodIndex":
         times, index = times.to_timestamp(), times.freqstr
     frame = frame.to_frame("y" if frame.name is None else frame.name) if series else frame
+    if getattr(frame.columns, "nlevels", 1) > 1:  # a column of times cannot have several names
+        frame = frame.set_axis(frame.columns.to_flat_index(), axis=1)
     frame = frame.reset_index(drop=True)  # another frame: the user's stays as it is
     frame.insert(0, time, times)
     return frame, index, series
@@ -145,10 +209,13 @@ def _array_of(column, nw):
         if column.dtype.is_integer() and not column.null_count():
             return column.to_numpy()
         return column.cast(nw.Float64).to_numpy()
-    return column.to_numpy()
+    values = column.to_numpy()
+    if values.dtype.kind == "O" and column.null_count():  # pandas' NA has no truth value
+        return np.where(column.is_null().to_numpy(), None, values)
+    return values
 
 
-def _times_of(column, backend, local):
+def _times_of(column, backend, known):
     """Turn the column of times into datetime64[us], or what it is if it has no dates."""
     import narwhals as nw
 
@@ -157,8 +224,12 @@ def _times_of(column, backend, local):
             time_unit="date"
         )
     native = column.to_native()
-    if getattr(native.dtype, "tz", None) is not None:  # pandas; narwhals misses zones as "America/New_York"
-        zone, unit = str(native.dtype.tz), native.dtype.unit
+    dtype = getattr(native, "dtype", None)  # pyarrow has none
+    if str(dtype).startswith("period["):
+        times = native.dt.to_timestamp().to_numpy().astype(MICROSECONDS)
+        return times, backend._replace(time_unit=str(dtype))
+    if getattr(dtype, "tz", None) is not None:  # pandas; narwhals misses zones as "America/New_York"
+        zone, unit = str(dtype.tz), dtype.unit
         both = native.dt.tz_localize(None), native.dt.tz_convert("UTC").dt.tz_localize(None)
     elif column.dtype == nw.Datetime:
         zone, unit = column.dtype.time_zone, column.dtype.time_unit
@@ -170,6 +241,7 @@ def _times_of(column, backend, local):
     here, there = (times.to_numpy().astype(MICROSECONDS) for times in both)
     if zone is None:
         return here, backend
+    local = known and known.local
     if local is None:  # days are even in local time, hours in UTC, where summer time begins
         counts = [len(np.unique(times - times.astype("M8[D]"))) for times in (here, there)]
         local = counts[0] == 1 or counts[0] < counts[1]
@@ -196,9 +268,12 @@ def frame_of(columns: dict[str, np.ndarray], backend: Backend) -> Any:
     plain = {key: values.tolist() if values.dtype.kind in "OU" else values for key, values in columns.items()}
     frame = nw.from_dict(plain, backend=backend.library)
     dates = [key for key, values in columns.items() if values.dtype.kind == "M"]
-    if backend.time_unit is not None:
+    period = (backend.time_unit or "").startswith("period[")
+    if backend.time_unit is not None and not period:
         frame = frame.with_columns(*(_dates(nw.col(key), backend, nw) for key in dates))
     native = frame.to_native()
+    if period:
+        native = native.astype(dict.fromkeys(dates, backend.time_unit))
     if backend.index is None or backend.time not in columns:
         return native
     native = native.set_index(backend.time).rename_axis(backend.index_name)

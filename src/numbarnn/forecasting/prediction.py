@@ -15,12 +15,12 @@ from sklearn.utils.validation import check_is_fitted
 from .arrays import numbers
 from .conformal import Conformal
 from .model import View
-from .preparation import calendar_ahead, find_members, with_calendar, with_static
+from .preparation import calendar_ahead, check_values, find_members, with_calendar, with_static
 from .series import Form, SeriesSet, context_form, read_contexts, read_future, write
+from .sets import NAME
 
 __all__ = ["Forecast", "Prediction", "calibrate", "truth_of", "window_residuals"]
 
-NAME = "RNNForecaster"
 N_PATHS = 200  # that quantiles of a likelihood are taken from
 # latest origins of a series, and windows and numbers in all, that intervals are calibrated on
 MOST_ORIGINS, MOST_WINDOWS, MOST_RESIDUALS = 1000, 200_000, 10_000_000
@@ -237,7 +237,9 @@ of those; or long frame
             future = read_future(X, data, h, form)
         else:
             form = context_form(context, self._form)
-            data = read_contexts(context, X, self.n_features_in_, self._form)
+            n_known = int(self.history_.offsets[-1])
+            data = read_contexts(context, X, self.n_features_in_, self._form, n_known)
+            check_values(self.model_.loss, data, "context")
             members = self._members(data, form)
             future = read_future(X, data, h, form, data.lengths)
             data = with_static(self, with_calendar(data, self._calendar), members)

@@ -24,6 +24,7 @@ from .windows import Layout
 
 __all__ = [
     "calendar_ahead",
+    "check_values",
     "find_members",
     "held_out",
     "make_layout",
@@ -64,16 +65,26 @@ def read_training(
         )
     later = None
     if more:
-        later, _ = read(validation, X_later, None, options, "validation", form)
+        later, _ = read(validation, X_later, None, options, "validation", form, int(data.offsets[-1]))
         later = with_calendar(data.append(later, "validation"), forecaster.calendar)
     return with_calendar(data, forecaster.calendar), later, form
 
 
 def read_more(forecaster: Any, y: Any, X: Any, name: str) -> SeriesSet:
     """Read data that have the form of those in `fit`."""
-    data, _ = read(y, X, None, name=name, form=forecaster._form)
+    n_known = int(forecaster.history_.offsets[-1])
+    data, _ = read(y, X, None, name=name, form=forecaster._form, n_known=n_known)
     forecaster.history_.check_channels(data, name)
+    check_values(forecaster.model_.loss, data, name)
     return with_calendar(data, forecaster._calendar)
+
+
+def check_values(loss: Loss, data: SeriesSet, name: str) -> None:
+    """Raise a ValueError for values that the loss is not defined for; messages call the data `name`."""
+    try:
+        loss.check(data.values[~np.isnan(data.values)] if data.has_missing else data.values)
+    except ValueError as error:
+        raise ValueError(f"{name}{str(error).removeprefix('y')}") from None  # losses call it y
 
 
 def find_members(forecaster: Any, data: SeriesSet, name: str, new: bool = False) -> np.ndarray:
@@ -170,6 +181,13 @@ def held_out(forecaster: Any, data: SeriesSet, later: SeriesSet | None, validati
             f"y has {longest} time steps; expected at least {2 * horizon + 1}, with {fraction:g} of it held "
             f"out, for a horizon of {horizon}"
         )
+        if longest > 2 * horizon:
+            name = "validation_fraction" if validation is None else "validation"
+            message = (
+                f"{name} was {fraction:g}, which leaves less than {horizon + 1} of {longest} time steps to "
+                f"train on, a horizon of {horizon} and one step of context; expected at most "
+                f"{math.floor(100 * (longest - horizon - 1) / longest) / 100:g}"
+            )
         if validation is not None:
             raise ValueError(message)
         warnings.warn(

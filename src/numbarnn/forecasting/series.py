@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .native import whole_index
 from .sets import Columns, Covariates, Form, SeriesSet, listed
 
 __all__ = [
@@ -27,9 +28,23 @@ __all__ = [
 
 def is_frame(value):
     """Return whether this has named columns, or is a series with times; no library is loaded to find out."""
-    if isinstance(value, dict) or (hasattr(type(value), "columns") and not isinstance(value, np.ndarray)):
+    if _is_table(value):
         return True
-    return type(getattr(value, "index", None)).__name__ in ("DatetimeIndex", "PeriodIndex")
+    index = type(getattr(value, "index", None)).__name__
+    return index in ("DatetimeIndex", "PeriodIndex") or whole_index(value) is not None
+
+
+def _is_table(value):
+    """Return whether this has named columns."""
+    return isinstance(value, dict) or (
+        hasattr(type(value), "columns") and not isinstance(value, np.ndarray)
+    )
+
+
+def _is_array(value, form):
+    """Return whether this is read as an array; so is what goes on from a series with the index 0, 1, ..."""
+    goes_on = form is not None and not form.is_frame and not _is_table(value)
+    return not is_frame(value) or (goes_on and whole_index(value) is not None)
 
 
 def read(
@@ -39,6 +54,7 @@ def read(
     options: Columns | None = None,
     name: str = "y",
     form: Form | None = None,
+    n_known: int = 0,
 ) -> tuple[SeriesSet, Form]:
     """Read series in any of their forms.
 
@@ -55,6 +71,8 @@ def read(
         What messages call the series.
     form : Form, default=None
         Of data read before: these go on in the same way, and `options` is not looked at.
+    n_known : int, default=0
+        Steps of the history, beside which gaps between the times are looked at.
 
     Returns
     -------
@@ -77,16 +95,18 @@ def read(
     """
     options = Columns() if options is None else options
     # what reads arrays and frames stands above this module
-    if is_frame(y):
-        from .frames import read_frame as read_any
-    else:
+    is_array = _is_array(y, form)
+    if is_array:
         from .arrays import read_arrays as read_any
+    else:
+        from .frames import read_frame as read_any
     if form is not None:
-        if form.is_frame != is_frame(y):
-            raise ValueError(f"{name} was a {type(y).__name__}; expected a {form.kind} of data, as in fit")
+        if form.is_frame == is_array:
+            kind = f"{form.kind} {'frame' if form.is_frame else 'of data'}"
+            raise ValueError(f"{name} was a {type(y).__name__}; expected a {kind}, as in fit")
         options = form.columns
         _check_wanted(X, form)
-    return read_any(y, X, static, options, name, form)
+    return read_any(y, X, static, options, name, form, n_known)
 
 
 def _check_wanted(X, form):
@@ -95,7 +115,7 @@ def _check_wanted(X, form):
         raise ValueError("X was given, but fit had neither past nor known-future covariates; expected None")
 
 
-def read_contexts(context: Any, X: Any, n_channels: int, form: Form) -> SeriesSet:
+def read_contexts(context: Any, X: Any, n_channels: int, form: Form, n_known: int = 0) -> SeriesSet:
     """Read histories to go on from, each window a series of its own.
 
     Parameters
@@ -107,6 +127,8 @@ def read_contexts(context: Any, X: Any, n_channels: int, form: Form) -> SeriesSe
         Channels that are expected.
     form : Form
         Of the data seen in fit. A frame is read as those were.
+    n_known : int, default=0
+        See `read`.
 
     Returns
     -------
@@ -119,7 +141,7 @@ def read_contexts(context: Any, X: Any, n_channels: int, form: Form) -> SeriesSe
         As `read` does; ValueError if there is another number of channels.
     """
     if form.is_frame and is_frame(context):
-        data, _ = read(context, X, None, name="context", form=form)
+        data, _ = read(context, X, None, name="context", form=form, n_known=n_known)
     else:
         from .arrays import read_windows
 
@@ -131,7 +153,7 @@ def read_contexts(context: Any, X: Any, n_channels: int, form: Form) -> SeriesSe
 
 def context_form(context: Any, form: Form) -> Form:
     """Form of the answer to these histories: as many dimensions as they have, or the frame of fit."""
-    if is_frame(context):
+    if not _is_array(context, form):
         return form
     from .arrays import form_of
 
@@ -150,7 +172,8 @@ def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndar
     form : Form
         ``form.columns.future`` are the names; those of the calendar are not among them.
     skip : int or ndarray of int of shape (n_series,), default=0
-        Rows of an array in front of those steps (the context's). Frames are aligned by id and time.
+        Rows of an array in front of those steps, given by an array if they are contexts. Frames are aligned
+        by id and time.
 
     Returns
     -------
@@ -165,15 +188,16 @@ def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndar
     if not form.columns.future:
         _check_wanted(X, form)
         return None
+    hint = "X goes on from the end of context" if np.ndim(skip) else f"make_future({h}) gives the rows needed"
     if X is None:
         raise ValueError(
             f"X was None; expected the known-future covariates {listed(form.columns.future)} of the "
-            f"next {h} steps; make_future({h}) gives the rows needed"
+            f"next {h} steps; {hint}"
         )
     if is_frame(X) and form.is_frame:
         from .frames import read_future_frame
 
-        return read_future_frame(X, data, h, form)
+        return read_future_frame(X, data, h, form, hint)
     from .arrays import read_future_arrays
 
     return read_future_arrays(X, data, h, form, skip)

@@ -15,7 +15,19 @@ import numpy as np
 
 from .frequency import Frequency, show_time
 
-__all__ = ["Columns", "Covariates", "Form", "SeriesSet", "listed", "offsets_of", "ranges", "show_time"]
+__all__ = [
+    "NAME",
+    "Columns",
+    "Covariates",
+    "Form",
+    "SeriesSet",
+    "listed",
+    "offsets_of",
+    "ranges",
+    "show_time",
+]
+
+NAME = "RNNForecaster"  # the column of forecasts, and how those of bounds and quantiles begin
 
 
 class Covariates(NamedTuple):

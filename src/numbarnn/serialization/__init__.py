@@ -10,6 +10,7 @@ themselves; all else is an object with one key::
     {"float": "nan"}                    or "inf", "-inf"
     {"tuple": [...]}
     {"dict": [[key, value], ...]}
+    {"date": text}                      ISO 8601, as {"datetime": text}
     {"scalar": [dtype, value]}          a NumPy scalar
     {"array": [tensor, dtype, shape]}   text as a tensor of its characters' numbers, times as one of int64
     {"objects": [shape, [...]]}         an array of dtype object

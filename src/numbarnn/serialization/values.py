@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from datetime import date, datetime
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,8 @@ class Writer:
                 [self.encode(key, f"{path}, the key {key!r}"), self.encode(each, f"{path}[{key!r}]")]
                 for key, each in value.items()
             ]}  # fmt: skip
+        if kind in (date, datetime):
+            return {"date" if kind is date else "datetime": value.isoformat()}
         if kind is np.str_:
             return {"scalar": ["str", str(value)]}
         if isinstance(value, np.generic) and value.dtype.name in _NUMBERS:
@@ -137,6 +140,7 @@ class Reader:
         self._kinds: dict[str, Callable] = {
             "float": self._float, "tuple": self._tuple, "dict": self._dict, "scalar": self._scalar,
             "array": self._array, "objects": self._object_array, "ref": self._ref,
+            "date": date.fromisoformat, "datetime": datetime.fromisoformat,
         }  # fmt: skip
 
     def read(self, entries: Any) -> Any:
