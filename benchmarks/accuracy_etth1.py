@@ -2,15 +2,23 @@
 
 Protocol: 12, 4 and 4 months of 30 days for training, validation and test; channels z-scored on the training
 months; all 7 channels; every window with stride 1, the last ones too; error on the z-scored values; mean of
-the seeds. Settings are chosen on the validation months only, by the mean of the seeds as well: all of them
+the seeds. Settings are chosen without the test months, by two folds: 8 months of training and the 4 after
+them, and the 12 and 4 of the protocol. The score of a setting is the mean of the two errors, each divided by
+that of the last value as forecast of the same windows: the months of the second fold are three times as hard
+as those of the first, and would decide alone. The second fold's model is the one that is tested. All scores
 are printed, and the choice with them, before the first error of a test month is computed.
 
-The options that take several values span a grid; each point of it is trained once with the first seed. The
-best of them, as many as --finalists says for every horizon, and for context 96 as many again, are trained
-with each other seed, and the one whose mean error on the validation months is lowest is the choice. Every
-finished run is kept in the file of --out and in the folder of --work, and the choice is among all that are
-there: the same command goes on where it was interrupted, further grids may be searched later, and ``--steps
-test`` tests the choice without a grid. After a change of the forecaster itself, name other ones.
+The first runs were chosen by the second fold alone; its error is that of one season, July to October, and
+preferred settings that were the worse ones from November on. The rule above was written with that known, and
+before any run of the first fold.
+
+The options that take several values span a grid; each point of it is trained once with the first seed, in
+both folds. The best of them, as many as --finalists says for every horizon, and for context 96 as many again,
+are trained with each other seed as well, in the second fold, whose error is then the mean of the seeds; the
+lowest score is the choice. Every finished run is kept in the file of --out and in the folder of --work, and
+the choice is among all that are there: the same command goes on where it was interrupted, further grids may
+be searched later, and ``--steps test`` tests the choice without a grid. After a change of the forecaster
+itself, name other ones.
 """
 
 from __future__ import annotations
@@ -33,6 +41,7 @@ from numbarnn.bench.report import describe_machine, markdown, write_document
 
 MONTH = 30 * 24
 N_TRAIN, N_VALIDATION, N_TEST = 12 * MONTH, 4 * MONTH, 4 * MONTH
+FOLDS = {"first": N_TRAIN - N_VALIDATION, "second": N_TRAIN}  # where validation begins
 
 # Mean squared errors: the model of Lin et al., arXiv 2308.11200 (2023), from the tables that its authors keep
 # beside their code; DLinear with a context of 96 from Liu et al., arXiv 2310.06625 (2023).
@@ -114,6 +123,12 @@ def grid(options: argparse.Namespace, horizon: int) -> list[dict[str, Any]]:
     ]
 
 
+def last_value_error(series: np.ndarray, horizon: int, first: int, last: int) -> float:
+    """Return the MSE of the last value as forecast, over the windows of `errors`."""
+    windows = sliding_window_view(series[first - 1 : last], 1 + horizon, axis=0)
+    return float(np.square(windows[..., 1:] - windows[..., :1]).mean())
+
+
 class Runs:
     """Finished runs: figures in a JSON file, fitted forecasters in a folder."""
 
@@ -124,12 +139,16 @@ class Runs:
         self.document: dict[str, Any] = {"runs": []}
         if self.path.exists():
             self.document = json.loads(self.path.read_text(encoding="utf-8"))
-        self.runs = {self.key(run["settings"], run["seed"]): run for run in self.document["runs"]}
+        self.runs = {
+            self.key(run["settings"], run["seed"], run.get("fold", "second")): run
+            for run in self.document["runs"]
+        }
 
     @staticmethod
-    def key(settings: dict[str, Any], seed: int) -> str:
+    def key(settings: dict[str, Any], seed: int, fold: str) -> str:
         """Name of a run."""
-        return hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).hexdigest()[:16]
+        named = [settings, seed] if fold == "second" else [settings, seed, fold]
+        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
 
     def write(self) -> None:
         """Write all that is known."""
@@ -138,32 +157,48 @@ class Runs:
         self.document["runs"] = list(self.runs.values())
         write_document(self.path, self.document)
 
-    def fit(self, settings: dict[str, Any], seed: int, series: np.ndarray) -> dict[str, Any]:
+    def fit(
+        self, settings: dict[str, Any], seed: int, series: np.ndarray, fold: str = "second"
+    ) -> dict[str, Any]:
         """Train, or find that it was done; the run has the error on the validation months."""
-        key = self.key(settings, seed)
+        key = self.key(settings, seed, fold)
         if key in self.runs:
             return self.runs[key]
         forecaster = RNNForecaster(**settings, random_state=seed, n_jobs=self.n_jobs)
-        train, validation = series[:N_TRAIN], series[N_TRAIN : N_TRAIN + N_VALIDATION]
+        first, last = FOLDS[fold], FOLDS[fold] + N_VALIDATION
         start = time.perf_counter()
-        forecaster.fit(train, validation=validation)
+        forecaster.fit(series[:first], validation=series[first:last])
         seconds = time.perf_counter() - start
-        mse, mae = errors(forecaster, series, N_TRAIN, N_TRAIN + N_VALIDATION)
+        mse, mae = errors(forecaster, series, first, last)
         self.runs[key] = {
-            "settings": settings, "seed": seed, "epochs": forecaster.n_iter_, "seconds": round(seconds, 1),
-            "validation_mse": mse, "validation_mae": mae,
+            "settings": settings, "seed": seed, "fold": fold, "epochs": forecaster.n_iter_,
+            "seconds": round(seconds, 1), "validation_mse": mse, "validation_mae": mae,
         }  # fmt: skip
-        (self.folder / f"{key}.pickle").write_bytes(pickle.dumps(forecaster))
+        if fold == "second":
+            (self.folder / f"{key}.pickle").write_bytes(pickle.dumps(forecaster))
         self.write()
         return self.runs[key]
+
+    def score(self, settings: dict[str, Any], series: np.ndarray) -> float:
+        """Return the mean of both folds' errors relative to the last value's; NaN where a fold is missing."""
+        relative = []
+        for fold, first in FOLDS.items():
+            found = [
+                run["validation_mse"] for run in self.runs.values()
+                if run["settings"] == settings and run.get("fold", "second") == fold
+            ]  # fmt: skip
+            naive = last_value_error(series, settings["horizon"], first, first + N_VALIDATION)
+            relative.append(np.mean(found) / naive if found else np.nan)
+        return float(np.mean(relative))
 
     def test(self, settings: dict[str, Any], seed: int, series: np.ndarray) -> dict[str, Any]:
         """Add the error on the test months to a run."""
         run = self.fit(settings, seed, series)
         if "test_mse" not in run:
-            path = self.folder / f"{self.key(settings, seed)}.pickle"
+            key = self.key(settings, seed, "second")
+            path = self.folder / f"{key}.pickle"
             if not path.exists():  # the figures came from elsewhere: train again
-                del self.runs[self.key(settings, seed)]
+                del self.runs[key]
                 run = self.fit(settings, seed, series)
             forecaster = pickle.loads(path.read_bytes())
             run["test_mse"], run["test_mae"] = errors(forecaster, series, N_TRAIN + N_VALIDATION, len(series))
@@ -172,23 +207,25 @@ class Runs:
 
 
 def search(runs: Runs, options: argparse.Namespace, series: np.ndarray) -> dict[str, dict[int, dict]]:
-    """Train the grid and the finalists; return which -> horizon -> settings, by the validation months."""
+    """Train the grid and the finalists; return which -> horizon -> settings, by the score."""
     chosen: dict[str, dict[int, dict]] = {name: {} for name in GOALS}
     for horizon in options.horizons:
         for settings in grid(options, horizon) if "search" in options.steps else ():
-            run = runs.fit(settings, options.seeds[0], series)
+            done = [runs.fit(settings, options.seeds[0], series, fold) for fold in FOLDS]
             print(
-                f"horizon {horizon}: validation MSE {run['validation_mse']:.4f}, {run['epochs']} epochs, "
-                f"{run['seconds']:.0f} s: {_words(settings)}",
+                f"horizon {horizon}: score {runs.score(settings, series):.4f}, validation MSE "
+                f"{done[0]['validation_mse']:.4f} and {done[1]['validation_mse']:.4f}, {done[1]['epochs']} "
+                f"epochs, {done[1]['seconds']:.0f} s: {_words(settings)}",
                 flush=True,
             )
         tried = [
-            run
-            for run in sorted(runs.runs.values(), key=lambda run: run["validation_mse"])
+            run["settings"] for run in runs.runs.values()
             if run["seed"] == options.seeds[0] and run["settings"]["horizon"] == horizon
-        ]
+            and run.get("fold") == "first" and not np.isnan(runs.score(run["settings"], series))
+        ]  # fmt: skip
+        tried.sort(key=lambda settings: runs.score(settings, series))
         for name, some in (
-            ("context 96", [run for run in tried if run["settings"]["context_length"] == 96]),
+            ("context 96", [settings for settings in tried if settings["context_length"] == 96]),
             ("best context", tried),
         ):
             if some:
@@ -201,12 +238,13 @@ def search(runs: Runs, options: argparse.Namespace, series: np.ndarray) -> dict[
 
 
 def choose(runs: Runs, options: argparse.Namespace, series: np.ndarray, tried: list[dict]) -> dict:
-    """Train the first of `tried` with all seeds; return the settings with the lowest mean error."""
+    """Train the first of `tried` with all seeds; return the settings with the lowest score."""
     found = []
-    for run in tried[: options.finalists]:
-        done = [runs.fit(run["settings"], seed, series) for seed in options.seeds]
-        found.append((float(np.mean([each["validation_mse"] for each in done])), run["settings"]))
-        print(f"  mean validation MSE {found[-1][0]:.4f}: {_words(run['settings'])}", flush=True)
+    for settings in tried[: options.finalists]:
+        for seed in options.seeds:
+            runs.fit(settings, seed, series)
+        found.append((runs.score(settings, series), settings))
+        print(f"  score {found[-1][0]:.4f}: {_words(settings)}", flush=True)
     return min(found, key=lambda pair: pair[0])[1]
 
 
