@@ -10,13 +10,20 @@ import pytest
 
 HERE = Path(__file__).parent
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
+FILES = sorted(path.name for path in (HERE / "cuda").glob("test_*.py"))
+# of files that take minutes in the simulator, each so many-th test; all of them with -m slow
+EVERY = {"test_cuda_layers.py": 13, "test_cuda_forecasting.py": 11, "test_cuda_training.py": 3}
 
 
 @pytest.mark.skipif(not INSTALLED, reason="numba-cuda is not installed")
-@pytest.mark.parametrize("name", sorted(path.name for path in (HERE / "cuda").glob("test_*.py")))
-def test_in_the_simulator(name):
+@pytest.mark.parametrize(
+    ("name", "every"),
+    [(name, EVERY.get(name, 1)) for name in FILES]
+    + [pytest.param(name, 1, marks=pytest.mark.slow) for name in EVERY],
+)
+def test_in_the_simulator(name, every):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "cuda" / name)]
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "NUMBARNN_EVERY": str(every)}
     done = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
