@@ -346,9 +346,9 @@ def _for_forecaster(data: dict[str, np.ndarray], time: str, zone: str | None) ->
 
 def _from_forecaster(table: Any, time: str | None, zone: str | None) -> dict[str, np.ndarray]:
     """Take the answer apart; times that have a zone are in UTC."""
-    from .forecasting.native import columns_of
+    from .forecasting.native import Backend, columns_of
 
-    columns, _ = columns_of(table, time, local=False)
+    columns, _ = columns_of(table, time, known=Backend(time=time, local=False))
     if zone is not None and (offset := constant_offset(zone)) is not None:
         columns[time] = columns[time] - offset
     return columns
