@@ -218,12 +218,14 @@ def search(runs: Runs, options: argparse.Namespace, series: np.ndarray) -> dict[
                 f"epochs, {done[1]['seconds']:.0f} s: {_words(settings)}",
                 flush=True,
             )
-        tried = [
+        settings = [
             run["settings"] for run in runs.runs.values()
             if run["seed"] == options.seeds[0] and run["settings"]["horizon"] == horizon
-            and run.get("fold") == "first" and not np.isnan(runs.score(run["settings"], series))
+            and run.get("fold") == "first"
         ]  # fmt: skip
-        tried.sort(key=lambda settings: runs.score(settings, series))
+        scored = [(runs.score(each, series), each) for each in settings]
+        scored = [pair for pair in scored if not np.isnan(pair[0])]
+        tried = [each for _, each in sorted(scored, key=lambda pair: pair[0])]
         for name, some in (
             ("context 96", [settings for settings in tried if settings["context_length"] == 96]),
             ("best context", tried),

@@ -280,9 +280,13 @@ def wall_times(times: np.ndarray, zone: str) -> np.ndarray:
     >>> wall_times(np.array(["2024-03-31T00", "2024-03-31T01"], "M8[h]"), "Europe/Berlin").astype("M8[h]")
     array(['2024-03-31T01', '2024-03-31T03'], dtype='datetime64[h]')
     """
+    return np.array([clock.replace(tzinfo=None) for clock in _clocks(times, zone)], "M8[us]")
+
+
+def _clocks(times: np.ndarray, zone: str) -> list[datetime]:
+    """Return times in UTC as times of a zone."""
     there = _read_zone(zone)
-    clocks = [time.replace(tzinfo=UTC).astimezone(there) for time in times.astype("M8[us]").tolist()]
-    return np.array([clock.replace(tzinfo=None) for clock in clocks], "M8[us]")
+    return [time.replace(tzinfo=UTC).astimezone(there) for time in times.astype("M8[us]").tolist()]
 
 
 def parquet_library() -> str:
@@ -304,11 +308,8 @@ def parquet_library() -> str:
     >>> parquet_library()  # doctest: +SKIP
     'pyarrow'
     """
-    if find_spec("narwhals"):
-        for library in ("pyarrow", "polars"):  # polars does not know the zone +05:30
-            if find_spec(library):
-                return library
-    raise ImportError("Parquet needs pyarrow (or polars) and narwhals: pip install 'numbarnn[dataframe]'")
+    # polars does not know the zone +05:30
+    return _installed(("pyarrow", "polars"), "Parquet needs pyarrow (or polars)")
 
 
 def frame_library(what: str) -> str:
@@ -334,11 +335,16 @@ def frame_library(what: str) -> str:
     >>> frame_library("a zone")  # doctest: +SKIP
     'polars'
     """
+    return _installed(("polars", "pandas"), f"{what} needs pandas (or polars)")
+
+
+def _installed(libraries: Sequence[str], needs: str) -> str:
+    """Return the first of some libraries that is installed, with narwhals."""
     if find_spec("narwhals"):
-        for library in ("polars", "pandas"):
+        for library in libraries:
             if find_spec(library):
                 return library
-    raise ImportError(f"{what} needs pandas (or polars) and narwhals: pip install 'numbarnn[dataframe]'")
+    raise ImportError(f"{needs} and narwhals: pip install 'numbarnn[dataframe]'")
 
 
 def _read_parquet(path: str | os.PathLike) -> Table:
@@ -422,8 +428,7 @@ def _write_rows(file: TextIO, names: list[str], columns: list[list[str]]) -> Non
 def _print(values: np.ndarray, zone: str | None = None) -> list[str]:
     """Write a column's values: dates without a time where all are midnight, numbers to ten digits."""
     if zone is not None:
-        there = _read_zone(zone)
-        times = [time.replace(tzinfo=UTC).astimezone(there) for time in values.astype("M8[us]").tolist()]
+        times = _clocks(values, zone)
         return [time.isoformat(sep=" ") for time in times]
     if values.dtype.kind == "M":
         days = values.astype("datetime64[D]")
