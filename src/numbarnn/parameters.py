@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from numbarnn.limits import check_count
 
-__all__ = ["Parameters", "dense_shapes", "dense_stack_shapes"]
+__all__ = ["Parameters", "dense_shapes", "dense_stack_shapes", "starts_of"]
 
 
 class Parameters:
@@ -81,6 +81,28 @@ class Parameters:
                 self[name][0][...] = rng.uniform(-bound, bound, shape)
             else:
                 self[name][0][...] = rng.standard_normal(shape)
+
+
+def starts_of(arrays: Mapping[str, NDArray]) -> dict[str, int]:
+    """Return where each of some arrays begins in a vector of them all, one behind the other.
+
+    Parameters
+    ----------
+    arrays : mapping of str to ndarray
+
+    Returns
+    -------
+    starts : dict of str to int
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.parameters import starts_of
+    >>> starts_of({"weight": np.zeros((2, 3)), "bias": np.zeros(2)})
+    {'weight': 0, 'bias': 6}
+    """
+    ends = accumulate((array.size for array in arrays.values()), initial=0)
+    return dict(zip(arrays, ends, strict=False))  # the last end is no start
 
 
 def dense_shapes(name: str, n_inputs: int, n_outputs: int) -> dict[str, tuple[int, ...]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ from numbarnn.cuda.decoders import WAYS, ForecastWay
 from numbarnn.cuda.dense import Dense
 from numbarnn.cuda.driver import naming_errors, upload
 from numbarnn.cuda.layers import Layers, check_options
+from numbarnn.parameters import starts_of
 
 if TYPE_CHECKING:
     from numbarnn.forecasting.networks import ForecastNetwork
@@ -50,14 +50,13 @@ class DeviceForecaster:
         self.host, self.dtype = network, network.dtype
         self.zero = self.dtype.type(0)
         self.drops = round(network.dropout.rate * 65536) > 0  # to the bits that masks are drawn with
-        shapes = {name: values.shape for name, values in network.named_parameters.items()}
-        starts = np.cumsum([0, *map(math.prod, shapes.values())]).tolist()
-        self.places = dict(zip(shapes, starts, strict=False))
+        named = network.named_parameters
+        self.places = starts_of(named)
 
         def dense(name: str) -> Dense | None:
-            if f"{name}.weight" not in shapes:
+            if f"{name}.weight" not in named:
                 return None
-            outputs, inputs = shapes[f"{name}.weight"]
+            outputs, inputs = named[f"{name}.weight"].shape
             return Dense(self.places[f"{name}.weight"], self.places[f"{name}.bias"], inputs, outputs)
 
         self.embed, self.head, self.static, self.future = map(dense, ("embed", "head", "static", "future"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +15,7 @@ from numbarnn.cuda.functions import equations
 from numbarnn.cuda.noise import Drawn, Noise, noise_of
 from numbarnn.cuda.program import Program
 from numbarnn.kernels.between import MERGES
+from numbarnn.parameters import starts_of
 
 if TYPE_CHECKING:
     from numbarnn.recurrent import Recurrent
@@ -236,9 +236,7 @@ class Layers:
 
     def _find_parameters(self, recurrent: Recurrent) -> list[list[dict[str, int]]]:
         """Return where each parameter of each direction begins; "units" is where those of single units do."""
-        shapes = {name: array.shape for name, array in recurrent.parameters.items()}
-        starts = dict(zip(shapes, np.cumsum([0, *map(math.prod, shapes.values())]).tolist(), strict=False))
-        end, places = sum(map(math.prod, shapes.values())), []
+        starts, end, places = starts_of(recurrent.parameters), recurrent.n_parameters, []
         for k in range(recurrent.num_layers):
             layer = []
             for suffix in (f"_l{k}", f"_l{k}_reverse")[: self.per_layer]:

@@ -17,6 +17,7 @@ from numbarnn.cuda.driver import DeviceMemoryError, download, empty, free_bytes,
 from numbarnn.cuda.layers import Layers, Shape, Way, check_options
 from numbarnn.cuda.noise import noise_of
 from numbarnn.cuda.program import Program
+from numbarnn.parameters import starts_of
 
 if TYPE_CHECKING:
     from numbarnn.network import Network
@@ -285,8 +286,8 @@ class DeviceNetwork:
 
     def _lay_out(self, network: Network) -> None:
         """Find where each parameter is."""
-        shapes = {name: values.shape for name, values in network.named_parameters.items()}
-        starts = dict(zip(shapes, np.cumsum([0, *map(math.prod, shapes.values())]).tolist(), strict=False))
+        named = network.named_parameters
+        starts = starts_of(named)
         config, layers = self.config, self.layers
 
         def dense(prefix: str, sizes: list[int], names: list[str]) -> list[Dense]:
@@ -311,7 +312,7 @@ class DeviceNetwork:
         self.learned, position = [], 0
         if config["initial_state"] == "learned":
             for name in network.recurrent.cell.states:
-                at, (many, H) = starts[f"initial_state.{name}"], shapes[f"initial_state.{name}"]
+                at, (many, H) = starts[f"initial_state.{name}"], named[f"initial_state.{name}"].shape
                 self.learned.append((at, position, H, many))
                 position += many * H
 
