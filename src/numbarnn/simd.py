@@ -529,20 +529,17 @@ TILE_SHAPES += [(1, vectors, 2) for vectors in (4, 1)]
 TILE_SHAPES += [(4, 4, 1)] if REGISTERS == 32 else []  # what is left of 16, 32 or 64 rows
 
 
-def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add, ahead):
+def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add, next_at):
     """Emit the loops of one tile; the accumulators live in registers once LLVM has promoted them."""
     a_start, w_start, c_start = pointers
-    a_row, a_block, a_k, w_k, c_row = strides
+    a_row, a_block, a_k, w_k, c_row, next_k = strides
     cells = [(r, v) for r in range(n_rows) for v in range(n_vectors)]
-    sums = [{cell: cgutils.alloca_once(builder, vector) for cell in cells} for _ in range(n_sums)]
+    zero = _constant(vector, 0.0)
+    sums = [{cell: cgutils.alloca_once_value(builder, zero) for cell in cells} for _ in range(n_sums)]
     outputs = {
         (r, v): builder.gep(c_start, [builder.add(builder.mul(i64(r), c_row), i64(v * vector.count))])
         for r, v in cells
     }
-    zero = _constant(vector, 0.0)
-    for partial in sums:
-        for cell in cells:
-            builder.store(zero, partial[cell])
     with builder.if_then(add):
         for cell in cells:
             builder.store(_load(builder, outputs[cell], vector), sums[0][cell])
@@ -550,10 +547,10 @@ def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, bl
     # running offsets and one pointer a row: the loop body is loads and products, no index arithmetic
     starts = [builder.gep(a_start, [builder.mul(i64(r), a_row)]) for r in range(n_rows)]
     a_offset, w_offset = (cgutils.alloca_once_value(builder, i64(0)) for _ in range(2))
-    builder.store(i64(0), w_offset)
+    next_offset = cgutils.alloca_once_value(builder, next_at)
 
     def multiply_add(partial):
-        a_now, w_now = builder.load(a_offset), builder.load(w_offset)
+        a_now, w_now, next_now = map(builder.load, (a_offset, w_offset, next_offset))
         w_pointer = builder.gep(w_start, [w_now])
 
         def broadcast(r):
@@ -564,7 +561,9 @@ def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, bl
 
         # the operands of the shorter side are all kept, those of the longer come one at a time
         order = [(r, v) for v in range(n_vectors) for r in range(n_rows)] if n_rows < n_vectors else cells
-        _prefetch(builder, builder.gep(w_pointer, [ahead]))
+        if n_rows > 2:
+            _prefetch(builder, builder.gep(w_start, [next_now]))
+            builder.store(builder.add(next_now, next_k), next_offset)
         left, right = cache(broadcast), cache(operand)
         for r, v in order:
             builder.store(_fma(builder, left(r), right(v), builder.load(partial[r, v])), partial[r, v])
@@ -590,24 +589,24 @@ def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, bl
 @intrinsic
 def tile(
     typingctx, rows, vectors, sums, add,
-    a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row, ahead,
+    a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row, next_at, next_k,
 ):
     """Set C (rows x vectors) to (C if add else 0) + A (rows x blocks*depth) @ W (blocks*depth x vectors).
 
     (rows, vectors, sums) is one of TILE_SHAPES. C[r, v] lies at c_at + r c_row + v lanes, A[r, (b, k)] at
-    a_at + r a_row + b a_block + k a_k, and W[(b, k), v] at w_at + (b depth + k) w_k + v lanes. What lies
-    `ahead` elements behind each row of W is brought nearer.
+    a_at + r a_row + b a_block + k a_k, and W[(b, k), v] at w_at + (b depth + k) w_k + v lanes. What is
+    read next is brought nearer, with row (b, k) of W what lies next_at + (b depth + k) next_k behind w_at.
     """
     n = types.intp
-    sig = types.void(n, n, n, types.boolean, a, n, n, n, n, w, n, n, n, n, c, n, n, n)
+    sig = types.void(n, n, n, types.boolean, a, n, n, n, n, w, n, n, n, n, c, n, n, n, n)
 
     def emit(context, builder, sig, args):
         (rows, vectors, sums, add,
-         a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row, ahead) = args
+         a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row, next_at, next_k) = args
         vector = _llvm_vector(sig.args[4].dtype)
         places = ((sig.args[4], a, a_at), (sig.args[9], w, w_at), (sig.args[14], c, c_at))
         pointers = [_address(context, builder, *place) for place in places]
-        strides = (a_row, a_block, a_k, w_k, c_row)
+        strides = (a_row, a_block, a_k, w_k, c_row, next_k)
 
         def code(rows, vectors, sums):
             return rows * 16 + vectors * 2 + sums
@@ -620,7 +619,7 @@ def tile(
             switch.add_case(i64(code(n_rows, n_vectors, n_sums)), block)
             builder.position_at_end(block)
             shape = n_rows, n_vectors, n_sums
-            _emit_tile(builder, *shape, vector, pointers, strides, blocks, depth, add, ahead)
+            _emit_tile(builder, *shape, vector, pointers, strides, blocks, depth, add, next_at)
             builder.branch(done)
         builder.position_at_end(done)
         return context.get_dummy_value()

@@ -52,7 +52,6 @@ def _gemm(
     vectors, rows, sums, add, a, a_at, a_row, a_block, a_k, w, w_at, w_k, blocks, depth, c, c_at, c_row
 ):
     lanes = lanes_of(c)
-    behind = blocks * depth * w_k  # where the next panel of W lies, if any: each tile brings one of its lines
     width = 3 if vectors % 4 != 0 and vectors % 3 == 0 and sums != ALONE else 4
     v = 0
     while v < vectors:
@@ -60,8 +59,11 @@ def _gemm(
         if sums == ALONE and n_vectors < 4:
             n_vectors = 1
         most = TILE_ROWS_TABLE[n_vectors]
+        # each tile brings its share of the panel of W that lies behind this one: memory answers a steady
+        # stream, and would keep bursts waiting
+        share = w_k * most // rows if rows > most else w_k
+        next_at = blocks * depth * w_k
         r = 0
-        line = 0
         while r < rows:
             left = rows - r
             if sums == ALONE:
@@ -73,9 +75,9 @@ def _gemm(
                 n_rows = most if left >= most and (left != 4 or most != 3) else min(left, 2)
             tile(n_rows, n_vectors, sums, add, a, a_at + r * a_row, a_row, a_block, a_k,
                  w, w_at + v * lanes, w_k, blocks, depth, c, c_at + r * c_row + v * lanes, c_row,
-                 behind + line * lanes)
+                 next_at, share)
             r += n_rows
-            line = line + 1 if line + 1 < n_vectors else 0
+            next_at += blocks * depth * share
         v += n_vectors
 
 
