@@ -569,6 +569,19 @@ class TestGoingOn:
         assert (forecaster.predict(context=y) != first).any()
         np.testing.assert_array_equal(forecaster.predict(), forecaster.predict(context=y[:150]))
 
+    def test_partial_fit_of_some_series_changes_the_vectors_of_these(self):
+        columns = {name: values for name, values in long_columns().items() if name != "promotion"}
+        only = columns["shop"] == "a"
+        forecaster, touched = quick(series_embedding=2, **LONG).fit(columns), []
+
+        def record(info):
+            if info["event"] == "batch":  # gradients, as Adam moves on what it moved before
+                touched.append(info["network"]._store["series"][1].any(axis=1))
+
+        forecaster.set_params(callbacks=record)
+        forecaster.partial_fit({name: values[only] for name, values in columns.items()})
+        np.testing.assert_array_equal(np.any(touched, axis=0), [key == "a" for key in forecaster.ids_])
+
     def test_averaged_weights(self):
         y, updates = waves(), []
 
