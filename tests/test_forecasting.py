@@ -109,6 +109,15 @@ class TestForecast:
         np.testing.assert_allclose(forecaster.predict(7), np.concatenate([first, second])[:7], rtol=1e-5)
         np.testing.assert_array_equal(forecaster.predict(3), first[:3])
 
+    @pytest.mark.parametrize("unit", [2.0**540, 2.0**-600])
+    def test_the_unit_changes_nothing_where_squares_are_beyond_float64(self, unit):
+        y, X = waves(), np.sin(np.arange(204))[:, np.newaxis]
+        found, expected = (
+            np.divide(quick().fit(scale * y, scale * X[:200]).predict(X=scale * X[200:], level=80), scale)
+            for scale in (unit, 1.0)
+        )
+        np.testing.assert_array_equal(found, expected)
+
     def test_the_future_changes_no_forecast(self):
         y = waves()
         changed = y.copy()
