@@ -15,15 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .tables import (
-    Table,
-    constant_offset,
-    frame_library,
-    parquet_library,
-    read_table,
-    wall_times,
-    write_table,
-)
+from .tables import Table, frame_library, parquet_library, read_table, write_table
+from .zones import constant_offset, wall_times
 
 __all__ = ["add_commands"]
 
