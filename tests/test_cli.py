@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import numbarnn
-from numbarnn import bench, demo, forecasting, tables
+from numbarnn import bench, demo, forecasting, tables, zones
 from numbarnn.cli import main
 from numbarnn.training import Trainer
 
@@ -154,10 +154,11 @@ def test_what_is_raised_becomes_a_line(capsys, monkeypatch, error, status, words
     assert words in capsys.readouterr().err
 
 
-class Naive:
+class Naive(numbarnn.RNNForecaster):
     """In place of the forecaster: the last value, with what it was given kept for the test to see."""
 
     def __init__(self, horizon, **parameters):
+        super().__init__(horizon, **parameters)
         self.parameters = {"horizon": horizon, **parameters}
         Naive.last = self
 
@@ -260,12 +261,12 @@ def test_one_series_whose_columns_can_only_mean_one_thing(naive, tmp_path, capsy
 def test_ids_of_a_csv_file_come_out_as_they_went_in(naive, tmp_path, capsys, option):
     path = tmp_path / "a.csv"
     ids = ["1e3", "1000", "007", "2024-01", "1180591620717411303424", "12"]
-    lines = [f"{each},2024-01-{day:02},{day}" for each in ids for day in (1, 2)]
-    path.write_text("\n".join([f"{'shop' if option else 'unique_id'},ds,y", *lines]))
+    lines = [f"{each},2024-01-{day:02},{day},0" for each in ids for day in (1, 2)]
+    path.write_text("\n".join([f"{'shop' if option else 'unique_id'},ds,y,promo", *lines]))
     future = tmp_path / "future.csv"
     future.write_text("\n".join(["unique_id,shop,ds,promo", *(f"{i},{i},2024-01-03,1" for i in ids)]))
-    arguments = ["forecast", str(path), "--horizon", "1", "--quiet", "--future", str(future), *option]
-    assert main(arguments) == 0
+    arguments = ["forecast", str(path), "--horizon", "1", "--quiet", "--future-covariates", "promo"]
+    assert main([*arguments, "--future", str(future), *option]) == 0
     assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]] == ids
     assert naive.last.X[option[1] if option else "unique_id"].tolist() == ids
 
@@ -310,23 +311,25 @@ def test_parquet_of_pandas_and_with_a_zone(tmp_path, monkeypatch, library):
     assert found.zones == {"time": "Europe/Berlin"}
 
 
-def write_times(path, times, name="y"):
-    path.write_text("\n".join([f"ds,{name}", *(f"{time},{i}" for i, time in enumerate(times))]))
+def write_times(path, times, *names):
+    lines = [f"{time}{f',{i}' * len(names)}" for i, time in enumerate(times)]
+    path.write_text("\n".join([",".join(["ds", *names]), *lines]))
 
 
 def test_one_offset_is_kept(naive, tmp_path, capsys):
     path = tmp_path / "a.csv"
-    write_times(path, [f"2024-07-{day:02} 00:00:00+02:00" for day in (1, 2, 3)])
+    write_times(path, [f"2024-07-{day:02} 00:00:00+02:00" for day in (1, 2, 3)], "y", "promo")
     future = tmp_path / "future.csv"
     write_times(future, ["2024-07-03T22:00Z"], "promo")
-    arguments = ["forecast", str(path), "--horizon", "1", "--quiet"]
-    assert main([*arguments, "--future", str(future), "--plot", str(tmp_path / "a.svg")]) == 0
+    arguments = ["forecast", str(path), "--target", "y", "--horizon", "1", "--quiet"]
+    arguments += ["--future-covariates", "promo", "--future", str(future)]
+    assert main([*arguments, "--plot", str(tmp_path / "a.svg")]) == 0
     assert capsys.readouterr().out.splitlines() == ["ds,RNNForecaster", "2024-07-04 00:00:00+02:00,2"]
     # the calendar sees what clocks show
     assert naive.last.y["ds"].astype(str).tolist() == [f"2024-07-0{day}T00:00:00.000000" for day in (1, 2, 3)]
     assert naive.last.X["ds"].astype(str).tolist() == ["2024-07-04T00:00:00.000000"]
     write_times(future, ["2024-07-04"], "promo")
-    line = failure(capsys, [*arguments, "--future", str(future)])
+    line = failure(capsys, arguments)
     assert "future.csv has no zone; expected a zone or an offset from UTC, as in" in line
     line = failure(capsys, [*arguments, "--timezone", "Mars"])
     assert "'Mars' is no time zone such as Europe/Berlin" in line
@@ -334,8 +337,8 @@ def test_one_offset_is_kept(naive, tmp_path, capsys):
 
 def test_a_zone_that_is_not_known():
     with pytest.raises(ValueError, match="time zone 'Mars/Base' is not known here"):
-        tables.constant_offset("Mars/Base")
-    assert tables.constant_offset("UTC") == np.timedelta64(0)
+        zones.constant_offset("Mars/Base")
+    assert zones.constant_offset("UTC") == np.timedelta64(0)
 
 
 def test_timezone_needs_times_that_have_one(naive, sales, capsys):
@@ -349,7 +352,7 @@ def test_local_days_across_summer_time(tmp_path, capsys, monkeypatch, library):
     pytest.importorskip(library)
     path = tmp_path / "a.csv"
     days = [f"2024-{month:02}-{day:02}" for month, n in ((2, 29), (3, 31)) for day in range(1, n + 1)]
-    write_times(path, [f"{day} 00:00:00+01:00" for day in days] + ["2024-04-01 00:00:00+02:00"])
+    write_times(path, [f"{day} 00:00:00+01:00" for day in days] + ["2024-04-01 00:00:00+02:00"], "y")
     short = ["--horizon", "2", "--hidden", "4", "--epochs", "1", "--jobs", "1", "--quiet", "--calendar"]
     arguments = [str(path), *short]
     line = failure(capsys, ["forecast", *arguments])
@@ -431,7 +434,8 @@ def test_backtest(naive, sales, tmp_path, capsys):
         (["--horizon", "2", "--out", "no/folder/x.csv"], ["x.csv", "folder must exist", "--out"]),
         (["--horizon", "2", "--out", "x.xls"], ["--out must end in .csv or .parquet"]),
         (["--horizon", "2", "--plot", "x.doc"], ["--plot must end in one of", ".png"]),
-        (["--horizon", "2", "--future", "none.csv"], ["none.csv"]),
+        (["--horizon", "2", "--future", "a.csv"], ["--future a.csv was given, but no --future-covariates"]),
+        (["--horizon", "2", "--future-covariates", "promo", "--future", "none.csv"], ["none.csv"]),
     ],
 )
 def test_errors_of_forecast(naive, sales, capsys, monkeypatch, tmp_path, arguments, words):
@@ -465,14 +469,18 @@ def test_progress_and_warnings_do_not_mix_with_the_table(small, capsys):
             "one row for each of the 2 steps after the end of every series, with a number in",
         ),
         (["a,2024-01-31,1"] * 2, "has unique_id='a', ds=2024-01-31 twice"),
+        (
+            ["a,2024-01-31,", "a,2024-02-01,", "\u00e9,2024-01-31,1", "\u00e9,2024-02-01,1"],
+            "was NaN in 2 of 4 rows, the first unique_id='a', ds=2024-01-31; expected a number for each of",
+        ),
     ],
 )
-def test_errors_of_the_future_name_the_file(small, tmp_path, capsys, rows, words):
+def test_errors_of_the_future_name_the_file_before_any_training(small, tmp_path, capsys, rows, words):
     future = tmp_path / "next.csv"
-    future.write_text("\n".join(["unique_id,ds,promo", *rows]))
-    arguments = ["forecast", *small, "--future-covariates", "promo", "--future", str(future), "--quiet"]
-    line = failure(capsys, arguments)
-    assert words in line and f"error: --future {future} " in line and "make_future" not in line
+    future.write_text("\n".join(["unique_id,ds,promo", *rows]), encoding="utf-8")
+    # a training would show its progress, a line before that of the error
+    line = failure(capsys, ["forecast", *small, "--future-covariates", "promo", "--future", str(future)])
+    assert words in line and f"--future {future} " in line and "make_future" not in line
 
 
 def test_errors_of_the_forecaster_name_options(small, capsys):

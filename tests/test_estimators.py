@@ -537,10 +537,10 @@ def test_partial_fit_that_failed_has_drawn_nothing(data):
     X, y = data
     model = RNNRegressor(**SMALL, num_layers=2, dropout=0.5).fit(X, y)
     copy = pickle.loads(pickle.dumps(model))
-    wild = y.copy()
+    wild = X.copy()
     wild[20:] = 1e30
     with pytest.raises(FloatingPointError):
-        model.partial_fit(X, wild)
+        model.partial_fit(wild, y)
     assert_array_equal(model.partial_fit(X, y).predict(X), copy.partial_fit(X, y).predict(X))
 
 
@@ -565,6 +565,8 @@ BAD_INPUT = {
     "nan in y": ("y", lambda X, y: bad(X, np.where(y > 0, np.nan, y))),
     "inf in y": ("y", lambda X, y: bad(X, np.where(y > 0, np.inf, y))),
     "too large y": ("y", lambda X, y: bad(X, y * 1e300)),
+    "too large squares of y": (r"^y had values up to .*e\+20 in size, where squared_error is infinite",
+                               lambda X, y: bad(X, y * 1e20)),
     "nan in weight": ("sample_weight", lambda X, y: bad(X, y, sample_weight=np.where(y > 0, np.nan, 1))),
     "inf in weight": ("sample_weight", lambda X, y: bad(X, y, sample_weight=np.where(y > 0, np.inf, 1))),
     "negative weight": ("sample_weight", lambda X, y: bad(X, y, sample_weight=np.sign(y))),
@@ -718,10 +720,10 @@ def test_a_fit_that_fails_leaves_the_estimator_as_it_was(data, method, warm_star
     X, y = data
     model = RNNRegressor(**SMALL, warm_start=warm_start).fit(X, y)
     before, state = model.predict(X), model._optimizer.state.copy()
-    wild = y.copy()
+    wild = X.copy()
     wild[20:] = 1e30  # some batches are learned before one overflows
     with pytest.raises(FloatingPointError, match="learning_rate_init"):
-        getattr(model, method)(X, wild)
+        getattr(model, method)(wild, y)
     assert_array_equal(model.predict(X), before)
     assert_array_equal(model._optimizer.state, state)
     assert model.n_iter_ == len(model.loss_curve_) == 3

@@ -109,6 +109,15 @@ class TestForecast:
         np.testing.assert_allclose(forecaster.predict(7), np.concatenate([first, second])[:7], rtol=1e-5)
         np.testing.assert_array_equal(forecaster.predict(3), first[:3])
 
+    @pytest.mark.parametrize("unit", [2.0**540, 2.0**-600])
+    def test_the_unit_changes_nothing_where_squares_are_beyond_float64(self, unit):
+        y, X = waves(), np.sin(np.arange(204))[:, np.newaxis]
+        found, expected = (
+            np.divide(quick().fit(scale * y, scale * X[:200]).predict(X=scale * X[200:], level=80), scale)
+            for scale in (unit, 1.0)
+        )
+        np.testing.assert_array_equal(found, expected)
+
     def test_the_future_changes_no_forecast(self):
         y = waves()
         changed = y.copy()
@@ -568,6 +577,19 @@ class TestGoingOn:
         assert forecaster.n_iter_ == 3
         assert (forecaster.predict(context=y) != first).any()
         np.testing.assert_array_equal(forecaster.predict(), forecaster.predict(context=y[:150]))
+
+    def test_partial_fit_of_some_series_changes_the_vectors_of_these(self):
+        columns = {name: values for name, values in long_columns().items() if name != "promotion"}
+        only = columns["shop"] == "a"
+        forecaster, touched = quick(series_embedding=2, **LONG).fit(columns), []
+
+        def record(info):
+            if info["event"] == "batch":  # gradients, as Adam moves on what it moved before
+                touched.append(info["network"]._store["series"][1].any(axis=1))
+
+        forecaster.set_params(callbacks=record)
+        forecaster.partial_fit({name: values[only] for name, values in columns.items()})
+        np.testing.assert_array_equal(np.any(touched, axis=0), [key == "a" for key in forecaster.ids_])
 
     def test_averaged_weights(self):
         y, updates = waves(), []

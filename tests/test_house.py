@@ -32,10 +32,11 @@ ARROWS = {
     "validation": [],
     "training": ["network", "losses", "optimizers", "schedules", "validation"],
     "estimators": ["training"],
-    "forecasting": ["training"],
+    "forecasting": ["training", "zones"],
     "datasets": [],
     "plotting": [],
-    "tables": [],
+    "tables": ["zones"],
+    "zones": [],
 }
 # These stand on top: they may import everything, and nobody imports them.
 ROOF = {"__init__", "__main__", "bench", "cli", "demo", "forecasting_cli", "interop", "serialization"}

@@ -110,13 +110,16 @@ def test_the_penalty_is_on_weights_over_the_number_of_samples(rng):
 @pytest.mark.parametrize("sequences", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("ragged", [False, True])
-def test_evaluate_does_not_depend_on_the_batch_size(rng, sequences, weighted, ragged):
+def test_the_mean_loss_does_not_depend_on_the_batch_size(rng, sequences, weighted, ragged):
     lengths = rng.integers(1, 6, 40) if ragged else None
     weight = rng.uniform(0.5, 1.5, 40) if weighted else None
     network, source = problem(rng, sequences=sequences, lengths=lengths, weight=weight)
     whole, parts = np.zeros((2, network.parameters.size))
     assert_allclose(evaluate(network, LOSS, source, 40, whole), evaluate(network, LOSS, source, 7, parts))
     assert_allclose(whole, parts, rtol=1e-9, atol=1e-12)
+    trainer = Trainer(loss=LOSS, rng=rng, batch_size=7)
+    shown, _ = trainer.epoch(network, optimizer_for(network, "sgd"), source, 0.0)  # that learns nothing
+    assert_allclose(shown, evaluate(network, LOSS, source, 40))
 
 
 def test_the_loss_is_the_mean_over_valid_steps(rng):

@@ -15,15 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .tables import (
-    Table,
-    constant_offset,
-    frame_library,
-    parquet_library,
-    read_table,
-    wall_times,
-    write_table,
-)
+from .tables import Table, frame_library, parquet_library, read_table, write_table
+from .zones import constant_offset, wall_times
 
 __all__ = ["add_commands"]
 
@@ -161,13 +154,19 @@ def _forecast(arguments: argparse.Namespace) -> None:
             f"--future-covariates {names} must be known for the {arguments.horizon} steps to come: give them "
             "with --future FILE"
         )
+    if arguments.future and not arguments.future_covariates:
+        raise ValueError(
+            f"--future {arguments.future} was given, but no --future-covariates; name its columns with them"
+        )
     data, names, zone = _read(arguments)
     time, future = names["time"], None
     if arguments.future:
         future = _for_forecaster(_read_future(arguments, data, names, zone), time, zone)
     with _own_words(arguments):
-        forecaster = _make_forecaster(arguments, names).fit(_for_forecaster(data, time, zone))
-        table = _from_forecaster(forecaster.predict(X=future, level=arguments.level), time, zone)
+        forecaster, y = _make_forecaster(arguments, names), _for_forecaster(data, time, zone)
+        if arguments.future:
+            _check_future(forecaster, y, future)
+        table = _from_forecaster(forecaster.fit(y).predict(X=future, level=arguments.level), time, zone)
     _write(table, arguments, {} if zone is None else {time: zone})
     if arguments.plot:
         if zone is not None:
@@ -372,6 +371,15 @@ def _read_future(
             f"{having[zone is not None]}, as in {arguments.file}"
         )
     return future
+
+
+def _check_future(forecaster: Any, y: Any, future: Any) -> None:
+    """Find out before the training whether all is there that the forecast will ask for."""
+    from .forecasting.preparation import read_training
+    from .forecasting.series import read_future
+
+    known, _, form = read_training(forecaster, y, None, None, None)
+    read_future(future, known, forecaster.horizon, form)
 
 
 def _says_number(text: str) -> bool:

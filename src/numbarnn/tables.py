@@ -7,21 +7,20 @@ import os
 import re
 import sys
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from .zones import constant_offset, read_zone
+
 __all__ = [
     "Table",
-    "constant_offset",
     "frame_library",
     "parquet_library",
     "read_table",
-    "wall_times",
     "write_table",
 ]
 
@@ -223,72 +222,6 @@ def _spell_offset(offset: timedelta) -> str:
     return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
 
 
-def _read_zone(name: str) -> tzinfo:
-    """Read the name of a zone, or an offset such as +02:00."""
-    if name == "UTC":
-        return UTC  # also where there is no data base of zones
-    if name[:1] in ("+", "-"):
-        return datetime.strptime(name, "%z").tzinfo
-    try:
-        return ZoneInfo(name)
-    except LookupError as error:
-        raise ValueError(
-            f"the time zone {name!r} is not known here; expected one such as Europe/Berlin "
-            "(where the system has none: pip install tzdata)"
-        ) from error
-
-
-def constant_offset(zone: str) -> np.timedelta64 | None:
-    """Return how far clocks of a zone are ahead of UTC, if they never change.
-
-    Parameters
-    ----------
-    zone : str
-        A name, or an offset such as "+02:00".
-
-    Returns
-    -------
-    timedelta64[us] or None
-
-    Examples
-    --------
-    >>> from numbarnn.tables import constant_offset
-    >>> str(constant_offset("+02:00").astype("m8[h]")), constant_offset("Europe/Berlin")
-    ('2 hours', None)
-    """
-    offset = _read_zone(zone).utcoffset(None)
-    return None if offset is None else np.timedelta64(offset).astype("m8[us]")
-
-
-def wall_times(times: np.ndarray, zone: str) -> np.ndarray:
-    """Return what clocks of a zone show.
-
-    Parameters
-    ----------
-    times : ndarray of datetime64
-        In UTC.
-    zone : str
-
-    Returns
-    -------
-    ndarray of datetime64[us]
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from numbarnn.tables import wall_times
-    >>> wall_times(np.array(["2024-03-31T00", "2024-03-31T01"], "M8[h]"), "Europe/Berlin").astype("M8[h]")
-    array(['2024-03-31T01', '2024-03-31T03'], dtype='datetime64[h]')
-    """
-    return np.array([clock.replace(tzinfo=None) for clock in _clocks(times, zone)], "M8[us]")
-
-
-def _clocks(times: np.ndarray, zone: str) -> list[datetime]:
-    """Return times in UTC as times of a zone."""
-    there = _read_zone(zone)
-    return [time.replace(tzinfo=UTC).astimezone(there) for time in times.astype("M8[us]").tolist()]
-
-
 def parquet_library() -> str:
     """Return which installed library reads and writes Parquet.
 
@@ -428,8 +361,8 @@ def _write_rows(file: TextIO, names: list[str], columns: list[list[str]]) -> Non
 def _print(values: np.ndarray, zone: str | None = None) -> list[str]:
     """Write a column's values: dates without a time where all are midnight, numbers to ten digits."""
     if zone is not None:
-        times = _clocks(values, zone)
-        return [time.isoformat(sep=" ") for time in times]
+        there, times = read_zone(zone), values.astype("M8[us]").tolist()
+        return [time.replace(tzinfo=UTC).astimezone(there).isoformat(sep=" ") for time in times]
     if values.dtype.kind == "M":
         days = values.astype("datetime64[D]")
         if (days == values).all():

@@ -356,26 +356,26 @@ class Trainer:
         Returns
         -------
         loss : float
-            Mean over the samples shown.
+            Mean over the samples (or valid steps) shown.
         stopped : {"", "callback", "interrupted"}
             Why training is to end; empty if it is not.
         """
-        n, seen = data.n_samples, 0
+        n = data.n_samples
         # one batch is the same in any order
         shuffled = self.shuffle and n > self.batch_size
         order = self.rng.permutation(n) if shuffled else np.arange(n)
         decay = self.alpha * network.penalized.astype(network.dtype) if self.alpha else None
         squares = np.empty_like(network.gradients)
         starts = range(0, n, self.batch_size)
-        total, stopped = 0.0, ""
+        total, seen, stopped = 0.0, 0, ""
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is looked for
             for batch, start in enumerate(starts):
                 indices = order[start : start + self.batch_size]
-                loss = self._gradient(network, data, indices, decay)
+                loss, count = self._gradient(network, data, indices, decay)
                 optimizer.update(network.parameters, network.gradients, rate, self._clip(network, squares))
                 average.update(network.parameters)
-                total += loss * len(indices)
-                seen += len(indices)
+                total += loss * count
+                seen += count
                 info = {
                     "epoch": epoch, "batch": batch, "n_batches": len(starts), "loss": loss,
                     "learning_rate": rate, "network": network,
@@ -386,10 +386,11 @@ class Trainer:
         return total / seen, stopped
 
     def _gradient(self, network, data, indices, decay):
-        """Loss of a batch; its gradient goes to ``network.gradients``."""
+        """Loss of a batch, and what it is the mean of; its gradient goes to ``network.gradients``."""
         x, y, sample_weight, lengths = data.gather(indices)
         raw = network.forward(x, lengths, training=True)
-        loss, draw = self.loss(y, raw, _shares(raw, sample_weight, lengths)[0])
+        shares, count = _shares(raw, sample_weight, lengths)
+        loss, draw = self.loss(y, raw, shares)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the training loss became {loss}: {WHAT_TO_TRY}")
         network.backward(draw)
@@ -398,7 +399,7 @@ class Trainer:
             gradients = network.gradients
             gradients += penalty
             loss += 0.5 * float(penalty @ network.parameters)
-        return loss
+        return loss, count
 
     def _clip(self, network, squares):
         """Return the factor that brings the gradient's norm down to `max_grad_norm`."""

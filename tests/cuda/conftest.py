@@ -65,3 +65,25 @@ def path(request, monkeypatch):
     if request.param == "library":
         monkeypatch.setattr("numbarnn.cuda.directions.plan", lambda *arguments: None)
     return request.param
+
+
+@pytest.fixture
+def see_the_same():
+    """Compare what callbacks see of ``fit(device, callback)`` on both devices, until the fifth ends it."""
+
+    def compare(fit):
+        seen = {"cuda": [], "cpu": []}
+        for device, events in seen.items():
+
+            def note(info, events=events):
+                events.append((info["event"], info["loss"], info["network"].parameters.copy()))
+                return len(events) == 5
+
+            fit(device, note)
+        assert len(seen["cuda"]) == len(seen["cpu"]) == 5
+        for found, expected in zip(*seen.values(), strict=True):
+            assert found[0] == expected[0]
+            np.testing.assert_allclose(found[1], expected[1], rtol=1e-10)
+            np.testing.assert_allclose(found[2], expected[2], atol=1e-10)
+
+    return compare

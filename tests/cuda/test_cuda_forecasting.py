@@ -217,20 +217,15 @@ def test_partial_fit_goes_on():
     assert_alike(found, expected)
 
 
-def test_callbacks_see_what_they_see_on_the_cpu():
-    seen = {"cuda": [], "cpu": []}
-    for device, events in seen.items():
+def test_partial_fit_of_some_series_is_as_on_the_cpu():
+    data, _ = frame(30, 40)
+    some = {name: values[30:] for name, values in data.items()}
+    found, expected = (make(device, series_embedding=2).fit(data) for device in ("cuda", "cpu"))
+    assert_alike(found.partial_fit(some), expected.partial_fit(some))
 
-        def note(info, events=events):
-            events.append((info["event"], info["loss"], info["network"].parameters.copy()))
-            return len(events) == 5
 
-        make(device, callbacks=note, samples_per_epoch=30).fit(Y)
-    assert len(seen["cuda"]) == len(seen["cpu"]) == 5
-    for found, expected in zip(*seen.values(), strict=True):
-        assert found[0] == expected[0]
-        assert np.isclose(found[1], expected[1], rtol=1e-10)
-        np.testing.assert_allclose(found[2], expected[2], atol=1e-10)
+def test_callbacks_see_what_they_see_on_the_cpu(see_the_same):
+    see_the_same(lambda device, note: make(device, callbacks=note, samples_per_epoch=30).fit(Y))
 
 
 def test_series_are_on_the_device_once_and_windows_nowhere(monkeypatch):

@@ -392,7 +392,7 @@ class _Session:
         if norm is not None:
             program.launch(sums, BLOCKS, THREADS, n, 1, network.gradients, self._partials, 2 * BLOCKS)
         bounds = int(norm is not None), float(norm or 0)
-        program.launch(_decide, 1, 1, B, *bounds, self._partials, data.control, self._scale)
+        program.launch(_decide, 1, 1, *bounds, self._partials, self._count, data.control, self._scale)
         gradients = network.parameters, network.gradients
         self._optimizer.add(program, n, *gradients, data.control, self._scale)
         if self._average is not None:
@@ -423,7 +423,7 @@ def _penalize(n, factor, penalized, p, g, products):
 
 
 @cuda.jit
-def _decide(B, bounded, bound, partials, control, scale):
+def _decide(bounded, bound, partials, count, control, scale):
     """Count a batch, and decide how its gradient is scaled; what is not finite ends training."""
     if cuda.grid(1) == 0 and control[FAILED] == 0:
         loss, penalty, square = 0.0, 0.0, 0.0
@@ -445,8 +445,8 @@ def _decide(B, bounded, bound, partials, control, scale):
         else:
             loss += 0.5 * penalty
             control[LOSS] = loss
-            control[TOTAL] += loss * B
-            control[SEEN] += B
+            control[TOTAL] += loss * count[0]
+            control[SEEN] += count[0]
         scale[0] = factor
 
 

@@ -244,12 +244,12 @@ def window_futures(n, control, rows, origins, offsets, future, out):
 
 
 @cuda.jit
-def window_series(n, control, rows, series, static, number, out):
-    """Take the number of each sample's row, and the static covariates of its series (B, S)."""
+def window_series(n, control, rows, series, identity, static, number, out):
+    """Take the number in the embedding of each sample's row, and its series' static covariates (B, S)."""
     start = int(control[0]) * n.size
     for i in range(cuda.grid(1), n.B * max(n.S, 1), cuda.gridsize(1)):
         row = rows[start + i // max(n.S, 1)]
-        number[i // max(n.S, 1)] = row
+        number[i // max(n.S, 1)] = identity[row]
         if n.S > 0:
             out[i] = static[series[row] * n.S + i % n.S]
 
@@ -286,6 +286,7 @@ class DeviceWindows:
         self._target = self._bring(found.target)
         self._places = self._bring(found.step0), self._bring(found.first)
         self._offsets, self._series = self._bring(found.offsets), self._bring(found.series)
+        self._identity = self._bring(found.identity)
         kinds = found.past, found.future, found.static
         self._past, self._future, self._static = (self._bring(each) for each in kinds)
         self._widths = [0 if each is None else each.shape[1] for each in kinds]
@@ -336,8 +337,8 @@ class DeviceWindows:
         if n.F and not n.ahead:
             arrays = *chosen, self._offsets, self._future, way.future
             program.each(window_futures, n.B * n.m * n.decode * n.F, n, *arrays)
-        arrays = self.control, self._rows, self._series, self._static, way.series, way.static
-        program.each(window_series, n.B * max(n.S, 1), n, *arrays)
+        arrays = self._rows, self._series, self._identity, self._static, way.series, way.static
+        program.each(window_series, n.B * max(n.S, 1), n, self.control, *arrays)
 
     def _scales(self, program: Program, n: Cut) -> tuple[Any, Any]:
         """Add what finds centre and scale of the windows, and return where they are."""

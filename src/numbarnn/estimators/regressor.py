@@ -105,6 +105,13 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
                 y, x, lengths, valid, self.return_sequences, self.dtype
             )
             loss.check(y)
+            with np.errstate(over="ignore", invalid="ignore"):
+                untrained, _ = loss(y, np.zeros((*y.shape[:-1], loss.n_raw(y.shape[-1])), y.dtype))
+            if not np.isfinite(untrained):
+                raise ValueError(
+                    f"y had values up to {np.abs(y).max():.3g} in size, where {self.loss} is infinite in "
+                    f"{y.dtype}; expected smaller ones: divide them by a constant"
+                )
         if reset:
             self._flat, self.n_outputs_ = flat, y.shape[-1]
         return y, weight, y.shape[-1]

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from numbarnn.zones import wall_times
+
 from .frequency import DAY, Frequency
 from .sets import SeriesSet
 
@@ -107,7 +109,7 @@ def calendar_features(
         step = int((times[1] - times[0]).astype(np.int64)) if len(times) > 1 else DAY
         frequency = Frequency(step, "us") if step < DAY else Frequency(step // DAY, "D")
     columns = []
-    clock = frequency.wall_times(times)
+    clock = wall_times(times, frequency.zone) if frequency.zone else times
     for name in calendar_names(names, frequency):
         turn = 2 * np.pi * FEATURES[name](clock)
         columns += [np.sin(turn), np.cos(turn)]

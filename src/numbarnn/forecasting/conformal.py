@@ -285,6 +285,8 @@ class Conformal:
         """Return how many independent residuals those of each step are worth, (H,), at least 1."""
         n = len(residuals)
         values = np.where(np.isfinite(residuals), residuals, 0.0)
+        # a power of two changes no bit of a ratio; squares of values as large as 1e160 would be infinite
+        values = np.ldexp(values, -np.frexp(np.abs(values).max())[1])
         spectrum = np.fft.rfft(values, 2 * n, axis=0)
         products = np.fft.irfft(np.abs(spectrum) ** 2, 2 * n, axis=0)[:n]  # of residuals k apart, summed
         # errors of forecasts that do not overlap are taken to be independent

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
 from typing import Any, Self
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -157,39 +155,6 @@ class Frequency:
         even = (self.shift(start, steps) == times) & (self.shift(start, 0) == start)
         return np.where((steps >= 0) & even, steps, -1)
 
-    def wall_times(self, times: np.ndarray) -> np.ndarray:
-        """Return what clocks show at these times.
-
-        Parameters
-        ----------
-        times : ndarray of datetime64[us]
-
-        Returns
-        -------
-        ndarray of datetime64[us]
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from numbarnn.forecasting.frequency import Frequency
-        >>> hours = Frequency(3600 * 10**6, "us", zone="Europe/Berlin")
-        >>> times = hours.range(np.datetime64("2024-03-31"), 2)
-        >>> hours.wall_times(times).astype("M8[h]").astype(str).tolist()
-        ['2024-03-31T01', '2024-03-31T03']
-        """
-        if not self.zone:
-            return times
-        zone = _read_zone(self.zone)
-        # clocks change on few days: only on these are the quarters of an hour looked at
-        days, which = np.unique(times.astype("M8[D]"), return_inverse=True)
-        early, late = _offsets(days, zone), _offsets(days + 1, zone)
-        offsets, changes = early[which], (early != late)[which]
-        quarters, which = np.unique(
-            times[changes].astype("M8[m]").astype(np.int64) // 15, return_inverse=True
-        )
-        offsets[changes] = _offsets((15 * quarters).astype("M8[m]"), zone)[which]
-        return times + offsets
-
     def __str__(self) -> str:
         """Spell it as pandas does, or polars where pandas has no word for it; `parse` reads both."""
         if self.unit == "i":
@@ -306,17 +271,6 @@ def show_time(time: Any) -> str:
     for ending in (".000000", ":00", "T00:00"):
         text = text.removesuffix(ending)
     return text
-
-
-def _read_zone(name: str) -> tzinfo:
-    """Read a name such as "Europe/Berlin", or what pandas calls a fixed offset: "UTC+01:00"."""
-    return datetime.strptime(name, "UTC%z").tzinfo if name[:4] in ("UTC+", "UTC-") else ZoneInfo(name)
-
-
-def _offsets(times, zone):
-    """Offset from UTC at times of any unit, timedelta64[us]."""
-    found = [time.replace(tzinfo=UTC).astimezone(zone).utcoffset() for time in times.astype("M8[s]").tolist()]
-    return np.array(found, "m8[us]")
 
 
 def _units(early, late, unit):

@@ -150,7 +150,7 @@ class View(NamedTuple):
         model = self.model
         return WindowSource(
             self.data, self.filled, self.covariates, model.layout, model.normalizer, model.loss.n_raw(1),
-            first, last, counts=model.counts, flags=model.flags,
+            first, last, counts=model.counts, flags=model.flags, identity=self.identity,
         )  # fmt: skip
 
     @property
@@ -222,15 +222,10 @@ class View(NamedTuple):
             pieces.append(self.standardizer.inverse(values, self.rows_of(row)))
         return np.concatenate(pieces)
 
-    def _batch(self, source, rows, origins, ahead):
-        """Return a batch under the numbers of the network's embedding, and its scales."""
-        batch, center, scale = source.batch(rows, origins, ahead)
-        return batch._replace(series=self.identity[rows]), center, scale
-
     def _stepwise(self, source, rows, origins, h, ahead, n_paths, rng):
         """Forecast one step after the other, standardised: (n, h, C, q)."""
         model = self.model
-        batch, center, scale = self._batch(source, rows, origins, ahead)
+        batch, center, scale = source.batch(rows, origins, ahead)
 
         def feed(raw):
             return model.loss.sample(raw, rng) if model.samples else model.loss.predict(raw)
@@ -245,7 +240,7 @@ class View(NamedTuple):
         horizon = model.layout.horizon
         while True:
             known = None if ahead is None else ahead[:, :horizon]
-            batch, center, scale = view._batch(source, rows, origins, known)
+            batch, center, scale = source.batch(rows, origins, known)
             raw = model.network.forward(batch)
             values = model.loss.predict(raw)
             values = values.reshape(*raw.shape[:2], -1)  # quantiles have an axis for their single target

@@ -271,9 +271,12 @@ def _moments(values):
         values = values[~np.isnan(values)]
     if not len(values):
         return 0.0, 1.0
+    # a power of two changes no bit of a deviation; squares of values as large as 1e160 would be infinite
+    exponent = np.frexp(max(values.max(), -values.min()))[1]
+    values = np.ldexp(values, -exponent)
     deviation = values.std()
     constant = deviation <= ROUNDING * np.abs(values).max()
-    return values.mean(), 1.0 if constant else deviation
+    return np.ldexp(values.mean(), exponent), 1.0 if constant else np.ldexp(deviation, exponent)
 
 
 def _column_scales(columns):

@@ -63,7 +63,7 @@ class Batch(NamedTuple):
     lengths : ndarray of int64 of shape (n,) or None
         Valid segments (stepwise: steps), which stand in front; None if all are valid.
     series : ndarray of int64 of shape (n,)
-        Number of the row (joint: of the series), for the embedding.
+        Number of the row (joint: of the series) in the network's embedding.
     future : ndarray of shape (n, m, decode * F) or None
         Known-future covariates of the steps to be forecast; stepwise (n, h, F) in prediction, from the first
         step of the forecast on, None in training.
@@ -94,8 +94,8 @@ class Tables(NamedTuple):
         Which values are true ones, and which of these are targets; None for all.
     step0, first : ndarray of int64 of shape (rows, C)
         Where step 0 of each channel lies in the values, and the first step that was observed.
-    offsets, series : ndarray of int64 of shape (rows,)
-        Where step 0 lies in the covariates, and the number of the series.
+    offsets, series, identity : ndarray of int64 of shape (rows,)
+        Where step 0 lies in the covariates, the number of the series, and that in the network's embedding.
     past, future, static : ndarray or None
         Covariates of all steps, of all steps, of all series.
     flags : bool
@@ -117,6 +117,7 @@ class Tables(NamedTuple):
     first: np.ndarray
     offsets: np.ndarray
     series: np.ndarray
+    identity: np.ndarray
     past: np.ndarray | None
     future: np.ndarray | None
     static: np.ndarray | None
@@ -152,6 +153,8 @@ class WindowSource:
         raw outputs, the logarithms of mean and 1 / dispersion [1]_.
     flags : bool, default=None
         Whether inputs tell what was observed; None: if anything is missing.
+    identity : ndarray of int of shape (n_rows,), default=None
+        Number of each row (joint: series) in the network's embedding; None: that of the row.
 
     Attributes
     ----------
@@ -194,6 +197,7 @@ class WindowSource:
         last: np.ndarray | None = None,
         counts: bool = False,
         flags: bool | None = None,
+        identity: np.ndarray | None = None,
     ) -> None:
         if counts and n_raw != 2:
             raise ValueError(f"n_raw was {n_raw}; expected 2 with counts")
@@ -211,6 +215,7 @@ class WindowSource:
             for each in (data.offsets[:-1], data.lengths, first, last)
         )
         self._series = np.repeat(np.arange(len(data.lengths)), repeats)
+        self._identity = np.arange(len(self._series)) if identity is None else np.asarray(identity, np.int64)
         self._lay_out(first, last)
         self._kept, self._mean_weight, self._target = None, 1.0, self._observed
         if self._observed is not None:
@@ -265,7 +270,8 @@ class WindowSource:
         first = np.zeros_like(self._step0) if self._observed is None else self._first_observed
         return Tables(
             self.layout, self.normalizer, self._values, self._observed, self._target, self._step0, first,
-            self._offsets, self._series, *covariates, self._flags, self._mean_weight, shortest, self._counts,
+            self._offsets, self._series, self._identity, *covariates, self._flags, self._mean_weight,
+            shortest, self._counts,
         )  # fmt: skip
 
     def batch(
@@ -449,7 +455,7 @@ class WindowSource:
         x = Batch(
             np.ascontiguousarray(_to_front(features, lengths)),
             lengths,
-            np.asarray(rows, np.int64),
+            self._identity[rows],
             future,
             None if static is None else static[self._series[rows]],
             self._offset(scale, (steps if training else 1) if layout.stepwise else layout.horizon),
