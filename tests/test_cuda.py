@@ -35,7 +35,7 @@ import numpy as np
 from numbarnn import RNNRegressor, Recurrent
 Recurrent("gru", 1, 2).forward(np.ones((1, 1, 1)))
 import numbarnn.estimators, numbarnn.forecasting, numbarnn.serialization
-ours = ("numbarnn.cuda", "numba.cuda.", "numba_cuda", "cupy")
+ours = ("numbarnn.cuda", "numba.cuda.", "numba_cuda", "nvmath")
 bad = [name for name in sys.modules if name.startswith(ours)]
 assert not bad, bad
 """

@@ -7,15 +7,16 @@ costs more than most of these kernels take. Whether it is done is `RECORDS`, off
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from numbarnn.cuda.blas import Matrix, product
-from numbarnn.cuda.driver import SIMULATED, cuda
+from numbarnn.cuda.driver import SIMULATED, DeviceLostError, DeviceMemoryError, cuda
 
-__all__ = ["Program"]
+__all__ = ["Graph", "Program"]
 
-RECORDS = False  # see `benchmarks/gpu.py --graphs`
+RECORDS = False  # `benchmarks/gpu.py` measures both
 THREADS, MOST_BLOCKS = (2, 2) if SIMULATED else (256, 1024)
 
 
@@ -30,7 +31,7 @@ class Program:
     def __init__(self) -> None:
         self._calls: list[Callable[[int], None]] = []
         self.launches: list[tuple[Callable, int, tuple]] = []
-        self._graph: Any = None
+        self._graph: Graph | None = None
         self._runs = 0
 
     def launch(self, kernel: Callable, blocks: int, threads: int, *arguments: Any) -> None:
@@ -66,22 +67,58 @@ class Program:
             return
         # kernels are compiled and loaded in the first run, which no recording could hold
         if RECORDS and not SIMULATED and self._runs == 1:
-            self._graph = self._record()
+            self._graph = Graph(self._calls)
             self._graph.launch()
         else:
             for call in self._calls:
                 call(0)
         self._runs += 1
 
-    def _record(self) -> Any:
-        import cupy
 
-        stream = cupy.cuda.Stream(non_blocking=True)
-        with stream:
-            stream.begin_capture()
-            for call in self._calls:
-                call(stream.ptr)
-            return stream.end_capture()
+class Graph:
+    """What calls do on the device, recorded; nothing is done.
+
+    Parameters
+    ----------
+    calls : list of callable
+        Of the address of a stream.
+    """
+
+    def __init__(self, calls: list[Callable[[int], None]]) -> None:
+        from cuda.bindings import driver
+
+        # relaxed, as memory that Python frees meanwhile is nothing of the graph's
+        mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING  # the default stream cannot be recorded
+        stream = _checked(driver.cuStreamCreate(int(flags)))
+        try:
+            _checked(driver.cuStreamBeginCapture(stream, mode))
+            try:
+                for call in calls:
+                    call(int(stream))
+            finally:  # a stream must not be left recording
+                code, graph = driver.cuStreamEndCapture(stream)
+            _checked((code,))
+            self._graph = _checked(driver.cuGraphInstantiate(graph, 0))
+            driver.cuGraphDestroy(graph)
+        finally:
+            driver.cuStreamDestroy(stream)
+        weakref.finalize(self, driver.cuGraphExecDestroy, self._graph).atexit = False
+        self._launch = driver.cuGraphLaunch
+
+    def launch(self) -> None:
+        """Start it on the default stream."""
+        _checked(self._launch(self._graph, 0))
+
+
+def _checked(result: tuple) -> Any:
+    """Return what a function of the driver has returned behind its code."""
+    code, *values = result
+    if int(code):
+        name = getattr(code, "name", str(code))
+        kind = DeviceMemoryError if "OUT_OF_MEMORY" in name else DeviceLostError
+        raise kind(f"device was 'cuda', which failed to record or start a graph ({name}); expected 'cpu'")
+    return values[0] if values else None
 
 
 def _bind(kernel: Callable, blocks: int, threads: int, stream: int) -> Callable:
