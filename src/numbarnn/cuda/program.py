@@ -1,7 +1,8 @@
 """Launches and products, made ready once for arrays of fixed places and run as often as wanted.
 
 On a GPU a program may be recorded as a graph, which the driver then starts as a whole: launching from Python
-costs more than most of these kernels take. Whether it is done is `RECORDS`, off until it has been measured.
+costs more than most of these kernels take. Whether it is done is `RECORDS`, read when a program is made, and
+off until it has been measured.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Program:
         self._calls: list[Callable[[int], None]] = []
         self.launches: list[tuple[Callable, int, tuple]] = []
         self._graph: Graph | None = None
-        self._runs = 0
+        self._records, self._runs = RECORDS and not SIMULATED, 0
 
     def launch(self, kernel: Callable, blocks: int, threads: int, *arguments: Any) -> None:
         """Add a launch."""
@@ -66,7 +67,7 @@ class Program:
             self._graph.launch()
             return
         # kernels are compiled and loaded in the first run, which no recording could hold
-        if RECORDS and not SIMULATED and self._runs == 1:
+        if self._records and self._runs == 1:
             self._graph = Graph(self._calls)
             self._graph.launch()
         else:
