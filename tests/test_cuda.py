@@ -56,3 +56,22 @@ else:
     raise AssertionError
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_successor_of_numba_cuda_is_taken_where_it_is_what_there_is():
+    """Numba's own module of the name is none that kernels are compiled with."""
+    code = """
+import os, sys, types
+os.environ.pop("NUMBA_ENABLE_CUDASIM", None)
+import numba
+old, successor = types.ModuleType("numba.cuda"), types.ModuleType("numba_cuda_mlir")
+old.implementation, old.jit = "Built-in", None
+successor.cuda = types.SimpleNamespace(jit=lambda *args, **options: lambda kernel: kernel)
+sys.modules["numba.cuda"] = numba.cuda = old
+sys.modules["numba_cuda_mlir"] = successor
+from numbarnn.cuda import driver
+assert driver.cuda is successor.cuda
+old.implementation = "NVIDIA"
+assert driver._import_cuda() is old
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

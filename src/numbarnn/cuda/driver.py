@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -48,23 +48,26 @@ class DeviceLostError(DeviceError):
     """The GPU does not answer any more, or a kernel was broken off: a new process is needed to use it."""
 
 
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
 def _import_cuda() -> Any:
-    try:
+    with suppress(ImportError):
         from numba import cuda
 
-        cuda.jit, cuda.to_device  # noqa: B018  # Numba alone has had an empty shell of this name
-    except (ImportError, AttributeError) as error:
-        try:
-            from numba_cuda_mlir import cuda
-        except ImportError:
-            raise DeviceUnavailableError(
-                f"device was 'cuda'; expected 'cpu', as numba-cuda is not installed: {_INSTALL}"
-            ) from error
+        # Numba alone has one of this name too, an old one for compilers that are not ours, or an empty shell
+        if getattr(cuda, "implementation", None) == "NVIDIA" or SIMULATED:
+            return cuda
+    try:
+        from numba_cuda_mlir import cuda
+    except ImportError as error:
+        raise DeviceUnavailableError(
+            f"device was 'cuda'; expected 'cpu', as numba-cuda is not installed: {_INSTALL}"
+        ) from error
     return cuda
 
 
 cuda = _import_cuda()
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
 def jit(kernel: Callable, name: str, registers: int | None = None) -> Callable:
