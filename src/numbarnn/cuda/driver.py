@@ -73,7 +73,8 @@ cuda = _import_cuda()
 def jit(kernel: Callable, name: str, registers: int | None = None) -> Callable:
     """Make a kernel of that name whose threads have at most so many registers; simulated ones have none."""
     kernel.__name__ = kernel.__qualname__ = name
-    return cuda.jit(kernel) if SIMULATED else cuda.jit(max_registers=registers)(kernel)
+    options = {} if registers is None or SIMULATED else {"max_registers": registers}
+    return cuda.jit(**options)(kernel)
 
 
 def processors() -> int:
