@@ -1,14 +1,21 @@
-"""Times on a GPU against PyTorch with cuDNN: ``python benchmarks/gpu.py``, meant to take under 8 minutes.
+"""Times on a GPU against PyTorch with cuDNN: ``python benchmarks/gpu.py``, one command for all figures.
 
 A script of the name cuda.py would hide the package of that name that numba-cuda is built on. Writes
-``benchmarks/results/cuda_<device>.json`` and a picture beside it. Both sides are in this process, in float32
-without TF32, on one stream; results are compared before anything is timed. A block is as many calls as fill
-some milliseconds, timed by CUDA events after a warm-up; blocks of both sides take turns, and the median of
-the ratios of pairs counts. A training step is forward, backward and the gradients of parameters and input,
-which cuDNN computes in any case. A fit is timed by the clock, with all that `fit` does. `--graphs` records
-programs as graphs, `--only` and `--once` are for a profiler:
+``benchmarks/results/cuda_<device>.json``, anew after every case, and a picture beside it. Both sides are in
+this process, in float32 without TF32, on one stream; results are compared before anything is timed. A block
+is as many calls as fill some milliseconds, timed by CUDA events after a warm-up; blocks of all sides take
+turns, and the median of the ratios of pairs counts. A training step is forward, backward and the gradients
+of parameters and input, which cuDNN computes in any case. A fit is timed by the clock, with all that `fit`
+does.
 
-    ncu --set full python benchmarks/gpu.py --only lstm,256,100,64,512 --once
+Beside "ours", which is what a user gets, a row has "recorded", the same as a graph of CUDA, and where the
+time loop is on the chip "library", a product by cuBLAS in each step, as a graph: by these figures
+`numbarnn.cuda.program.RECORDS` and `numbarnn.cuda.plans.MOST_WEIGHTS` are to be set. What fails is noted in
+its row, and the others go on. After `--budget` seconds, 420, no further case is begun, and those that are
+missing are named; what takes longest is to compile kernels.
+
+`--list` only names the cases and goals. `--only` is one layer, `--once` is for ncu and compute-sanitizer
+(docs/cuda.md has the lines).
 
 Needs an NVIDIA GPU, ``pip install -e ".[cuda,bench]"`` and PyTorch.
 """
@@ -18,7 +25,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,6 +44,8 @@ SHAPES = ((32, 100, 8, 32), (32, 100, 8, 64), (32, 100, 8, 96), (64, 100, 16, 12
 GOALS = {32: 2.0, 64: 2.0, 96: 2.0, 128: 1.0, 256: 1.0, 512: 0.5}
 FIT, FIT_GOAL = (64, 48, 7, 64), 3.0
 ROUNDS, BLOCK, FIT_ROUNDS = 7, 0.05, 5  # seconds of a block
+BUDGET = 420
+OTHERS = ("recorded", "library", "cpu")  # of our own, besides "ours"
 
 
 def our_layer(case: Case) -> Job:
@@ -69,14 +79,41 @@ def our_layer(case: Case) -> Job:
     return Job(program.run, results)
 
 
-def torch_layer(case: Case) -> Job:
-    """Make the same step ready for PyTorch."""
+def torch_side(case: Case) -> Job:
+    """Make the same ready for PyTorch."""
     import torch
 
     from numbarnn.bench.peers import torch_job
 
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return torch_job(case, threads=1, device="cuda")
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Let programs that are made meanwhile be recorded as graphs."""
+    from numbarnn.cuda import program
+
+    with mock.patch.object(program, "RECORDS", True):
+        yield
+
+
+@contextmanager
+def off_the_chip() -> Iterator[None]:
+    """Let layers that are made meanwhile take a product of the library in each step."""
+    with mock.patch("numbarnn.cuda.directions.plan", lambda *arguments: None):
+        yield
+
+
+def is_on_the_chip(case: Case) -> bool:
+    """Whether the time loop of a layer is one launch."""
+    from numbarnn.cells import CELLS as cells
+    from numbarnn.cuda import plans
+    from numbarnn.cuda.driver import processors
+    from numbarnn.cuda.functions import equations
+
+    found = equations(cells[case.cell], np.dtype(np.float32))
+    return plans.plan(found, case.hidden, case.batch, processors()) is not None
 
 
 def seconds_of_block(run: Callable[[], Any], calls: int) -> float:
@@ -99,45 +136,90 @@ def prepare(run: Callable[[], Any]) -> int:
     return max(1, round(BLOCK / max(1e-6, seconds_of_block(run, 5))))
 
 
+def layer_jobs(case: Case) -> dict[str, Callable[[], Job]]:
+    """Return what makes each side of a layer ready, by name."""
+
+    def recorded() -> Job:
+        with recording():
+            return our_layer(case)
+
+    def library() -> Job:
+        with off_the_chip():
+            return recorded()
+
+    jobs = {"ours": lambda: our_layer(case), "peer": lambda: torch_side(case), "recorded": recorded}
+    return jobs | ({"library": library} if is_on_the_chip(case) else {})
+
+
+def fit_jobs(case: Case) -> dict[str, Callable[[], Job]]:
+    """Return what makes each side of a fit ready, by name."""
+
+    def ours() -> Job:
+        return our_job(case, 1, device="cuda")
+
+    def recorded() -> Job:
+        job = ours()
+        return Job(recording()(job.run), recording()(job.results), job.count)
+
+    return {"ours": ours, "peer": lambda: torch_side(case), "recorded": recorded,
+            "cpu": lambda: our_job(case, -1)}  # fmt: skip
+
+
+def ready(case: Case, makers: dict[str, Callable[[], Job]]) -> tuple[dict[str, Job], float, dict[str, str]]:
+    """Make jobs, run each until it is recorded, and compare results with those of the peer.
+
+    Returns
+    -------
+    jobs : dict of str to Job
+        Without those that have failed, which only "recorded", "library" and "cpu" may.
+    difference : float
+        Largest one between ours and the peer's.
+    failed : dict of str to str
+    """
+    jobs, failed, difference = {}, {}, 0.0
+    theirs = makers["peer"]()
+    expected = theirs.results()
+    for name, make in makers.items():
+        try:
+            job = theirs if name == "peer" else make()
+            # the second call of a layer records it, and the third one is what will be timed
+            for _ in range(3 if name in ("recorded", "library") and case.kind == "train" else 1):
+                found = check_results(case, job.results(), expected)
+            difference = found if name == "ours" else difference
+            jobs[name] = job
+        except Exception as error:
+            if name == "ours":
+                raise
+            failed[name] = f"{type(error).__name__}: {error}"
+    return jobs, difference, failed
+
+
 def measure_layer(case: Case) -> dict[str, Any]:
-    """Measure a training step on both sides, and ours with a product of the library in each step."""
-    ours, theirs = our_layer(case), torch_layer(case)
-    difference = check_results(case, ours.results(), theirs.results())
-    jobs = {"ours": ours, "peer": theirs}
-    with mock.patch("numbarnn.cuda.layers.plan", lambda *arguments: None):
-        jobs["library"] = our_layer(case)
-    check_results(case, jobs["library"].results(), theirs.results())
+    """Measure a training step on both sides."""
+    jobs, difference, failed = ready(case, layer_jobs(case))
     calls = {name: prepare(job.run) for name, job in jobs.items()}
     rounds = [
         {name: seconds_of_block(job.run, calls[name]) for name, job in jobs.items()} for _ in range(ROUNDS)
     ]
-    return {**summary(case, rounds), "difference": difference, "goal": GOALS[case.hidden]}
+    return {**summary(case, rounds), "difference": difference, "goal": goal_of(case), "failed": failed}
 
 
 def measure_fit(case: Case) -> dict[str, Any]:
-    """Measure whole fits by the clock: ours, PyTorch's loop, and ours on the CPU."""
+    """Measure seconds an epoch of whole fits: ours, PyTorch's loop, and ours on the CPU."""
+    jobs, _, failed = ready(case, fit_jobs(case))
+    rounds = [{name: clocked(job) for name, job in jobs.items()} for _ in range(FIT_ROUNDS)]
+    return {**summary(case, rounds), "goal": FIT_GOAL, "failed": failed}
+
+
+def clocked(job: Job) -> float:
+    """Return seconds of one of the things that a job does, by the clock."""
     import torch
 
-    from numbarnn.bench.peers import torch_job
-
-    jobs = {
-        "ours": our_job(case, 1, device="cuda"),
-        "peer": torch_job(case, 1, device="cuda"),
-        "cpu": our_job(case, -1),
-    }
-    found = {name: job.results() for name, job in jobs.items()}
-    for name in ("peer", "cpu"):
-        check_results(case, found["ours"], found[name])
-
-    def clocked(job: Job) -> float:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        job.run()
-        torch.cuda.synchronize()
-        return (time.perf_counter() - start) / job.count
-
-    rounds = [{name: clocked(job) for name, job in jobs.items()} for _ in range(FIT_ROUNDS)]
-    return {**summary(case, rounds), "goal": FIT_GOAL}
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    job.run()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / job.count
 
 
 def summary(case: Case, rounds: list[dict[str, float]]) -> dict[str, Any]:
@@ -156,14 +238,17 @@ def summary(case: Case, rounds: list[dict[str, float]]) -> dict[str, Any]:
 def describe(row: dict[str, Any]) -> str:
     """Write a row as a line."""
     shape = ",".join(str(row[name]) for name in ("batch", "steps", "inputs", "hidden"))
+    if "error" in row:
+        return f"{row['kind']:<6}{row['cell']:<5}{shape:<17} not measured: {row['error']}"
     ours, peer = (format_seconds(row[f"{name}_seconds"]["median"]) for name in ("ours", "peer"))
     ratio = row["ratio_peer"]["median"]
     verdict = "reached" if ratio >= row["goal"] else "not reached"
     others = "".join(
         f"  {name} {format_seconds(row[f'{name}_seconds']['median'])}"
-        for name in ("library", "cpu")
+        for name in OTHERS
         if f"{name}_seconds" in row
     )
+    others += "".join(f"  {name} failed: {error}" for name, error in row["failed"].items())
     return (
         f"{row['kind']:<6}{row['cell']:<5}{shape:<17} ours {ours:>9}  cuDNN {peer:>9}  "
         f"ratio {ratio:5.2f}, goal {row['goal']} {verdict}{others}"
@@ -174,6 +259,9 @@ def draw(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     """Draw the ratios to cuDNN as bars, with the goals."""
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if "error" not in row]
+    if not rows:
+        return
     figure = Figure(figsize=(9, 0.35 * len(rows) + 1.5), layout="constrained")
     axis = figure.subplots()
     names = [f"{row['kind']} {row['cell']} {row['batch']}, {row['hidden']}" for row in rows]
@@ -194,42 +282,86 @@ def cases_of(only: str | None) -> list[Case]:
     if only:
         cell, *sizes = only.split(",")
         return [Case("train", cell, *map(int, sizes), input_gradient=True)]
-    layers = [Case("train", cell, *shape, input_gradient=True) for shape in SHAPES for cell in CELLS]
-    return layers + [Case("fit", cell, *FIT, n_windows=8000) for cell in CELLS]
+    small, large = (
+        [Case("train", cell, *shape, input_gradient=True) for shape in shapes for cell in CELLS]
+        for shapes in (SHAPES[:3], SHAPES[3:])
+    )
+    # the largest last: if time is short, it is theirs
+    return small + [Case("fit", cell, *FIT, n_windows=8000) for cell in CELLS] + large
 
 
-def main() -> None:
-    """Measure everything that is asked for."""
+def goal_of(case: Case) -> float:
+    """Return the ratio to reach."""
+    return FIT_GOAL if case.kind == "fit" else GOALS.get(case.hidden, 1.0)
+
+
+def measure(cases: list[Case], budget: float, report: Callable[[list[dict[str, Any]]], None]) -> None:
+    """Measure cases one by one, and report all rows after each.
+
+    Parameters
+    ----------
+    cases : list of Case
+    budget : float
+        After so many seconds those that are left are noted as not measured.
+    report : callable
+    """
+    start, rows = time.monotonic(), []
+    for case in cases:
+        try:
+            if time.monotonic() - start > budget:
+                raise TimeoutError(f"{budget} s were over; --only measures a layer by itself")
+            row = measure_fit(case) if case.kind == "fit" else measure_layer(case)
+        except Exception as error:
+            row = case._asdict() | {"goal": goal_of(case), "error": f"{type(error).__name__}: {error}"}
+        rows.append(row)
+        report(rows)
+
+
+def arguments_of(line: list[str] | None) -> argparse.Namespace:
+    """Read the command line."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser.add_argument("--list", action="store_true", help="name the cases and their goals, and do nothing")
     parser.add_argument("--only", help="one layer: cell,batch,steps,inputs,hidden")
     parser.add_argument("--once", action="store_true", help="run our side of it once and time nothing")
-    parser.add_argument("--graphs", action="store_true", help="record programs as graphs")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds after which no case is begun")
     parser.add_argument("--output", type=Path, default=RESULTS)
-    arguments = parser.parse_args()
-    if arguments.graphs:
-        from numbarnn.cuda import program
+    return parser.parse_args(line)
 
-        program.RECORDS = True
+
+def main(line: list[str] | None = None) -> None:
+    """Measure everything that is asked for."""
+    arguments = arguments_of(line)
     cases = cases_of(arguments.only)
+    if arguments.list:
+        for case in cases:
+            print(f"{case.label:<16}{','.join(map(str, case.shape)):<18}ratio at least {goal_of(case)}")
+        return
     if arguments.once:
         for case in cases:
             our_layer(case).results()
         return
     import torch
 
-    device, rows = torch.cuda.get_device_name(), []
-    for case in cases:
-        rows.append(measure_fit(case) if case.kind == "fit" else measure_layer(case))
-        print(describe(rows[-1]), flush=True)
+    if not torch.cuda.is_available():
+        raise SystemExit("PyTorch finds no GPU; nothing was measured and nothing written")
+    device = torch.cuda.get_device_name()
+    name = "cuda_" + device.lower().replace(" ", "_") + ("_only" if arguments.only else "")
     method = {
-        "rounds": ROUNDS, "fit_rounds": FIT_ROUNDS, "block_seconds": BLOCK, "graphs": arguments.graphs,
+        "rounds": ROUNDS, "fit_rounds": FIT_ROUNDS, "block_seconds": BLOCK, "budget": arguments.budget,
         "torch": torch.__version__, "cudnn": torch.backends.cudnn.version(), "tf32": False,
     }  # fmt: skip
-    name = "cuda_" + device.lower().replace(" ", "_") + "_graphs" * arguments.graphs
-    content = {"device": device, "machine": describe_machine(), "method": method, "results": rows}
-    write_document(arguments.output / f"{name}.json", content)
-    draw(rows, device, arguments.output / f"{name}.png")
+    machine, start = describe_machine(), time.monotonic()
+
+    def report(rows: list[dict[str, Any]]) -> None:
+        print(describe(rows[-1]), flush=True)
+        taken = round(time.monotonic() - start)
+        content = {"device": device, "machine": machine, "method": method, "seconds": taken, "results": rows}
+        write_document(arguments.output / f"{name}.json", content)
+        if len(rows) == len(cases):
+            draw(rows, device, arguments.output / f"{name}.png")
+
+    measure(cases, arguments.budget, report)
 
 
 if __name__ == "__main__":

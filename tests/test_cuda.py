@@ -35,7 +35,7 @@ import numpy as np
 from numbarnn import RNNRegressor, Recurrent
 Recurrent("gru", 1, 2).forward(np.ones((1, 1, 1)))
 import numbarnn.estimators, numbarnn.forecasting, numbarnn.serialization
-ours = ("numbarnn.cuda", "numba.cuda.", "numba_cuda", "cupy")
+ours = ("numbarnn.cuda", "numba.cuda.", "numba_cuda", "nvmath")
 bad = [name for name in sys.modules if name.startswith(ours)]
 assert not bad, bad
 """
@@ -54,5 +54,24 @@ except RuntimeError as error:
     assert "device was 'cuda'" in str(error) and 'pip install "numbarnn[cuda]"' in str(error), error
 else:
     raise AssertionError
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_successor_of_numba_cuda_is_taken_where_it_is_what_there_is():
+    """Numba's own module of the name is none that kernels are compiled with."""
+    code = """
+import os, sys, types
+os.environ.pop("NUMBA_ENABLE_CUDASIM", None)
+import numba
+old, successor = types.ModuleType("numba.cuda"), types.ModuleType("numba_cuda_mlir")
+old.implementation, old.jit = "Built-in", None
+successor.cuda = types.SimpleNamespace(jit=lambda *args, **options: lambda kernel: kernel)
+sys.modules["numba.cuda"] = numba.cuda = old
+sys.modules["numba_cuda_mlir"] = successor
+from numbarnn.cuda import driver
+assert driver.cuda is successor.cuda
+old.implementation = "NVIDIA"
+assert driver._import_cuda() is old
 """
     subprocess.run([sys.executable, "-c", code], check=True)

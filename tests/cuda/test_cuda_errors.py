@@ -110,3 +110,70 @@ def test_no_device_is_said_with_the_line_that_installs(monkeypatch):
 def test_errors_of_others_keep_their_name():
     with pytest.raises(ZeroDivisionError), driver.naming_errors():
         raise ZeroDivisionError("out of memory")
+
+
+def foreign(name, module):
+    """Return a class of errors as a library names it."""
+    return type(name, (Exception,), {"__module__": module})
+
+
+@pytest.mark.parametrize(
+    ("error", "module", "text", "kind"),
+    [
+        # launches of numba-cuda go through cuda.core, whose errors are not numba's
+        ("CUDAError", "cuda.core._utils.cuda_utils", "CUDA_ERROR_ILLEGAL_ADDRESS: invalid", DeviceLostError),
+        ("CUDAError", "cuda.core._utils.cuda_utils", "CUDA_ERROR_OUT_OF_MEMORY", DeviceMemoryError),
+        ("CudaAPIError", "numba.cuda.cudadrv.driver", "[719] CUDA_ERROR_LAUNCH_FAILED", DeviceLostError),
+        ("CudaAPIError", "numba.cuda.cudadrv.driver", "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+         DeviceUnavailableError),
+        ("cuBLASError", "nvmath.bindings.cublas", "EXECUTION_FAILED (13)", DeviceLostError),
+        ("cuBLASError", "nvmath.bindings.cublas", "ALLOC_FAILED (3)", DeviceMemoryError),
+        ("NvvmSupportError", "numba.cuda.cudadrv.error", "libNVVM cannot be found", DeviceUnavailableError),
+        ("nvJitLinkError", "cuda.bindings.nvjitlink", "ERROR_PTX_COMPILE", DeviceUnavailableError),
+        ("DynamicLibNotFoundError", "cuda.pathfinder", "libnvrtc.so", DeviceUnavailableError),
+        ("LinkerError", "numba.cuda.cudadrv.driver", "no ptxas", DeviceUnavailableError),
+    ],
+)  # fmt: skip
+def test_errors_of_each_library_have_a_name(error, module, text, kind):
+    with pytest.raises(kind, match="device was 'cuda'") as caught, driver.naming_errors():
+        raise foreign(error, module)(text)
+    assert text in str(caught.value)
+    assert type(caught.value.__cause__).__name__ == error
+
+
+def test_the_names_are_those_that_the_libraries_have():
+    from cuda.core._utils.cuda_utils import CUDAError
+    from numba.cuda.cudadrv.error import CudaSupportError
+
+    with pytest.raises(DeviceLostError), driver.naming_errors():
+        raise CUDAError("CUDA_ERROR_ILLEGAL_ADDRESS")
+    with pytest.raises(DeviceUnavailableError), driver.naming_errors():
+        raise CudaSupportError("no driver")
+
+
+def test_errors_of_the_compiler_about_equations_keep_their_name():
+    from numba.core.errors import TypingError
+
+    with pytest.raises(TypingError), driver.naming_errors():
+        raise TypingError("a cell of one's own that cannot be compiled")
+
+
+def test_a_launch_that_fails_leaves_the_estimator_as_it_was(monkeypatch):
+    """A device is lost in the middle of an epoch, with everything allocated."""
+    from cuda.core._utils.cuda_utils import CUDAError
+
+    from numbarnn.cuda.program import Program
+
+    model = RNNRegressor(hidden_size=3, device="cuda", max_iter=1, random_state=0).fit(X, Y)
+    expected, before = model.predict(X), model.network_.parameters.copy()
+
+    def fail(self):
+        raise CUDAError("CUDA_ERROR_LAUNCH_FAILED: an exception on the device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Program, "run", fail)
+        for call in (lambda: model.fit(X, Y), lambda: model.partial_fit(X, Y), lambda: model.predict(X)):
+            with pytest.raises(DeviceLostError, match="CUDA_ERROR_LAUNCH_FAILED"):
+                call()
+    assert (model.network_.parameters == before).all()
+    np.testing.assert_allclose(model.set_params(device="cpu").predict(X), expected, atol=1e-6)

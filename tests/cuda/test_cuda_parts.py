@@ -11,9 +11,11 @@ from numbarnn import Recurrent, cells, register_cell
 from numbarnn.bench.cases import Case, our_job
 from numbarnn.bench.measure import check_results
 from numbarnn.cells import CELLS, Cell
+from numbarnn.cuda import blas, pointwise
+from numbarnn.cuda import program as programs
 from numbarnn.cuda.blas import Matrix
-from numbarnn.cuda.driver import download, upload
-from numbarnn.cuda.program import Program
+from numbarnn.cuda.driver import DeviceLostError, DeviceMemoryError, download, upload
+from numbarnn.cuda.program import Graph, Program
 from numbarnn.simd import clamp, is_positive, relu, sigmoid, tanh
 
 
@@ -37,6 +39,88 @@ def test_products_are_those_of_strided_rows(dtype):
         expected[:, 2 : n + 2] = left @ right + add * c[:, 2 : n + 2]
         limit = 1e-5 if dtype == "float32" else 1e-12
         np.testing.assert_allclose(download(found).reshape(c.shape), expected, atol=limit)
+
+
+def test_a_recorded_program_does_what_it_did(monkeypatch):
+    """On a GPU the second run records it, and later ones start the graph; the simulator knows no graphs."""
+    monkeypatch.setattr(programs, "RECORDS", True)
+    rng, n = np.random.default_rng(0), 4
+    a, b = rng.standard_normal((2, n, n)).astype("float32")
+    left, right, total, program = upload(a), upload(b), upload(np.zeros((n, n), "float32")), Program()
+    program.product(n, n, n, Matrix(left, 0, n), Matrix(right, 0, n), Matrix(total, 0, n), add=True)
+    program.each(pointwise.add, n * n, n * n, right, total)
+    for runs in range(1, 5):
+        program.run()
+        np.testing.assert_allclose(download(total).reshape(n, n), runs * (a @ b + b), rtol=1e-5, atol=1e-5)
+
+
+class Recorder:
+    """Stands for functions of the driver; `fails` is one that fails, by its code."""
+
+    def __init__(self, monkeypatch, fails=None, code=None):
+        from cuda.bindings import driver
+
+        self.done, self.ok = [], driver.CUresult.CUDA_SUCCESS
+        results = {"cuStreamCreate": driver.CUstream(4660), "cuStreamEndCapture": "graph",
+                   "cuGraphInstantiate": "executable"}  # fmt: skip
+        for name in (*results, "cuStreamBeginCapture", "cuStreamDestroy", "cuGraphDestroy", "cuGraphLaunch"):
+
+            def call(*arguments, name=name):
+                self.done.append((name, *arguments[:1]))
+                values = (results[name],) if name in results else ()
+                return (code if name == fails else self.ok, *values)
+
+            monkeypatch.setattr(driver, name, call)
+        monkeypatch.setattr(driver, "cuGraphExecDestroy", lambda graph: (self.ok,))
+
+    def names(self):
+        return [name for name, *_ in self.done]
+
+
+def test_a_graph_is_recorded_on_a_stream_of_its_own_and_started_on_the_default_one(monkeypatch):
+    recorder, streams = Recorder(monkeypatch), []
+    graph = Graph([streams.append, streams.append])
+    assert streams == [4660, 4660]
+    assert recorder.names() == ["cuStreamCreate", "cuStreamBeginCapture", "cuStreamEndCapture",
+                                "cuGraphInstantiate", "cuGraphDestroy", "cuStreamDestroy"]  # fmt: skip
+    graph.launch()
+    assert recorder.done[-1] == ("cuGraphLaunch", "executable")
+
+
+def test_a_graph_that_cannot_be_recorded_leaves_no_stream_recording(monkeypatch):
+    def fail(stream):
+        raise ZeroDivisionError
+
+    recorder = Recorder(monkeypatch)
+    with pytest.raises(ZeroDivisionError):
+        Graph([fail])
+    assert recorder.names()[-2:] == ["cuStreamEndCapture", "cuStreamDestroy"]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("CUDA_ERROR_OUT_OF_MEMORY", DeviceMemoryError), ("CUDA_ERROR_LAUNCH_FAILED", DeviceLostError)],
+)
+def test_what_fails_in_recording_has_a_name(monkeypatch, code, kind):
+    from cuda.bindings import driver
+
+    recorder = Recorder(monkeypatch, "cuGraphInstantiate", getattr(driver.CUresult, code))
+    with pytest.raises(kind, match=f"device was 'cuda'.*{code}"):
+        Graph([])
+    assert recorder.names()[-1] == "cuStreamDestroy"
+
+
+def test_cublas_is_called_as_the_simulated_library_is(monkeypatch):
+    """The bindings of cuBLAS, of which only the signatures are there, take what `product` passes."""
+    cublas, seen = pytest.importorskip("nvmath.bindings.cublas", exc_type=ImportError), []
+    monkeypatch.setattr(cublas, "create", lambda: 7)
+    for name in ("set_math_mode", "set_stream", "sgemm", "dgemm"):
+        taken = getattr(cublas, name).__doc__.partition(")")[0].count(",") + 1
+        monkeypatch.setattr(cublas, name, lambda *arguments, taken=taken: seen.append((taken, arguments)))
+    products = blas._cublas.__wrapped__(0)
+    products[4](5, *range(13))
+    assert seen[0] == (2, (7, cublas.Math.DEFAULT_MATH))
+    assert seen[1:] == [(2, (7, 5)), (14, (7, *range(13)))]
 
 
 def toy_forward(gates, states, units):

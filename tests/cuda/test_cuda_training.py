@@ -129,6 +129,28 @@ def test_five_fits_are_the_same_bits():
         assert other.loss_curve_ == fits[0].loss_curve_
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"early_stopping": True}, {"early_stopping": True, "ema_momentum": 0.5}, WINDOWS],
+)
+def test_an_epoch_is_one_small_copy_to_the_host(options, monkeypatch):
+    """Validation included; what was learned comes back once, at the end."""
+    from numbarnn.cuda import network, optimizers, training
+
+    sizes, epochs = [], 3
+    for module in (network, optimizers, training):
+
+        def noting(array, download=module.download):
+            sizes.append(array.size)
+            return download(array)
+
+        monkeypatch.setattr(module, "download", noting)
+    model = model_of("cuda", Y[:6], max_iter=epochs, validation_fraction=0.4, **options).fit(X[:6], Y[:6])
+    assert sizes[:epochs] == [2 * optimizers.SIZE] * epochs
+    assert sizes[epochs] == model.network_.parameters.size
+    assert len(sizes) <= epochs + 3
+
+
 def test_partial_fit_and_warm_start_go_on():
     for kind in ("partial_fit", "fit"):
         models = [model_of(device, Y, warm_start=True, max_iter=1) for device in ("cuda", "cpu")]

@@ -1,8 +1,9 @@
 """Products by cuBLAS, on strided parts of flat arrays; in the simulator by the BLAS of SciPy.
 
 Both are called with the same arguments, so that what the simulator proves is the call as it is made. cuBLAS
-is taken from CuPy, which has it as plain functions of addresses; nothing else of CuPy is used but graphs. Its
-sums have one order for one shape on one device, and without being asked to it does not compute in TF32.
+is taken from nvmath-python, which has it as plain functions of addresses (CuPy's refuse to be recorded in a
+graph). Its sums have one order for one shape on one device, and without being asked to it does not compute in
+TF32.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbarnn.cuda.driver import SIMULATED, DeviceUnavailableError, pointer
+from numbarnn.cuda.driver import SIMULATED, DeviceUnavailableError, cuda, pointer
 
 __all__ = ["Matrix", "load", "product"]
 
@@ -76,9 +77,8 @@ def product(m: int, n: int, k: int, a: Matrix, b: Matrix, c: Matrix, add: bool) 
     return run
 
 
-@cache
 def load() -> dict[int, Callable]:
-    """Return the products for float32 and float64, by the bytes of a number.
+    """Return the products for float32 and float64 on the device in use, by the bytes of a number.
 
     Each is called with a stream and what ``cublasSgemm`` takes behind the handle.
 
@@ -87,24 +87,26 @@ def load() -> dict[int, Callable]:
     DeviceUnavailableError
         If the library is not installed.
     """
-    return _simulated() if SIMULATED else _cublas()
+    return _simulated() if SIMULATED else _cublas(cuda.get_current_device().id)
 
 
-def _cublas() -> dict[int, Callable]:
+@cache
+def _cublas(device: int) -> dict[int, Callable]:
+    """Return those of a device, to which a handle belongs, for as long as the process lives."""
     try:
-        import cupy
-        from cupy_backends.cuda.libs import cublas
-    except ImportError as error:
+        from nvmath.bindings import cublas
+
+        handle = cublas.create()
+    except (ImportError, RuntimeError) as error:  # of which kind are those of a library that is not found
         raise DeviceUnavailableError(
-            f"device was 'cuda'; expected 'cpu', as CuPy with cuBLAS cannot be imported ({error}): "
+            f"device was 'cuda'; expected 'cpu', as cuBLAS cannot be loaded by nvmath-python ({error}): "
             'pip install "numbarnn[cuda]"'
         ) from error
-    handle = cupy.cuda.device.get_cublas_handle()
-    cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)
+    cublas.set_math_mode(handle, cublas.Math.DEFAULT_MATH)
 
     def with_stream(gemm: Callable) -> Callable:
         def run(stream: int, *arguments: int) -> None:
-            cublas.setStream(handle, stream)
+            cublas.set_stream(handle, stream)
             gemm(handle, *arguments)
 
         return run
@@ -112,6 +114,7 @@ def _cublas() -> dict[int, Callable]:
     return {4: with_stream(cublas.sgemm), 8: with_stream(cublas.dgemm)}
 
 
+@cache
 def _simulated() -> dict[int, Callable]:
     """Return SciPy's, whose arguments are those of cuBLAS by reference."""
     from numba.extending import get_cython_function_address

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,13 @@ __all__ = [
 LEAST_CAPABILITY = (7, 5)  # the oldest that CUDA 13 compiles for
 _INSTALL = 'pip install "numbarnn[cuda]"'
 _OUT_OF_MEMORY = ("OUT_OF_MEMORY", "OutOfMemory", "out of memory", "ALLOC_FAILED")
-_OF_DRIVER = ("API", "Driver", "RuntimeError", "CUBLAS")
+# in the names of errors, all in small letters: of compilers and loaders, and of drivers and libraries
+_OF_COMPILER = ("nvvm", "nvrtc", "nvjitlink", "linker", "support", "notfound")
+_OF_DRIVER = ("cudaapi", "cudadriver", "cudaerror", "cudaruntime", "cublas")
+# what a driver says of a kernel that was compiled for another, or for a device that it has not
+_CANNOT_RUN = ("UNSUPPORTED_PTX_VERSION", "NO_BINARY_FOR_GPU", "SYSTEM_DRIVER_MISMATCH")
 # of the module that an error's class is from: nobody else's errors are renamed
-_OURS = ("numba", "numba_cuda", "numba_cuda_mlir", "cupy", "cupy_backends", "cuda")
+_OURS = ("numba", "numba_cuda", "numba_cuda_mlir", "nvmath", "cuda")
 
 
 class DeviceError(RuntimeError):
@@ -44,29 +48,33 @@ class DeviceLostError(DeviceError):
     """The GPU does not answer any more, or a kernel was broken off: a new process is needed to use it."""
 
 
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+
+
 def _import_cuda() -> Any:
-    try:
+    with suppress(ImportError):
         from numba import cuda
 
-        cuda.jit, cuda.to_device  # noqa: B018  # Numba alone has had an empty shell of this name
-    except (ImportError, AttributeError) as error:
-        try:
-            from numba_cuda_mlir import cuda
-        except ImportError:
-            raise DeviceUnavailableError(
-                f"device was 'cuda'; expected 'cpu', as numba-cuda is not installed: {_INSTALL}"
-            ) from error
+        # Numba alone has one of this name too, an old one for compilers that are not ours, or an empty shell
+        if getattr(cuda, "implementation", None) == "NVIDIA" or SIMULATED:
+            return cuda
+    try:
+        from numba_cuda_mlir import cuda
+    except ImportError as error:
+        raise DeviceUnavailableError(
+            f"device was 'cuda'; expected 'cpu', as numba-cuda is not installed: {_INSTALL}"
+        ) from error
     return cuda
 
 
 cuda = _import_cuda()
-SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
 def jit(kernel: Callable, name: str, registers: int | None = None) -> Callable:
     """Make a kernel of that name whose threads have at most so many registers; simulated ones have none."""
     kernel.__name__ = kernel.__qualname__ = name
-    return cuda.jit(kernel) if SIMULATED else cuda.jit(max_registers=registers)(kernel)
+    options = {} if registers is None or SIMULATED else {"max_registers": registers}
+    return cuda.jit(**options)(kernel)
 
 
 def processors() -> int:
@@ -107,11 +115,11 @@ def check_device() -> None:
 
 @contextmanager
 def naming_errors() -> Iterator[None]:
-    """Turn what driver and libraries raise into errors of this module.
+    """Turn what driver, compilers and libraries raise into errors of this module.
 
     Raises
     ------
-    DeviceMemoryError, DeviceLostError
+    DeviceMemoryError, DeviceUnavailableError, DeviceLostError
     """
     try:
         yield
@@ -119,14 +127,20 @@ def naming_errors() -> Iterator[None]:
         raise
     except Exception as error:
         kind = type(error)
+        name, text = kind.__name__.lower(), f"{kind.__name__} {error}"
         if kind.__module__.partition(".")[0] not in _OURS:
             raise
-        if any(word in f"{kind.__name__} {error}" for word in _OUT_OF_MEMORY):
+        if any(word in text for word in _OUT_OF_MEMORY):
             raise DeviceMemoryError(
                 f"device was 'cuda', whose memory is too small for this ({error}); "
                 "expected a smaller batch_size or network, or 'cpu'"
             ) from error
-        if any(word in kind.__name__ for word in _OF_DRIVER):
+        if any(word in text for word in _CANNOT_RUN) or any(word in name for word in _OF_COMPILER):
+            raise DeviceUnavailableError(
+                f"device was 'cuda', for which kernels cannot be compiled or loaded ({error}); expected "
+                f"'cpu', or an NVIDIA driver for CUDA 13 and {_INSTALL}"
+            ) from error
+        if any(word in name for word in _OF_DRIVER):
             raise DeviceLostError(
                 f"device was 'cuda', which failed ({error}); expected 'cpu', or a new process"
             ) from error

@@ -1,15 +1,15 @@
 """Training on the device: data, batches, losses, updates and the best weights stay there.
 
 `DeviceTrainer` is a `numbarnn.training.Trainer` whose epochs run on the device; when to stop, rates and what
-is reported are the trainer's own. The host learns of an epoch by one copy of a few numbers. Only callbacks
-make it wait more often, and be handed the parameters, before each call.
+is reported are the trainer's own. The host learns of an epoch, and of the validation behind it, by one copy
+of a few numbers. Only callbacks make it wait more often, and be handed the parameters, before each call.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -85,7 +85,8 @@ class DeviceTrainer(Trainer):
     ) -> History:
         """See `Trainer.fit`."""
         with naming_errors():
-            self._session = _Session(self, network, optimizer)
+            apart = None if validation is data else validation
+            self._session = _Session(self, network, optimizer, apart)
             try:
                 return super().fit(network, optimizer, data, validation)
             finally:
@@ -142,9 +143,9 @@ class DeviceTrainer(Trainer):
 
 
 class _Data:
-    """A source, all of it on the device."""
+    """A source, all of it on the device; `control` is where kernels tell of it."""
 
-    def __init__(self, source: Source, dtype: np.dtype) -> None:
+    def __init__(self, source: Source, dtype: np.dtype, control: Any) -> None:
         x, y, weight, lengths = source.gather(np.arange(source.n_samples))
         self.n, self.T, self.F = x.shape
         self.k, self.masked = y.shape[-1], lengths is not None
@@ -154,7 +155,7 @@ class _Data:
         # 0 for no weights, 1 for one a sample, 2 for one a step
         self.weighted = 0 if weight is None else weight.ndim
         self.weight = upload(np.zeros(1, dtype) if weight is None else weight.astype(dtype))
-        self.order, self.control = upload(np.arange(self.n)), upload(np.zeros(SIZE))
+        self.order, self.control = upload(np.arange(self.n)), control
         self.programs: dict[tuple[int, str, bool], Program] = {}
         self.source = source  # by which it is known, so it must live as long
         self._order, self._lengths = np.arange(self.n), lengths
@@ -202,10 +203,24 @@ class _Average(Latest):
 
 
 class _Session:
-    """A network, an optimizer and data on the device for as long as it trains."""
+    """A network, an optimizer and data on the device for as long as it trains.
 
-    def __init__(self, trainer: Trainer, network: Model, optimizer: Optimizer | None) -> None:
+    Parameters
+    ----------
+    trainer : Trainer
+    network : Model
+    optimizer : Optimizer or None
+    validation : Source, default=None
+        What is evaluated behind every epoch.
+    """
+
+    def __init__(
+        self, trainer: Trainer, network: Model, optimizer: Optimizer | None, validation: Source | None = None
+    ) -> None:
         self._trainer, self._host, self._host_optimizer = trainer, network, optimizer
+        self._validation, self._validated = validation, None
+        # of the data and of what is validated, side by side, as they are read by one copy
+        self._controls = upload(np.zeros(2 * SIZE))
         self._network, dtype = _counterpart(network)(network), network.dtype
         self._loss = LossKernel(trainer.loss, self._network.outputs_of_row(network), dtype)
         # without an optimizer the parameters are the host's, and nothing is brought back
@@ -246,7 +261,7 @@ class _Session:
             self._run(data, start, B, "update")
             done += 1
             if trainer.callbacks:
-                found = self._read(data)
+                found = self._read()
                 info = {
                     "epoch": epoch, "batch": batch, "n_batches": len(starts), "loss": float(found[LOSS]),
                     "learning_rate": rate, "network": self._host,
@@ -256,13 +271,18 @@ class _Session:
             stopped = stopped or ("interrupted" if interrupted() else "")
             if stopped:
                 break
-        found = self._read(data)
+        if self._validation is not None:
+            with nullcontext() if self._average is None else self._average.applied(self._host):
+                self._evaluate(self._validation, "evaluate")
+        found = self._read()
         self._host_optimizer.n_updates += done
         return float(found[TOTAL] / found[SEEN]), stopped
 
-    def _read(self, data: _Data | DeviceWindows) -> NDArray:
+    def _read(self) -> NDArray:
         """Copy the few numbers that tell of an epoch; raise if something in it was not finite."""
-        found = download(data.control)
+        found, validated = np.split(download(self._controls), 2)
+        if validated[SEEN]:
+            self._validated = float(validated[TOTAL] / validated[SEEN])
         if found[FAILED]:
             self.finish()
             what = "training loss" if found[FAILED] == 1 else "norm of the gradient"
@@ -270,19 +290,25 @@ class _Session:
         return found
 
     def evaluate(self, source: Source, gradient: NDArray | None = None) -> float:
-        """See `Trainer.evaluate`."""
-        data, size = self._load(source), self._trainer.batch_size
-        data.control.copy_to_device(np.zeros(SIZE))
+        """See `Trainer.evaluate`; what the last epoch has been validated by is known already."""
+        if source is self._validation:
+            return self._validated
         if gradient is not None:
             self._network.parameters.copy_to_device(self._host.parameters)
             self._gradients_added().copy_to_device(gradient)
-        for start in range(0, data.n, size):
-            B = min(size, data.n - start)
-            self._run(data, start, B, "evaluate" if gradient is None else "gradient")
+        data = self._evaluate(source, "evaluate" if gradient is None else "gradient")
         found = download(data.control)
         if gradient is not None:
             gradient[...] = download(self._total) / found[SEEN]
         return float(found[TOTAL] / found[SEEN])
+
+    def _evaluate(self, source: Source, kind: str) -> _Data | DeviceWindows:
+        """Let the loss over a source be added up; return its data, whose control will have it."""
+        data, size = self._load(source), self._trainer.batch_size
+        data.control.copy_to_device(np.zeros(SIZE))
+        for start in range(0, data.n, size):
+            self._run(data, start, min(size, data.n - start), kind)
+        return data
 
     def start_average(self, momentum: float) -> Latest:
         """Let updates take part in an average from now on."""
@@ -332,8 +358,12 @@ class _Session:
     def _load(self, source: Source) -> _Data | DeviceWindows:
         if id(source) not in self._data:
             windows = hasattr(source, "tables")  # of series, which are not to be copied out
-            data = DeviceWindows(source, self._tables) if windows else _Data(source, self._host.dtype)
-            self._data[id(source)] = data
+            control = self._controls[SIZE:] if source is self._validation else self._controls[:SIZE]
+            self._data[id(source)] = (
+                DeviceWindows(source, self._tables, control)
+                if windows
+                else _Data(source, self._host.dtype, control)
+            )
         return self._data[id(source)]
 
     def _way(self, data: _Data | DeviceWindows, B: int, training: bool) -> tuple[NetworkWay, Any, Any, Any]:

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from numbarnn.cuda.driver import SIMULATED, cuda, empty, upload
 from numbarnn.cuda.functions import inline
-from numbarnn.cuda.optimizers import SIZE
 
 if TYPE_CHECKING:
     from numbarnn.cuda.decoders import ForecastWay
@@ -262,6 +261,8 @@ class DeviceWindows:
     source : WindowSource or Sampled
     tables : dict
         The arrays that other sources have brought to the device, by their id; those of this one join them.
+    control : device array
+        Where kernels tell of it.
 
     Attributes
     ----------
@@ -273,7 +274,9 @@ class DeviceWindows:
     programs : dict
     """
 
-    def __init__(self, source: WindowSource | Sampled, tables: dict[int, tuple[NDArray, Any]]) -> None:
+    def __init__(
+        self, source: WindowSource | Sampled, tables: dict[int, tuple[NDArray, Any]], control: Any
+    ) -> None:
         self.source, found = source, source.tables()
         self._found, self._known, layout = found, tables, found.layout
         self.n, self.k, self._real = source.n_samples, 1, found.values.dtype
@@ -281,7 +284,7 @@ class DeviceWindows:
         self.masked = -(-found.shortest // layout.segment) < segments
         self._further = layout.horizon - 1 if layout.stepwise else 0
         self.T = segments + self._further
-        self.control, self.programs = upload(np.zeros(SIZE)), {}
+        self.control, self.programs = control, {}
         self._values, self._observed = self._bring(found.values), self._bring(found.observed)
         self._target = self._bring(found.target)
         self._places = self._bring(found.step0), self._bring(found.first)
