@@ -462,6 +462,23 @@ def test_partial_fit_of_classes_that_come_later(data):
         RNNClassifier(**SMALL).partial_fit(X, y)
 
 
+def test_class_weights_may_name_a_class_that_a_batch_does_not_have(data):
+    X, y = data
+    y = np.digitize(y, [-0.5, 0.5])
+    weights, rest = {0: 2.0, 1: 1.0, 2: 1.0}, y > 0
+    one, other = (
+        RNNClassifier(**SMALL, class_weight=given)
+        .partial_fit(X, y, classes=[0, 1, 2])
+        .partial_fit(X[rest], y[rest])
+        for given in ({0: 2.0}, weights)
+    )
+    assert_array_equal(one.predict_proba(X), other.predict_proba(X))
+    # a class whose samples all have a weight of zero may be named as well
+    for given in ({0: 2.0, 1: 3.0}, {0: 2.0}):
+        model = RNNClassifier(**SMALL, class_weight=given).fit(X, y, sample_weight=1.0 * rest)
+        assert model.classes_.tolist() == [1, 2]
+
+
 def test_partial_fit_is_not_for_lbfgs():
     assert not hasattr(RNNRegressor(solver="lbfgs"), "partial_fit")
 

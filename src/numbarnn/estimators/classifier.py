@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
@@ -106,7 +106,13 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
                 raise ValueError(f"class_weight[{label!r}] was {value!r}; expected a finite number from 0")
         by_class = np.zeros(valid.shape)
         with validation.naming("class_weight"):
-            by_class[valid] = compute_sample_weight(self.class_weight, labels)
+            if given:
+                # the classes of all calls: a batch of `partial_fit` need not hold each that is named
+                classes = np.union1d(self.classes_, labels)
+                each = compute_class_weight(self.class_weight, classes=classes, y=labels)
+                by_class[valid] = each[np.searchsorted(classes, labels)]
+            else:
+                by_class[valid] = compute_sample_weight(self.class_weight, labels)
         if weight is not None:
             by_class *= weight[:, np.newaxis]
         if not by_class.any():
