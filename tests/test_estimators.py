@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import log_loss
 
 from numbarnn import RNNClassifier, RNNRegressor, cells
 from numbarnn.losses import LOSSES
@@ -289,6 +290,19 @@ def test_a_class_for_every_step(ragged, n_classes):
     for row, labels in zip(table, y, strict=True):
         row[: len(labels)] = labels
     assert model.score(array, table, lengths=lengths) == model.score(X, y)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_probabilities_sum_to_one_in_the_precision_of_the_input(data, n_classes):
+    X, y = data
+    model = RNNClassifier(**SMALL).fit(X, np.arange(30) % n_classes)
+    for dtype, eps in (("float32", 1e-6), ("float64", 1e-14)):
+        found = model.predict_proba(X.astype(dtype))
+        assert found.dtype == dtype
+        assert_allclose(found.sum(axis=1), 1, rtol=0, atol=eps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log_loss(np.arange(30) % n_classes, model.predict_proba(X))
 
 
 def test_class_weights_are_sample_weights(data):

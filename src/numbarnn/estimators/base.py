@@ -391,7 +391,8 @@ class BaseRNN(BaseEstimator):
             steps = x.shape[1] if here is None else reach(here)
             here = here[:, :steps] if np.ndim(here) == 2 else here
             raw = network.forward(np.ascontiguousarray(x[batch, :steps], network.dtype), here)
-            found = loss.predict(raw)
+            # in the precision of the result: probabilities in float64 are expected to sum to 1 in float64
+            found = loss.predict(raw.astype(np.promote_types(raw.dtype, x.dtype), copy=False))
             if result is None:
                 shape = (*x.shape[:2], *found.shape[2:]) if raw.ndim == 3 else (len(x), *found.shape[1:])
                 result = np.zeros(shape, x.dtype)
