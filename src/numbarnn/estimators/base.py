@@ -121,6 +121,7 @@ class BaseRNN(BaseEstimator):
         n_channels = self.n_channels if reset else self.network_.config["input_size"]
         with validation.naming("X"):
             ndim = validation.input_ndim(X)
+            validation.check_list(X, ndim)
             if not reset and ndim in (2, 3) and ndim != self._input_ndim:
                 raise ValueError(f"X had {ndim} dimensions; expected {self._input_ndim}, as in fit")
             if ndim > 3:
@@ -285,6 +286,11 @@ class BaseRNN(BaseEstimator):
                 self._mean_weight(weight[part], None if valid is None else valid[part], x.shape[1])
                 for part in parts
             ]
+            if not all(means):  # stateful: elsewhere samples without weight have been left out
+                raise ValueError(
+                    "sample_weight (times class_weight) was zero for all samples that early_stopping=True "
+                    "holds out, or for all others; expected one above 0 in both parts"
+                )
             weight = weight.copy()
             for part, mean in zip(parts, means, strict=True):
                 weight[part] /= mean

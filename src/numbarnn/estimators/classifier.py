@@ -90,7 +90,9 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
             elif not np.isin(seen, self.classes_).all():
                 raise ValueError(f"y had classes that are not in {self.classes_}, those of the first call")
             if len(self.classes_) < 2:
-                raise ValueError(f"y had one class, {self.classes_[0]!r}; expected at least two")
+                (lone,) = self.classes_.tolist()
+                ones = "" if weight is None else " of samples with a weight above 0"
+                raise ValueError(f"y had one class{ones}, {lone!r}; expected at least two")
             codes = np.zeros(valid.shape, np.intp)
             codes[valid] = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
         if self.class_weight is not None:
