@@ -2,6 +2,7 @@
 
 import pickle
 import signal
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import log_loss
 
 from numbarnn import RNNClassifier, RNNRegressor, cells
+from numbarnn.estimators.validation import merge_equal
 from numbarnn.losses import LOSSES
 from numbarnn.optimizers import OPTIMIZERS
 from numbarnn.schedules import SCHEDULES, StepSchedule
@@ -334,6 +336,17 @@ def test_a_weight_of_two_is_two_samples_and_order_is_nothing_where_one_batch_hol
     repeated = RNNRegressor(**options).fit(np.repeat(X, weight, axis=0)[order], np.repeat(y, weight)[order])
     weighted = RNNRegressor(**options).fit(X, y, sample_weight=weight)
     assert_array_equal(repeated.predict(X), weighted.predict(X))
+
+
+def test_equal_samples_are_found_in_little_memory():
+    x = np.zeros((3, 30_000, 1), "float32")
+    x[1, -1], x[2] = 1, -0.0  # equal to the first
+    tracemalloc.start()
+    merged, _, weight, _ = merge_equal(x, np.zeros((3, 1)), None, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sorted(zip(merged[:, -1, 0].tolist(), weight.tolist(), strict=True)) == [(0, 2), (1, 1)]
+    assert peak < 10 * x.nbytes
 
 
 def test_the_scale_of_weights_means_nothing(data, rng):

@@ -319,8 +319,8 @@ def check_labels(
         y = y if is_listed(y) else np.asarray(y)
         if input_ndim(y) == 1:
             raise ValueError(
-                f"y had one label for each of {len(y)} samples; expected one for each step, {x.shape[:2]} or a "
-                "list of sequences, since return_sequences=True"
+                f"y had one label for each of {len(y)} samples; expected one for each step, {x.shape[:2]} "
+                "or a list of sequences, since return_sequences=True"
             )
         rows = [column_or_1d(row) for row in y]
         for i, row in enumerate(rows):
@@ -358,7 +358,10 @@ def merge_equal(x, y, weight, lengths):
     if lengths is not None:
         parts.append(lengths.reshape(len(x), -1))
     rows = np.concatenate(parts, axis=1, dtype=np.float64)
-    _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    rows += 0.0  # of the two zeros, which are equal, one
+    # compared as bytes: with axis=0 NumPy makes a field of each number, hundreds of bytes in long sequences
+    rows = rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel()
+    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
     weight = np.ones(len(x)) if weight is None else weight
     total = np.zeros((len(first), *weight.shape[1:]))
     np.add.at(total, group.ravel(), weight)  # ravel: in NumPy 2.0.0 the groups had a second dimension
