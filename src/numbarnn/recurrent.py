@@ -96,7 +96,8 @@ class Recurrent:
     n_parameters : int
         Number of parameters.
     output_size : int
-        Number of outputs of a time step: hidden_size, twice that of two directions that are not merged.
+        Number of outputs of a time step: hidden_size, or proj_size where there is one; twice that of two
+        directions that are not merged.
 
     Raises
     ------
@@ -690,7 +691,7 @@ class Recurrent:
 
         Returns
         -------
-        output : ndarray of shape (n_samples, hidden_size)
+        output : ndarray of shape (n_samples, output_size)
             h of the last layer.
         state : ndarray or tuple of ndarray
             State after the step.

@@ -28,7 +28,8 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
     ----------
     <parameters>
     class_weight : dict, "balanced" or None, default=None
-        Weight of each class, by its label; "balanced" weighs inversely to how often a class is seen.
+        Weight of each class, by its label, 1 for those that a dict does not name; "balanced" weighs inversely
+        to how often a class is seen.
 
     Attributes
     ----------
