@@ -2,6 +2,7 @@
 
 import pickle
 import signal
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import log_loss
 
 from numbarnn import RNNClassifier, RNNRegressor, cells
+from numbarnn.estimators.validation import merge_equal
 from numbarnn.losses import LOSSES
 from numbarnn.optimizers import OPTIMIZERS
 from numbarnn.schedules import SCHEDULES, StepSchedule
@@ -291,6 +294,19 @@ def test_a_class_for_every_step(ragged, n_classes):
     assert model.score(array, table, lengths=lengths) == model.score(X, y)
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_probabilities_sum_to_one_in_the_precision_of_the_input(data, n_classes):
+    X, y = data
+    model = RNNClassifier(**SMALL).fit(X, np.arange(30) % n_classes)
+    for dtype, eps in (("float32", 1e-6), ("float64", 1e-14)):
+        found = model.predict_proba(X.astype(dtype))
+        assert found.dtype == dtype
+        assert_allclose(found.sum(axis=1), 1, rtol=0, atol=eps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log_loss(np.arange(30) % n_classes, model.predict_proba(X))
+
+
 def test_class_weights_are_sample_weights(data):
     X, y = data
     y = (y > 0).astype(int)
@@ -320,6 +336,17 @@ def test_a_weight_of_two_is_two_samples_and_order_is_nothing_where_one_batch_hol
     repeated = RNNRegressor(**options).fit(np.repeat(X, weight, axis=0)[order], np.repeat(y, weight)[order])
     weighted = RNNRegressor(**options).fit(X, y, sample_weight=weight)
     assert_array_equal(repeated.predict(X), weighted.predict(X))
+
+
+def test_equal_samples_are_found_in_little_memory():
+    x = np.zeros((3, 30_000, 1), "float32")
+    x[1, -1], x[2] = 1, -0.0  # equal to the first
+    tracemalloc.start()
+    merged, _, weight, _ = merge_equal(x, np.zeros((3, 1)), None, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sorted(zip(merged[:, -1, 0].tolist(), weight.tolist(), strict=True)) == [(0, 2), (1, 1)]
+    assert peak < 10 * x.nbytes
 
 
 def test_the_scale_of_weights_means_nothing(data, rng):
@@ -462,6 +489,23 @@ def test_partial_fit_of_classes_that_come_later(data):
         RNNClassifier(**SMALL).partial_fit(X, y)
 
 
+def test_class_weights_may_name_a_class_that_a_batch_does_not_have(data):
+    X, y = data
+    y = np.digitize(y, [-0.5, 0.5])
+    weights, rest = {0: 2.0, 1: 1.0, 2: 1.0}, y > 0
+    one, other = (
+        RNNClassifier(**SMALL, class_weight=given)
+        .partial_fit(X, y, classes=[0, 1, 2])
+        .partial_fit(X[rest], y[rest])
+        for given in ({0: 2.0}, weights)
+    )
+    assert_array_equal(one.predict_proba(X), other.predict_proba(X))
+    # a class whose samples all have a weight of zero may be named as well
+    for given in ({0: 2.0, 1: 3.0}, {0: 2.0}):
+        model = RNNClassifier(**SMALL, class_weight=given).fit(X, y, sample_weight=1.0 * rest)
+        assert model.classes_.tolist() == [1, 2]
+
+
 def test_partial_fit_is_not_for_lbfgs():
     assert not hasattr(RNNRegressor(solver="lbfgs"), "partial_fit")
 
@@ -590,7 +634,9 @@ BAD_INPUT = {
     "a sequence without steps": (r"X\[2\]", lambda X, y: bad([*X[:2], X[2, :0], *X[3:]], y)),
     "a sequence with nan": (r"X\[0\]", lambda X, y: bad([X[0] * np.nan, *X[1:]], y)),
     "a sequence of strings": (r"X\[0\]", lambda X, y: bad([[["a", "b"]], *X[1:]], y)),
-    "unequal rows": ("X", lambda X, y: bad([[1.0, 2.0], [1.0]], y[:2])),
+    "no sample in a list": ("^X was empty; expected at least one sample", lambda X, y: bad([], [])),
+    "unequal rows": (r"^X\[1\] had 1 numbers and X\[0\] 2; expected .*\(n_timesteps, n_features\)",
+                     lambda X, y: bad([[1.0, 2.0], [1.0]], y[:2])),
     "lengths of a list": ("lengths", lambda X, y: bad(list(X), y, lengths=np.full(30, 5))),
     "lengths too long": ("lengths", lambda X, y: bad(X, y, lengths=np.full(30, 6))),
     "lengths zero": ("lengths", lambda X, y: bad(X, y, lengths=np.full(30, 0))),
@@ -655,6 +701,11 @@ def test_bad_input_of_other_kinds(data, ragged):
         (RNNRegressor(solver="lbfgs", num_layers=2, dropout=0.1), "^dropout", lambda m: m.fit(X, y)),
         (RNNRegressor(early_stopping=True), "validation_fraction", lambda m: m.fit(X[:5], y[:5])),
         (RNNRegressor(early_stopping=True), "early_stopping", lambda m: m.partial_fit(X, y)),
+        (
+            RNNRegressor(**{**SMALL, "batch_size": 1}, early_stopping=True, stateful=True),
+            "^sample_weight .* early_stopping=True",
+            lambda m: m.fit(X, y, sample_weight=np.r_[np.ones(20), np.zeros(10)]),
+        ),
         (RNNRegressor(n_jobs=0), "n_jobs", lambda m: m.fit(X, y)),
         (RNNRegressor("no such cell"), "cell", lambda m: m.fit(X, y)),
         (RNNRegressor(**SMALL, warm_start=True).fit(X, y), "y", lambda m: m.fit(X, np.zeros((30, 2)))),
@@ -664,6 +715,17 @@ def test_bad_input_of_other_kinds(data, ragged):
         (RNNClassifier(class_weight={True: -1}), r"^class_weight\[True\]", lambda m: m.fit(X, y > 0)),
         (RNNClassifier(class_weight={True: np.nan}), r"^class_weight\[True\]", lambda m: m.fit(X, y > 0)),
         (RNNClassifier(class_weight={"a": 1}), "class_weight", lambda m: m.fit(X, y > 0)),
+        (RNNClassifier(**SMALL), "^y had one class, 1;", lambda m: m.fit(X, np.ones(30, int))),
+        (
+            RNNClassifier(**SMALL),
+            "^y had one class of samples with a weight above 0, True;",
+            lambda m: m.fit(X, y > 0, sample_weight=1.0 * (y > 0)),
+        ),
+        (
+            RNNClassifier(**SMALL, return_sequences=True),
+            r"^y had one label for each of 30 samples; expected one for each step, \(30, 5\)",
+            lambda m: m.fit(X, y > 0),
+        ),
         (steps_fitted, "^y was None", lambda m: m.score(X, None)),
         (classes_fitted, "^y was None", lambda m: m.score(X, None)),
         (classes_fitted, "sample_weight", lambda m: m.score(X, X[:, :, 0] > 0, sample_weight=[1.0])),

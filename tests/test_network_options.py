@@ -563,10 +563,10 @@ def test_partial_fit_that_failed_has_carried_nothing(series):
     X, y = series
     model = RNNRegressor(**STATEFUL).partial_fit(X, y)
     other = clone_fitted(model)
-    wild = y.copy()
-    wild[60:] = 1e30
+    wild = X.copy()
+    wild[60:] = 1e30  # in X: targets of that size are refused before training
     with pytest.raises(FloatingPointError):
-        model.partial_fit(X, wild)
+        model.partial_fit(wild, y)
     with pytest.raises(ValueError, match="x had 5 samples; expected 4"):
         model.set_params(batch_size=5).partial_fit(X, y)
     model.set_params(batch_size=4)

@@ -646,6 +646,18 @@ def test_bad_options(argument, value):
         Recurrent(**{"input_size": 3, "hidden_size": 5, argument: value})
 
 
+def test_device_that_is_set_later_is_checked_and_ends_what_was_kept():
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    layer.forward(X, training=True)
+    with pytest.raises(ValueError, match=r"^device was 'gpu'; expected one of cpu, cuda"):
+        layer.device = "gpu"
+    layer.backward(None)
+    layer.forward(X, training=True)
+    layer.device = "cuda"
+    with pytest.raises(RuntimeError, match="nothing kept"):
+        layer.backward(None)
+
+
 def test_bad_parameters():
     layer = Recurrent("gru", 3, 5, random_state=0)
     good = {name: value.copy() for name, value in layer.parameters.items()}

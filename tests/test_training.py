@@ -394,6 +394,18 @@ def test_progress_is_lines_where_there_is_no_terminal(rng, capsys):
     assert lines[1].startswith("Name: epoch 2/2, loss 0.") and "validation loss 0." in lines[1]
 
 
+def test_progress_needs_no_more_of_stderr_than_write(rng, monkeypatch):
+    class Lines(list):
+        write = list.append
+
+    for stream in (Lines(), None):  # None: a program without a console
+        network, source = problem(rng)
+        monkeypatch.setattr("sys.stderr", stream)
+        fit(network, source, max_iter=2, verbose=1, name="Name")
+        if stream is not None:
+            assert "".join(stream).count("Name: epoch") == 2
+
+
 def test_progress_is_a_bar_on_a_terminal(rng, capsys, monkeypatch):
     network, source = problem(rng)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)

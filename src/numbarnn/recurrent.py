@@ -96,7 +96,8 @@ class Recurrent:
     n_parameters : int
         Number of parameters.
     output_size : int
-        Number of outputs of a time step: hidden_size, twice that of two directions that are not merged.
+        Number of outputs of a time step: hidden_size, or proj_size where there is one; twice that of two
+        directions that are not merged.
 
     Raises
     ------
@@ -155,8 +156,7 @@ class Recurrent:
         proj_size: int = 0,
         device: str = "cpu",
     ) -> None:
-        if device not in DEVICES:
-            raise ValueError(f"device was {device!r}; expected one of {', '.join(DEVICES)}")
+        _check_device(device)
         self.cell = find_cell(cell)
         self.input_size = positive_int("input_size", input_size)
         self.hidden_size = positive_int("hidden_size", hidden_size)
@@ -267,6 +267,17 @@ class Recurrent:
             self._make_layers()
             self.bind(self._flat, self._flat_gradients)
             self._busy = False
+
+    @property
+    def device(self) -> str:
+        """Where `forward` and `backward` run; may be set, and `backward` then waits for another `forward`."""
+        return self._device
+
+    @device.setter
+    def device(self, device: str) -> None:
+        _check_device(device)
+        # what a pass has kept for backward lies where it ran
+        self._device, self._kept = device, None
 
     # ---- parameters
 
@@ -680,7 +691,7 @@ class Recurrent:
 
         Returns
         -------
-        output : ndarray of shape (n_samples, hidden_size)
+        output : ndarray of shape (n_samples, output_size)
             h of the last layer.
         state : ndarray or tuple of ndarray
             State after the step.
@@ -766,6 +777,11 @@ class Recurrent:
             if array.shape != shape:
                 raise ValueError(f"{name} ({part}) had shape {array.shape}; expected {shape}")
         return arrays
+
+
+def _check_device(device: str) -> None:
+    if device not in DEVICES:
+        raise ValueError(f"device was {device!r}; expected one of {', '.join(DEVICES)}")
 
 
 def _public_state(state: Sequence[NDArray]) -> State:

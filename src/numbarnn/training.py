@@ -612,9 +612,9 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def _progress(trainer: Trainer) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Yield what shows an epoch on stderr: on a bar if that is a terminal, else on a line."""
-    if not trainer.verbose:
+    if not trainer.verbose or sys.stderr is None:  # there is none in a program without a console
         yield lambda info: None
-    elif sys.stderr.isatty():
+    elif getattr(sys.stderr, "isatty", bool)():  # what stands in for it may have `write` alone
         from tqdm import tqdm
 
         with tqdm(total=trainer.max_iter, desc=trainer.name, unit="epoch") as bar:
@@ -628,7 +628,7 @@ def _progress(trainer: Trainer) -> Iterator[Callable[[Mapping[str, Any]], None]]
         yield lambda info: print(
             f"{trainer.name}: epoch {info['epoch'] + 1}/{trainer.max_iter}, {_losses(info)}",
             file=sys.stderr,
-            flush=True,
+            flush=hasattr(sys.stderr, "flush"),
         )
 
 

@@ -121,6 +121,7 @@ class BaseRNN(BaseEstimator):
         n_channels = self.n_channels if reset else self.network_.config["input_size"]
         with validation.naming("X"):
             ndim = validation.input_ndim(X)
+            validation.check_list(X, ndim)
             if not reset and ndim in (2, 3) and ndim != self._input_ndim:
                 raise ValueError(f"X had {ndim} dimensions; expected {self._input_ndim}, as in fit")
             if ndim > 3:
@@ -285,6 +286,11 @@ class BaseRNN(BaseEstimator):
                 self._mean_weight(weight[part], None if valid is None else valid[part], x.shape[1])
                 for part in parts
             ]
+            if not all(means):  # stateful: elsewhere samples without weight have been left out
+                raise ValueError(
+                    "sample_weight (times class_weight) was zero for all samples that early_stopping=True "
+                    "holds out, or for all others; expected one above 0 in both parts"
+                )
             weight = weight.copy()
             for part, mean in zip(parts, means, strict=True):
                 weight[part] /= mean
@@ -391,7 +397,8 @@ class BaseRNN(BaseEstimator):
             steps = x.shape[1] if here is None else reach(here)
             here = here[:, :steps] if np.ndim(here) == 2 else here
             raw = network.forward(np.ascontiguousarray(x[batch, :steps], network.dtype), here)
-            found = loss.predict(raw)
+            # in the precision of the result: probabilities in float64 are expected to sum to 1 in float64
+            found = loss.predict(raw.astype(np.promote_types(raw.dtype, x.dtype), copy=False))
             if result is None:
                 shape = (*x.shape[:2], *found.shape[2:]) if raw.ndim == 3 else (len(x), *found.shape[1:])
                 result = np.zeros(shape, x.dtype)

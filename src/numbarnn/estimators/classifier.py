@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
@@ -28,7 +28,8 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
     ----------
     <parameters>
     class_weight : dict, "balanced" or None, default=None
-        Weight of each class, by its label; "balanced" weighs inversely to how often a class is seen.
+        Weight of each class, by its label, 1 for those that a dict does not name; "balanced" weighs inversely
+        to how often a class is seen.
 
     Attributes
     ----------
@@ -90,7 +91,9 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
             elif not np.isin(seen, self.classes_).all():
                 raise ValueError(f"y had classes that are not in {self.classes_}, those of the first call")
             if len(self.classes_) < 2:
-                raise ValueError(f"y had one class, {self.classes_[0]!r}; expected at least two")
+                (lone,) = self.classes_.tolist()
+                ones = "" if weight is None else " of samples with a weight above 0"
+                raise ValueError(f"y had one class{ones}, {lone!r}; expected at least two")
             codes = np.zeros(valid.shape, np.intp)
             codes[valid] = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
         if self.class_weight is not None:
@@ -106,7 +109,13 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
                 raise ValueError(f"class_weight[{label!r}] was {value!r}; expected a finite number from 0")
         by_class = np.zeros(valid.shape)
         with validation.naming("class_weight"):
-            by_class[valid] = compute_sample_weight(self.class_weight, labels)
+            if given:
+                # the classes of all calls: a batch of `partial_fit` need not hold each that is named
+                classes = np.union1d(self.classes_, labels)
+                each = compute_class_weight(self.class_weight, classes=classes, y=labels)
+                by_class[valid] = each[np.searchsorted(classes, labels)]
+            else:
+                by_class[valid] = compute_sample_weight(self.class_weight, labels)
         if weight is not None:
             by_class *= weight[:, np.newaxis]
         if not by_class.any():

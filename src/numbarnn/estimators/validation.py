@@ -51,6 +51,24 @@ def input_ndim(values: Any) -> int:
     return np.asarray(values).ndim if ndim is None else ndim
 
 
+def check_list(X: Any, ndim: int) -> None:
+    """Refuse a list of nothing, and one of sequences of unequal length without a dimension for the features.
+
+    NumPy and scikit-learn would speak of arrays there, which the user of a list does not have.
+    """
+    if not is_listed(X):
+        return
+    if not len(X):
+        raise ValueError("X was empty; expected at least one sample")
+    if ndim == 2:
+        for i, row in enumerate(X):
+            if np.ndim(row) == 1 and len(row) != len(X[0]):
+                raise ValueError(
+                    f"X[{i}] had {len(row)} numbers and X[0] {len(X[0])}; expected as many in every row, or "
+                    "sequences of shape (n_timesteps, n_features), whose numbers of steps may differ"
+                )
+
+
 def check_sequences(X: Any, lengths: Any, masked: bool = False) -> tuple[np.ndarray, Any]:
     """Turn three-dimensional input, or a list of sequences, into an array and lengths.
 
@@ -298,7 +316,13 @@ def check_labels(
     else:
         check_consistent_length(x, y)
         steps = np.full(len(x), x.shape[1]) if lengths is None else lengths
-        rows = [column_or_1d(row) for row in (y if is_listed(y) else np.asarray(y))]
+        y = y if is_listed(y) else np.asarray(y)
+        if input_ndim(y) == 1:
+            raise ValueError(
+                f"y had one label for each of {len(y)} samples; expected one for each step, {x.shape[:2]} "
+                "or a list of sequences, since return_sequences=True"
+            )
+        rows = [column_or_1d(row) for row in y]
         for i, row in enumerate(rows):
             if len(row) not in (steps[i], x.shape[1]):
                 raise ValueError(f"y[{i}] had {len(row)} steps; expected a label for each of {steps[i]}")
@@ -334,7 +358,10 @@ def merge_equal(x, y, weight, lengths):
     if lengths is not None:
         parts.append(lengths.reshape(len(x), -1))
     rows = np.concatenate(parts, axis=1, dtype=np.float64)
-    _, first, group = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    rows += 0.0  # of the two zeros, which are equal, one
+    # compared as bytes: with axis=0 NumPy makes a field of each number, hundreds of bytes in long sequences
+    rows = rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel()
+    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
     weight = np.ones(len(x)) if weight is None else weight
     total = np.zeros((len(first), *weight.shape[1:]))
     np.add.at(total, group.ravel(), weight)  # ravel: in NumPy 2.0.0 the groups had a second dimension
