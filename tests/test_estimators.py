@@ -273,6 +273,7 @@ def test_labels_of_any_kind(data, labels):
     assert_array_equal(model.classes_, np.unique(y))
     assert_allclose(model.predict_proba(X).sum(axis=1), 1, rtol=1e-6)
     assert model.predict_proba(X).shape == (30, len(labels))
+    assert_allclose(model.predict_log_proba(X), np.log(model.predict_proba(X)), rtol=1e-12)
     assert model.predict(X).dtype == y.dtype
     assert model.score(X, y) > 0.9
 
@@ -284,7 +285,8 @@ def test_a_class_for_every_step(ragged, n_classes):
     model = RNNClassifier(**{**LEARN, "max_iter": 150}, return_sequences=True, class_weight="balanced").fit(
         X, y
     )
-    assert [p.shape for p in model.predict_proba(X)] == [(len(s), n_classes) for s in steps]
+    for method in (model.predict_proba, model.predict_log_proba):
+        assert [p.shape for p in method(X)] == [(len(s), n_classes) for s in steps]
     assert [p.shape for p in model.predict(X)] == [s.shape for s in steps]
     assert model.score(X, y) > 0.9
     array, lengths = padded(X)

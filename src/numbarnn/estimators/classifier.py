@@ -202,6 +202,25 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         result, lengths, _ = self._predict(X, lengths, mask)
         return self._hand_back(result, lengths, X)
 
+    def predict_log_proba(
+        self, X: Any, lengths: Any = None, mask: Any = None
+    ) -> np.ndarray | list[np.ndarray]:
+        """Logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X, lengths, mask
+            As in `fit`; sequences may have other numbers of steps.
+
+        Returns
+        -------
+        log_probability : ndarray or list of ndarray
+            As of `predict_proba`.
+        """
+        result, lengths, _ = self._predict(X, lengths, mask)
+        with np.errstate(divide="ignore"):
+            return self._hand_back(np.log(result), lengths, X)
+
     def predict(self, X: Any, lengths: Any = None, mask: Any = None) -> np.ndarray | list[np.ndarray]:
         """Most probable class.
 

@@ -357,7 +357,7 @@ def merge_equal(x, y, weight, lengths):
     parts = [x.reshape(len(x), -1), y.reshape(len(x), -1)]
     if lengths is not None:
         parts.append(lengths.reshape(len(x), -1))
-    rows = np.concatenate(parts, axis=1, dtype=np.float64)
+    rows = np.ascontiguousarray(np.concatenate(parts, axis=1, dtype=np.float64))
     rows += 0.0  # of the two zeros, which are equal, one
     # compared as bytes: with axis=0 NumPy makes a field of each number, hundreds of bytes in long sequences
     rows = rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel()
