@@ -156,7 +156,7 @@ class Recurrent:
         proj_size: int = 0,
         device: str = "cpu",
     ) -> None:
-        _check_device(device)
+        self.device, self._on_device = device, None
         self.cell = find_cell(cell)
         self.input_size = positive_int("input_size", input_size)
         self.hidden_size = positive_int("hidden_size", hidden_size)
@@ -209,7 +209,6 @@ class Recurrent:
         check_count(self.n_parameters)
         self.bind(np.zeros(self.n_parameters, self.dtype), np.zeros(self.n_parameters, self.dtype))
         self._initialize()
-        self.device, self._on_device = device, None
         if device == "cuda":
             self._device_layers()  # says at once what is missing
         if self.dropout > 0 and self.num_layers == 1:
@@ -275,7 +274,8 @@ class Recurrent:
 
     @device.setter
     def device(self, device: str) -> None:
-        _check_device(device)
+        if device not in DEVICES:
+            raise ValueError(f"device was {device!r}; expected one of {', '.join(DEVICES)}")
         # what a pass has kept for backward lies where it ran
         self._device, self._kept = device, None
 
@@ -777,11 +777,6 @@ class Recurrent:
             if array.shape != shape:
                 raise ValueError(f"{name} ({part}) had shape {array.shape}; expected {shape}")
         return arrays
-
-
-def _check_device(device: str) -> None:
-    if device not in DEVICES:
-        raise ValueError(f"device was {device!r}; expected one of {', '.join(DEVICES)}")
 
 
 def _public_state(state: Sequence[NDArray]) -> State:

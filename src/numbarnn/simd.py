@@ -561,7 +561,7 @@ def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, bl
 
         # the operands of the shorter side are all kept, those of the longer come one at a time
         order = [(r, v) for v in range(n_vectors) for r in range(n_rows)] if n_rows < n_vectors else cells
-        if n_rows > 2:
+        if n_rows > 2:  # in smaller tiles it costs more time than it saves
             _prefetch(builder, builder.gep(w_start, [next_now]))
             builder.store(builder.add(next_now, next_k), next_offset)
         left, right = cache(broadcast), cache(operand)
@@ -594,8 +594,9 @@ def tile(
     """Set C (rows x vectors) to (C if add else 0) + A (rows x blocks*depth) @ W (blocks*depth x vectors).
 
     (rows, vectors, sums) is one of TILE_SHAPES. C[r, v] lies at c_at + r c_row + v lanes, A[r, (b, k)] at
-    a_at + r a_row + b a_block + k a_k, and W[(b, k), v] at w_at + (b depth + k) w_k + v lanes. What is
-    read next is brought nearer, with row (b, k) of W what lies next_at + (b depth + k) next_k behind w_at.
+    a_at + r a_row + b a_block + k a_k, and W[(b, k), v] at w_at + (b depth + k) w_k + v lanes. Tiles of
+    more than two rows bring nearer what is read next: with row (b, k) of W what lies
+    next_at + (b depth + k) next_k behind w_at.
     """
     n = types.intp
     sig = types.void(n, n, n, types.boolean, a, n, n, n, n, w, n, n, n, n, c, n, n, n, n)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
@@ -109,13 +109,10 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
                 raise ValueError(f"class_weight[{label!r}] was {value!r}; expected a finite number from 0")
         by_class = np.zeros(valid.shape)
         with validation.naming("class_weight"):
-            if given:
-                # the classes of all calls: a batch of `partial_fit` need not hold each that is named
-                classes = np.union1d(self.classes_, labels)
-                each = compute_class_weight(self.class_weight, classes=classes, y=labels)
-                by_class[valid] = each[np.searchsorted(classes, labels)]
-            else:
-                by_class[valid] = compute_sample_weight(self.class_weight, labels)
+            # a dict may name classes of all calls: a batch of `partial_fit` need not hold each of them
+            classes = np.union1d(self.classes_, labels) if given else np.unique(labels)
+            each = compute_class_weight(self.class_weight, classes=classes, y=labels)
+            by_class[valid] = each[np.searchsorted(classes, labels)]
         if weight is not None:
             by_class *= weight[:, np.newaxis]
         if not by_class.any():
@@ -217,9 +214,9 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         log_probability : ndarray or list of ndarray
             As of `predict_proba`.
         """
-        result, lengths, _ = self._predict(X, lengths, mask)
+        found = self.predict_proba(X, lengths, mask)
         with np.errstate(divide="ignore"):
-            return self._hand_back(np.log(result), lengths, X)
+            return [np.log(each) for each in found] if isinstance(found, list) else np.log(found)
 
     def predict(self, X: Any, lengths: Any = None, mask: Any = None) -> np.ndarray | list[np.ndarray]:
         """Most probable class.

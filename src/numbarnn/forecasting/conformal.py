@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri, stdtrit
 
+from .scaling import below_one
+
 __all__ = ["Conformal"]
 
 # an interval of whole windows wants this many before other rows are asked
@@ -284,9 +286,7 @@ class Conformal:
     def _n_independent(self, residuals):
         """Return how many independent residuals those of each step are worth, (H,), at least 1."""
         n = len(residuals)
-        values = np.where(np.isfinite(residuals), residuals, 0.0)
-        # a power of two changes no bit of a ratio; squares of values as large as 1e160 would be infinite
-        values = np.ldexp(values, -np.frexp(np.abs(values).max())[1])
+        values, _ = below_one(np.where(np.isfinite(residuals), residuals, 0.0))
         spectrum = np.fft.rfft(values, 2 * n, axis=0)
         products = np.fft.irfft(np.abs(spectrum) ** 2, 2 * n, axis=0)[:n]  # of residuals k apart, summed
         # errors of forecasts that do not overlap are taken to be independent

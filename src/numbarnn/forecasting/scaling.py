@@ -265,15 +265,28 @@ class CovariateScaler(NamedTuple):
         return ((values - scales[0]) / scales[1]).astype(dtype)
 
 
+def below_one(values: np.ndarray) -> tuple[np.ndarray, int]:
+    """Divide finite values by a power of two, so that they can be squared; return it as its exponent too.
+
+    It changes no bit of what is computed of them; squares of values as large as 1e160 would be infinite.
+
+    >>> import numpy as np
+    >>> from numbarnn.forecasting.scaling import below_one
+    >>> values, exponent = below_one(np.array([-3.0, 1.0]))
+    >>> values.tolist(), int(exponent)
+    ([-0.75, 0.25], 2)
+    """
+    exponent = np.frexp(max(values.max(), -values.min()))[1]
+    return np.ldexp(values, -exponent), exponent
+
+
 def _moments(values):
     """Mean and standard deviation of what is not NaN; deviation 1 of constants."""
     if np.isnan(values).any():
         values = values[~np.isnan(values)]
     if not len(values):
         return 0.0, 1.0
-    # a power of two changes no bit of a deviation; squares of values as large as 1e160 would be infinite
-    exponent = np.frexp(max(values.max(), -values.min()))[1]
-    values = np.ldexp(values, -exponent)
+    values, exponent = below_one(values)
     deviation = values.std()
     constant = deviation <= ROUNDING * np.abs(values).max()
     return np.ldexp(values.mean(), exponent), 1.0 if constant else np.ldexp(deviation, exponent)
