@@ -527,7 +527,7 @@ class Recurrent:
         """
         x = as_input(x, self.input_size, self.dtype)
         B, T, _ = x.shape
-        state = self._check_state("state", state, B)
+        state = self._check_state("state", state, self.state_shapes(B))
         lengths = check_lengths(lengths, B, T)
         mask = check_mask(mask, B, T)
         output = None
@@ -653,7 +653,7 @@ class Recurrent:
                 doutput = as_float("doutput", doutput, self.dtype)
                 if doutput.shape != shape:
                     raise ValueError(f"doutput had shape {doutput.shape}; expected {shape}")
-            dstate = self._check_state("dstate", dstate, B)
+            dstate = self._check_state("dstate", dstate, self.state_shapes(B))
             dinitial = self._new_state(B)
             self._busy = True
             dx = self._run_backward(doutput, dstate, input_gradient, dinitial)
@@ -721,19 +721,19 @@ class Recurrent:
                 "step was called on a bidirectional layer, whose output needs the steps to come; use forward"
             )
         x_t = as_float("x_t", x_t, self.dtype)
-        if x_t.ndim != 2 or x_t.shape[1] != self.input_size or x_t.shape[0] == 0:
-            raise ValueError(f"x_t had shape {x_t.shape}; expected (n_samples, {self.input_size})")
-        B = x_t.shape[0]
+        shape = x_t.shape
+        if len(shape) != 2 or shape[1] != self.input_size or shape[0] == 0:
+            raise ValueError(f"x_t had shape {shape}; expected (n_samples, {self.input_size})")
         if self.cell.loops:
             output, state = self.forward(x_t[:, np.newaxis], state)
             return output[:, 0], state
-        old = self._check_state("state", state, B)
         with self._lock:
             self._mend()
-            if self._stepper is None or self._stepper.n_samples != B:
-                directions, shapes = [direction for (direction,) in self._layers], self.state_shapes(B)
-                self._stepper = Stepper(directions, shapes, self.zoneout, self.residual)
-            output, new = self._stepper.run(x_t, old)
+            stepper = self._stepper
+            if stepper is None or stepper.n_samples != shape[0]:
+                directions, shapes = [direction for (direction,) in self._layers], self.state_shapes(shape[0])
+                self._stepper = stepper = Stepper(directions, shapes, self.zoneout, self.residual)
+            output, new = stepper.run(x_t, self._check_state("state", state, stepper.shapes))
         return output, _public_state(new)
 
     # ---- states
@@ -762,20 +762,23 @@ class Recurrent:
         widths = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self.cell.n_states - 1)
         return [(self.num_layers * len(self._layers[0]), n_samples, width) for width in widths]
 
-    def _check_state(self, name: str, state: State | None, n_samples: int) -> tuple[NDArray, ...] | None:
+    def _check_state(
+        self, name: str, state: State | None, shapes: list[tuple[int, int, int]]
+    ) -> tuple[NDArray, ...] | None:
         if state is None:
             return None
         states = tuple(state) if isinstance(state, (tuple, list)) else (state,)
-        if len(states) != self.cell.n_states:
+        if len(states) != len(shapes):
             names = ", ".join(self.cell.states)
             raise ValueError(
                 f"{name} was {len(states)} array(s); "
-                f'cell "{self.cell.name}" expected {self.cell.n_states}: ({names})'
+                f'cell "{self.cell.name}" expected {len(shapes)}: ({names})'
             )
         arrays = tuple([as_float(name, s, self.dtype) for s in states])
-        for array, part, shape in zip(arrays, self.cell.states, self.state_shapes(n_samples), strict=True):
-            if array.shape != shape:
-                raise ValueError(f"{name} ({part}) had shape {array.shape}; expected {shape}")
+        for k, shape in enumerate(shapes):
+            if arrays[k].shape != shape:
+                part = self.cell.states[k]
+                raise ValueError(f"{name} ({part}) had shape {arrays[k].shape}; expected {shape}")
         return arrays
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from numbarnn.kernels import scan
 from numbarnn.kernels.gemm import ALONE
-from numbarnn.kernels.sizes import batch_sizes, noise_sizes
+from numbarnn.kernels.sizes import aligned_zeros, batch_sizes, noise_sizes
 from numbarnn.kernels.threads import Program
 from numbarnn.layer import Direction
 
@@ -31,22 +31,34 @@ class Stepper:
     Attributes
     ----------
     n_samples : int
+    shapes : list of tuple of int
     """
 
     def __init__(
         self, directions: list[Direction], shapes: list[tuple[int, int, int]], zoneout: tuple[float, ...],
         residual: bool,
     ) -> None:
-        self.n_samples = shapes[0][1]
-        self._shapes, self._residual, self._dtype = shapes, residual, directions[0].dtype
+        self.n_samples, self.shapes = shapes[0][1], shapes
+        self._residual, self._dtype = residual, directions[0].dtype
         cell = directions[0].cell
         self._cell = cell.noisy(False, True) if any(zoneout) else cell
-        self._layers = [self._make_layer(direction, zoneout) for direction in directions]
+        layers = [self._make_layer(direction, zoneout) for direction in directions]
+        self._numbers = np.zeros((len(layers), scan.N_SIZES + len(layers[0])), np.int64)
+        used = 0
+        for row, (sizes, *arrays) in zip(self._numbers, layers, strict=True):
+            row[: scan.N_SIZES] = sizes
+            row[scan.N_SIZES :] = used + np.cumsum([0, *map(_whole_lines, arrays)])
+            used = row[-1]
+        self._memory = aligned_zeros(used, self._dtype)
+        for row, (_, *arrays) in zip(self._numbers, layers, strict=True):
+            for start, array in zip(row[scan.N_SIZES :], arrays, strict=False):
+                self._memory[start : start + array.size] = array
         self._lengths = np.ones(self.n_samples, np.int64)
         self._zeros = tuple(np.zeros(shape, self._dtype) for shape in shapes)
+        self._output_shape = self.n_samples, shapes[0][2]
 
     def _make_layer(self, direction: Direction, zoneout: tuple[float, ...]) -> tuple:
-        """Return what `scan.scan_step` takes of a layer: its sizes, input rows, weights and other arrays."""
+        """Return the sizes of a layer, and its input rows, weights and other arrays as a step finds them."""
         B, dtype, known = self.n_samples, self._dtype, direction.sizes
         own = Direction(
             direction.cell, known.I, known.H, direction.bias, dtype, False, known.projects * known.HR
@@ -63,15 +75,20 @@ class Stepper:
         if n_noise:
             mixed = n[sizes.zm : sizes.ds].reshape(B, 1 + sizes.E, own.padded)
             mixed[:, :, : sizes.H] = np.array(zoneout)[:, np.newaxis]
-        return tuple(sizes), z, own.packed, x, g, c, n
+        return sizes, z, own.packed, x, g, c, n
 
     def run(self, x_t: NDArray, state: Sequence[NDArray] | None) -> tuple[NDArray, tuple[NDArray, ...]]:
         """Advance by a step: x_t is (n_samples, n_inputs); return the output and the new state, both new."""
-        old = state or self._zeros
-        new = tuple([np.empty(shape, self._dtype) for shape in self._shapes])
-        below = x_t
-        for k, (numbers, *arrays) in enumerate(self._layers):
-            scan.scan_step(self._cell, numbers, k, below, old, self._lengths, *arrays, new)
-            adds = self._residual and below.shape == new[0][k].shape
-            below = new[0][k] + below if adds else new[0][k]
-        return below if adds else below.copy(), new
+        output = np.empty(self._output_shape, self._dtype)
+        new = tuple([np.empty(shape, self._dtype) for shape in self.shapes])
+        scan.scan_step(
+            self._cell, self._numbers, self._residual, self._memory, self._lengths, x_t, state or self._zeros,
+            new, output,
+        )
+        return output, new
+
+
+def _whole_lines(array: NDArray) -> int:
+    """Count its elements up to the end of a cache line."""
+    line = 64 // array.itemsize
+    return -(-array.size // line) * line

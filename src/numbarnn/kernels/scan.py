@@ -47,6 +47,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from numba import njit
+from numba.np.unsafe.ndarray import to_fixed_tuple
 
 from numbarnn.kernels.compiler import Ints, Reals, kernel, task
 from numbarnn.kernels.equations import advance, retreat
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
 # Outputs lie by samples, so that a step writes to as many places as there are rows. The processor does not
 # foresee the next ones, and is told so many steps before.
 AHEAD = 4
+N_SIZES = len(Sizes._fields)
 
 
 @njit(**INLINED)
@@ -332,25 +334,36 @@ def unit_gradient(sizes: Sizes, scalars: int, e: Reals, du: Reals):
 
 
 @kernel
-def scan_step(cell, numbers, layer, x_t, states, lengths, z, w, x, g, c, n, new_states):
-    """Do one step of one layer: x_t (B, I); `states` and `new_states` are tuples of arrays (layers, B, H).
+def scan_step(cell, numbers, residual, memory, lengths, x_t, states, new_states, output):
+    """Do one step of all layers, each on the output of the one before: x_t (B, I) to output (B, HR).
 
-    `numbers` are the Sizes as a plain tuple, which a call from Python hands over in a third of the time.
+    `states` and `new_states` are tuples of arrays (layers, B, units). A row of `numbers` has the Sizes of a
+    layer, and behind them where in `memory` its z, w, x, g, c and n begin and the last of them ends: handing
+    over as many arrays would take Python longer than a small layer takes for its step.
     """
-    sizes = Sizes(*numbers)
-    B, H, padded = sizes.B, sizes.H, sizes.J * sizes.U
-    for r in range(B):
-        for i in range(sizes.I):
-            z[r * sizes.LZ + i] = x_t[r, i]
-        for u in range(sizes.HR):
-            x[r * sizes.LX + u] = states[0][layer, r, u]
-        for s in range(sizes.E):
-            for u in range(H):
-                c[(r * sizes.E + s) * padded + u] = states[s + 1][layer, r, u]
-    _step_forward(cell, sizes, 0, B, 0, lengths, True, True, z, w, x, x, g, c, n)
-    for r in range(B):
-        for u in range(sizes.HR):
-            new_states[0][layer, r, u] = x[(B + r) * sizes.LX + u]
-        for s in range(sizes.E):
-            for u in range(H):
-                new_states[s + 1][layer, r, u] = c[((B + r) * sizes.E + s) * padded + u]
+    below = x_t
+    for layer in range(len(numbers)):
+        sizes = Sizes(*to_fixed_tuple(numbers[layer, :N_SIZES], N_SIZES))
+        at = numbers[layer, N_SIZES:]
+        z, w, x = memory[at[0] : at[1]], memory[at[1] : at[2]], memory[at[2] : at[3]]
+        g, c, n = memory[at[3] : at[4]], memory[at[4] : at[5]], memory[at[5] : at[6]]
+        B, H, padded = sizes.B, sizes.H, sizes.J * sizes.U
+        adds = residual and sizes.I == sizes.HR
+        for r in range(B):
+            for i in range(sizes.I):
+                z[r * sizes.LZ + i] = below[r, i]
+            for u in range(sizes.HR):
+                x[r * sizes.LX + u] = states[0][layer, r, u]
+            for s in range(sizes.E):
+                for u in range(H):
+                    c[(r * sizes.E + s) * padded + u] = states[s + 1][layer, r, u]
+        _step_forward(cell, sizes, 0, B, 0, lengths, True, True, z, w, x, x, g, c, n)
+        for r in range(B):
+            for u in range(sizes.HR):
+                h = x[(B + r) * sizes.LX + u]
+                new_states[0][layer, r, u] = h
+                output[r, u] = h + below[r, u] if adds else h
+            for s in range(sizes.E):
+                for u in range(H):
+                    new_states[s + 1][layer, r, u] = c[((B + r) * sizes.E + s) * padded + u]
+        below = output
