@@ -89,7 +89,7 @@ def errors(forecaster: Any, series: np.ndarray, first: int, last: int) -> tuple[
 
 
 # options of runs that do not name them: the first runs knew none of these, and keep their keys
-UNSAID = {"learning_rate": "auto", "ema_momentum": None, "delta": 1.0}
+UNSAID = {"learning_rate": "auto", "ema_momentum": None, "delta": 1.0, "series_embedding": "auto"}
 
 
 def grid(options: argparse.Namespace, horizon: int) -> list[dict[str, Any]]:
@@ -108,6 +108,7 @@ def grid(options: argparse.Namespace, horizon: int) -> list[dict[str, Any]]:
         "learning_rate": options.schedule,
         "ema_momentum": options.ema_momentum,
         "delta": options.delta,
+        "series_embedding": options.series_embedding,
     }
     fixed = {
         "horizon": horizon,
@@ -346,6 +347,7 @@ def parse() -> argparse.Namespace:
     several("--schedule", nargs="+", default=["auto"], help="of the learning rate (%(default)s)")
     several("--ema-momentum", type=_or_none(float), nargs="+", default=[None], help="of averaged weights")
     several("--delta", type=float, nargs="+", default=[1.0], help="of the Huber loss")
+    several("--series-embedding", type=_or_none(_auto_or_int), nargs="+", default=["auto"], help="or none")
     return parser.parse_args()
 
 
