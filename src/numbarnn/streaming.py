@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from numbarnn.kernels import scan
 from numbarnn.kernels.gemm import ALONE
-from numbarnn.kernels.sizes import aligned_zeros, batch_sizes, noise_sizes
+from numbarnn.kernels.sizes import aligned_zeros, batch_sizes, noise_sizes, whole_lines
 from numbarnn.kernels.threads import Program
 from numbarnn.layer import Direction
 
@@ -47,7 +47,7 @@ class Stepper:
         used = 0
         for row, (sizes, *arrays) in zip(self._numbers, layers, strict=True):
             row[: scan.N_SIZES] = sizes
-            row[scan.N_SIZES :] = used + np.cumsum([0, *map(_whole_lines, arrays)])
+            row[scan.N_SIZES :] = used + np.cumsum([0, *[whole_lines(a.size, a.itemsize) for a in arrays]])
             used = row[-1]
         self._memory = aligned_zeros(used, self._dtype)
         for row, (_, *arrays) in zip(self._numbers, layers, strict=True):
@@ -55,7 +55,6 @@ class Stepper:
                 self._memory[start : start + array.size] = array
         self._lengths = np.ones(self.n_samples, np.int64)
         self._zeros = tuple(np.zeros(shape, self._dtype) for shape in shapes)
-        self._output_shape = self.n_samples, shapes[0][2]
 
     def _make_layer(self, direction: Direction, zoneout: tuple[float, ...]) -> tuple:
         """Return the sizes of a layer, and its input rows, weights and other arrays as a step finds them."""
@@ -79,16 +78,10 @@ class Stepper:
 
     def run(self, x_t: NDArray, state: Sequence[NDArray] | None) -> tuple[NDArray, tuple[NDArray, ...]]:
         """Advance by a step: x_t is (n_samples, n_inputs); return the output and the new state, both new."""
-        output = np.empty(self._output_shape, self._dtype)
+        output = np.empty(self.shapes[0][1:], self._dtype)
         new = tuple([np.empty(shape, self._dtype) for shape in self.shapes])
         scan.scan_step(
             self._cell, self._numbers, self._residual, self._memory, self._lengths, x_t, state or self._zeros,
             new, output,
         )
         return output, new
-
-
-def _whole_lines(array: NDArray) -> int:
-    """Count its elements up to the end of a cache line."""
-    line = 64 // array.itemsize
-    return -(-array.size // line) * line

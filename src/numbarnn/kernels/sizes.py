@@ -96,6 +96,17 @@ def aligned_zeros(size: int, dtype: DTypeLike) -> NDArray:
     return whole[first : first + size]
 
 
+def whole_lines(elements: int, itemsize: int) -> int:
+    """Count the elements up to the end of a cache line.
+
+    >>> from numbarnn.kernels.sizes import whole_lines
+    >>> whole_lines(16, 4), whole_lines(17, 4)
+    (16, 32)
+    """
+    line = LINE_BYTES // itemsize
+    return -(-elements // line) * line
+
+
 def row_stride(elements: int, itemsize: int) -> int:
     """Count the elements from row to row: odd numbers of cache lines, so that rows fall into different sets.
 
@@ -139,8 +150,7 @@ def layer_sizes(
         "wmt": width * blocks * h_columns,
         "wxt": padded * blocks_h * m_columns,
     }
-    line = LINE_BYTES // itemsize
-    places = accumulate(-(-part // line) * line for part in parts.values())
+    places = accumulate(whole_lines(part, itemsize) for part in parts.values())
     return Sizes(
         T=0, B=0, I=n_inputs, H=hidden_size, U=units, J=blocks, S=n_slots * units, Sh=h_columns, Sx=x_columns,
         HR=seen, JR=blocks_h, R=width, projects=int(proj_size > 0),
