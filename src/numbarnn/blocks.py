@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numbarnn.checks import probability
+from numbarnn.kernels.between import mask_elements
 from numbarnn.kernels.dense import Products
 from numbarnn.parameters import Parameters
 from numbarnn.recurrent import State
@@ -124,6 +125,8 @@ class Dropout:
     rate : float
         Probability that an element is set to zero, from 0 up to, not including, 1; taken to 16 bits.
     rng : numpy.random.Generator
+    inplace : bool, default=False
+        Whether `forward` and `backward` write into their C-contiguous argument.
 
     Raises
     ------
@@ -139,9 +142,14 @@ class Dropout:
     ([0.0, 2.0], True)
     """
 
-    def __init__(self, rate: float, rng: np.random.Generator) -> None:
-        self.rate, self._random = probability("dropout", rate), rng
-        self._mask: NDArray | None = None
+    def __init__(self, rate: float, rng: np.random.Generator, inplace: bool = False) -> None:
+        self.rate, self.inplace, self._random = probability("dropout", rate), inplace, rng
+        self._words: NDArray | None = None
+
+    @property
+    def _least(self) -> int:
+        """Words below it set their element to zero."""
+        return round(self.rate * 65536)
 
     def forward(self, x: NDArray, training: bool = False) -> NDArray:
         """Apply a new mask in training; return `x` itself otherwise.
@@ -155,11 +163,11 @@ class Dropout:
         -------
         y : ndarray of the shape of `x`
         """
-        self._mask = None
-        if not training or round(self.rate * 65536) == 0:
+        self._words = None
+        if not training or self._least == 0:
             return x
-        self._mask = self.draw(x.shape, x.dtype)
-        return x * self._mask
+        self._words = self._draw(x.shape)
+        return self._apply(x)
 
     def draw(self, shape: tuple[int, ...], dtype: np.dtype) -> NDArray:
         """Draw a mask: zero, or what scales up.
@@ -173,10 +181,7 @@ class Dropout:
         -------
         mask : ndarray
         """
-        least = round(self.rate * 65536)
-        # half a word an element: the generator is what takes the time
-        drawn = np.frombuffer(self._random.bytes(2 * math.prod(shape)), "<u2").reshape(shape)
-        return (drawn >= least) * dtype.type(65536 / (65536 - least))
+        return (self._draw(shape) >= self._least) * self._factors(dtype)[1]
 
     def backward(self, dy: NDArray) -> NDArray:
         """Return the gradient of the input of the last `forward`.
@@ -189,7 +194,24 @@ class Dropout:
         -------
         dx : ndarray of the shape of `dy`
         """
-        return dy if self._mask is None else dy * self._mask
+        return dy if self._words is None else self._apply(dy)
+
+    def _draw(self, shape: tuple[int, ...]) -> NDArray:
+        """Draw a word of 16 bits for each element, four at a time: the generator is what takes the time."""
+        count = math.prod(shape)
+        drawn = self._random.integers(2**64, size=-(-count // 4), dtype=np.uint64)
+        return drawn.view(np.uint16)[:count].reshape(shape)
+
+    def _factors(self, dtype: np.dtype) -> NDArray:
+        """Return what an element is multiplied by that is dropped, and one that is not."""
+        return np.array([0, 65536 / (65536 - self._least)], dtype)
+
+    def _apply(self, x: NDArray) -> NDArray:
+        """Multiply by the mask of `_words`."""
+        x = np.ascontiguousarray(x)
+        y = x if self.inplace else np.empty_like(x)
+        mask_elements(self._words.ravel(), self._least, self._factors(x.dtype), x.ravel(), y.ravel())
+        return y
 
 
 class Embedding:

@@ -74,6 +74,7 @@ class SegmentNetwork(SegmentReader):
             parameters = {name: self._store[f"encoder.{name}"][0] for name in self.encoder.parameters}
             start = 0 if self.static is not None else own
             self.decoder = FanOut(self.encoder.cell, parameters, own, start, self._n_jobs)
+            self.dropout.inplace = True  # what a FanOut returns is used by nobody else
         else:
             # the encoder's parameters once more: an object keeps the tape of one forward
             self.decoder = self._recurrent(0)

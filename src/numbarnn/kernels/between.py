@@ -6,7 +6,7 @@ sample r stands at t times the first and r times the second.
 
 from __future__ import annotations
 
-from numbarnn.kernels.compiler import Ints, Reals, task
+from numbarnn.kernels.compiler import Ints, Reals, kernel, task
 from numbarnn.kernels.sizes import Sizes
 from numbarnn.simd import address, takes_step
 
@@ -35,6 +35,14 @@ def multiply_rows(r0: int, r1: int, n: int, mask: Reals, rows: Reals, stride: in
     for r in range(r0, r1):
         for i in range(n):
             rows[r * stride + i] *= mask[r * n + i]
+
+
+@kernel
+def mask_elements(words, least, factors, x, y):
+    """Set y to x times factors[1], where the word of an element is at least `least`; elsewhere factors[0]."""
+    dropped, kept = factors[0], factors[1]
+    for i in range(x.size):
+        y[i] = x[i] * (kept if words[i] >= least else dropped)
 
 
 @task
