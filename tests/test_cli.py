@@ -500,6 +500,8 @@ def press_ctrl_c_in_fit(monkeypatch, number):
         return fit(self, *arguments)
 
     monkeypatch.setattr(Trainer, "fit", press)
+    # the background jobs of a shell ignore it, and Python then sets no handler
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.parametrize("command", ["forecast", "backtest"])

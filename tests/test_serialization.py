@@ -10,6 +10,7 @@ import math
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -289,7 +290,12 @@ REGRESSORS = [
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("options", REGRESSORS, ids=str)
+def without_address(options):
+    """Name a test the same in every process: several of them share the tests out by name."""
+    return re.sub(" at 0x[0-9A-F]+", "", str(options))
+
+
+@pytest.mark.parametrize("options", REGRESSORS, ids=without_address)
 def test_regressor_goes_on(options, through):
     x = SAMPLES.copy()
     x[:, :, 2] = np.arange(6) % 3
@@ -434,7 +440,7 @@ FORECASTERS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("options", FORECASTERS, ids=str)
+@pytest.mark.parametrize("options", FORECASTERS, ids=without_address)
 def test_forecaster_goes_on(options, through):
     y = np.round(Y) if options.get("loss") == "negative_binomial" else Y.copy()
     if "normalize" in options:

@@ -1,8 +1,8 @@
 """Recurrent cells: a file each, and the table of them.
 
 >>> from numbarnn import cells
->>> sorted(cells.CELLS)[:7]
-['article_gru', 'article_lstm', 'gru', 'gru_reset_before', 'indrnn', 'lstm', 'lstm_coupled']
+>>> cells.CELLS["gru"].gates
+('r', 'z', 'n')
 """
 
 from numbarnn.cells.article import ARTICLE_GRU, ARTICLE_LSTM
