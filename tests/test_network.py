@@ -8,6 +8,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import oracle
+from numbarnn.blocks import Dropout
 from numbarnn.network import Network
 
 SHAPES = [
@@ -130,3 +131,24 @@ def test_backward_without_forward_is_refused():
     raw = network.forward(x)
     with pytest.raises(RuntimeError, match="forward"):
         network.backward(raw)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("rate", [0.3, 0.9999999])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_dropout_multiplies_by_the_mask_that_its_generator_draws(rate, inplace, dtype):
+    x, dy = np.random.default_rng(0).standard_normal((2, 5, 7)).astype(dtype)
+    mask = Dropout(rate, np.random.default_rng(1)).draw(x.shape, x.dtype)
+    dropout = Dropout(rate, np.random.default_rng(1), inplace)
+    x_masked, dy_masked = x * mask, dy * mask
+    y, dx = dropout.forward(x, training=True), dropout.backward(dy)
+    assert (y is x, dx is dy) == (inplace, inplace)
+    assert_array_equal(y, x_masked)
+    assert_array_equal(dx, dy_masked)
+    assert dropout.forward(x) is x and dropout.backward(dy) is dy
+
+
+def test_dropout_takes_any_strides():
+    x = np.random.default_rng(0).standard_normal((5, 14))[::-1, ::2]
+    mask = Dropout(0.5, np.random.default_rng(1)).draw(x.shape, x.dtype)
+    assert_array_equal(Dropout(0.5, np.random.default_rng(1)).forward(x, training=True), x * mask)
