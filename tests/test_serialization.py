@@ -289,12 +289,12 @@ REGRESSORS = [
 ]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def without_address(options):
     """Name a test the same in every process: several of them share the tests out by name."""
     return re.sub(" at 0x[0-9A-F]+", "", str(options))
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("options", REGRESSORS, ids=without_address)
 def test_regressor_goes_on(options, through):
     x = SAMPLES.copy()

@@ -151,6 +151,11 @@ class Dropout:
         """Words below it set their element to zero."""
         return min(round(self.rate * 65536), 65535)
 
+    @property
+    def drops(self) -> bool:
+        """Whether any element is set to zero in training: not at a rate that rounds to none in 16 bits."""
+        return self._least > 0
+
     def forward(self, x: NDArray, training: bool = False) -> NDArray:
         """Apply a new mask in training; return `x` itself otherwise.
 
@@ -164,7 +169,7 @@ class Dropout:
         y : ndarray of the shape of `x`
         """
         self._words = None
-        if not training or self._least == 0:
+        if not (training and self.drops):
             return x
         self._words = self._draw(x.shape)
         return self._apply(x)

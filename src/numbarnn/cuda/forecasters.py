@@ -49,7 +49,7 @@ class DeviceForecaster:
         self.check_options(network)
         self.host, self.dtype = network, network.dtype
         self.zero = self.dtype.type(0)
-        self.drops = round(network.dropout.rate * 65536) > 0  # to the bits that masks are drawn with
+        self.drops = network.dropout.drops
         named = network.named_parameters
         self.places = starts_of(named)
 
