@@ -114,6 +114,39 @@ def test_sktime_adapter_answers_the_steps_that_were_asked_for(adapter, season):
     assert model.get_params()["forecaster__hidden_size"] == 8 and model.forecaster.horizon == 1
 
 
+def test_sktime_adapter_makes_calendar_features(adapter, pandas, season):
+    train, test = season
+    tiny = {"hidden_size": 4, "max_iter": 2, "n_jobs": 1, "random_state": 0, "calendar": ["dayofweek"]}
+    forecast = quietly(adapter(RNNForecaster(1, **tiny)).fit, train, fh=[1, HORIZON]).predict()
+    ours = quietly(RNNForecaster(HORIZON, **tiny).fit, train).predict()
+    np.testing.assert_array_equal(forecast.to_numpy(), ours.to_numpy()[[0, HORIZON - 1]])
+
+
+def test_sktime_adapter_knows_covariates_by_name(adapter, pandas, season):
+    y = pandas.concat(season)
+    rng = np.random.default_rng(0)
+    X = pandas.DataFrame({"y": rng.normal(size=N_STEPS), "past": rng.normal(size=N_STEPS)}, index=y.index)
+    forecaster = RNNForecaster(1, past_covariates=["past"], hidden_size=4, max_iter=2, n_jobs=1)
+    model = quietly(adapter(forecaster).fit, y[:-HORIZON], X[:-HORIZON], fh=[1, 3])
+    forecast = model.predict(X=X[-HORIZON:])
+    later = X[-HORIZON:].assign(past=np.nan)  # not known for the future
+    pandas.testing.assert_series_equal(model.predict(X=later), forecast)
+    with pytest.raises(ValueError, match="of X was NaN in 2 of 3 rows, the first ds=2020-08-23"):
+        model.predict(X=X[-HORIZON : 1 - HORIZON])
+
+
+def test_sktime_adapter_takes_missing_times_for_missing_values(adapter, season):
+    train, _ = season
+    forecaster = RNNForecaster(1, hidden_size=4, max_iter=2, n_jobs=1, random_state=0)
+    holes, absent = train.copy(), train.drop(train.index[[50, 51, 90]])
+    holes.iloc[[50, 51, 90]] = np.nan
+    first = quietly(adapter(forecaster).fit, holes, fh=[1]).predict()
+    model = quietly(adapter(forecaster).fit, absent.asfreq("D"), fh=[1])
+    assert (model.predict().to_numpy() == first.to_numpy()).all()
+    with pytest.raises(ValueError, match="there would be a gap after the history"):
+        model.update(season[1][2:], update_params=False)
+
+
 @pytest.mark.slow
 def test_sktime_checks(adapter):
     from sktime.utils.estimator_checks import check_estimator
