@@ -1,6 +1,7 @@
 """The command: what it prints and writes, and that every error is one line that says what to do."""
 
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_datasets_on_offer_are_those_of_the_demo():
     [
         (["train"], ["invalid choice: 'train'", "numbarnn --help"]),
         (["demo", "--dataset", "stars"], ["invalid choice: 'stars'", "electricity", "numbarnn demo --help"]),
-        (["demo", "--fast"], ["--fast", "numbarnn --help"]),
+        (["demo", "--fast"], ["--fast", "numbarnn demo --help"]),
         (["demo", "--output"], ["--output", "numbarnn demo --help"]),
         (["demo", "--output", "no/such/folder/x.png"], ["x.png", "folder must exist", "--output"]),
         (["demo", "--output", "demo.doc"], ["demo.doc", "must end in one of", ".png"]),
@@ -424,7 +425,11 @@ def test_backtest(naive, sales, tmp_path, capsys):
     [
         ([], ["--horizon", "numbarnn forecast --help"]),
         (["--horizon", "0"], ["'0' is no whole number from 1"]),
-        (["--horizon", "2", "--level", "120"], ["'120' is no level between 0 and 100"]),
+        (["--horizon", "2", "--level", "120"], ["'120' is no level in percent, from 1 up to"]),
+        (["--horizon", "2", "--level", "0.8"], ["'0.8' is no level in percent"]),
+        (["--horizon", "2", "--jobs", "0"], ["--jobs: '0' is no whole number from 1"]),
+        (["--horizon", "2", "--covariates", "a"], ["unknown argument '--covariates'", "forecast --help"]),
+        (["--horizon", "2", "--out", "."], ["cannot write .: it is a folder; choose another --out"]),
         (["--horizon", "2", "--target", "x"], ["no column 'x'; it has unique_id, ds, y, promo"]),
         (
             ["--horizon", "2", "--target", "unique_id"],
@@ -529,8 +534,8 @@ def test_ctrl_c_in_a_backtest_loses_no_window(small, capsys, monkeypatch):
         ("ds,y\n", "has only one line; expected a header"),
         ("ds,y\n\n2024-01-01,1\n2024-01-02\n", "a.csv, line 4 has 1 cell; expected 2"),
         ("ds,ds\n2024-01-01,1\n", "two columns of the same name"),
-        ("ds,y\n31.01.2024,1\n", "expected times such as 2024-01-31"),
-        ("ds,y\n2024-01-01,1\n,2\n", "column 'ds' has 1 empty cell;"),
+        ("ds,y\n31.01.2024,1\n", "a.csv, line 2: the column 'ds' holds '31.01.2024'; expected times such as"),
+        ("ds,y\n2024-01-01,1\n,2\n", "a.csv, line 3: the column 'ds' is empty; expected a time in each row"),
         ("a,b\n1,2\n", "there is no column of times; name it with --time: a, b"),
         (
             "ds,a,b\n2024-01-01,1,2\n",
@@ -550,13 +555,22 @@ def test_ctrl_c_in_a_backtest_loses_no_window(small, capsys, monkeypatch):
             "holds '1,234'; expected numbers (an empty cell where it is missing, no",
         ),
         ("ds;y\n2024-01-01;1,5\n2024-01-01;1.234,5\n", "line 3: the column 'y' holds '1.234,5'; expected"),
-        ("ds,y\n2024-01-01T00:00Z,1\n2024-01-01,2\n", "some times have an offset"),
+        ("ds,y\n2024-01-01T00:00Z,1\n2024-01-01,2\n", "line 3: the column 'ds' begins with an offset from"),
     ],
 )
 def test_errors_of_tables(tmp_path, capsys, text, words):
     path = tmp_path / "a.csv"
     path.write_text(text)
     assert words in failure(capsys, ["forecast", str(path), "--horizon", "1"])
+
+
+def test_a_pipe_that_is_closed(sales):
+    """As by head, which has read enough."""
+    command = [sys.executable, "-m", "numbarnn", "forecast", str(sales), "--horizon", "2", "--quiet"]
+    command += ["--epochs", "1", "--hidden", "4", "--jobs", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 1
 
 
 def test_a_file_that_is_no_text(tmp_path, capsys):

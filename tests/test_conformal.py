@@ -245,16 +245,32 @@ def bounds_of(values, threshold, alpha):
 class TestPaths:
     def test_windows_stay_whole(self):
         residuals = ar1_residuals(200, 0)
-        paths = Conformal(residuals[None], np.ones(1)).paths(0, 50, 2, np.random.default_rng(0))
-        assert paths.shape == (50, 2)
-        assert all((residuals[:, :2] == path).all(axis=1).any() for path in paths)
+        paths = Conformal(residuals[None], np.ones(1)).paths([0], 50, 2, np.random.default_rng(0))
+        assert paths.shape == (1, 50, 2)
+        assert all((residuals[:, :2] == path).all(axis=1).any() for path in paths[0])
+
+    def test_channels_of_a_series_stay_together(self):
+        residuals = ar1_residuals(200, 0)
+        for n_series in (1, 3):  # the last one is new, and takes the windows of all
+            both = np.tile(np.stack([residuals, -2 * residuals]), (n_series, 1, 1))
+            conformal = Conformal(both, np.tile([1.0, 2.0], n_series))
+            for rows in ([0, 1], [-1, -1]):
+                first, second = conformal.paths(rows, 30, 2, np.random.default_rng(0))
+                np.testing.assert_array_equal(second, (-2 if rows[0] == 0 else -1) * first)
+
+    def test_holes_are_interpolated_where_few_windows_have_none(self):
+        nan = np.nan
+        residuals = np.array([[[1, nan, 3, 3, nan]], [[nan, nan, nan, 1, 2]]], float).swapaxes(0, 1)
+        paths = Conformal(residuals, np.ones(1)).paths([0], 9, 5, np.random.default_rng(0))
+        assert (paths == [1, 2, 3, 3, 3]).all()  # the other window has less than half
 
     def test_few_windows_are_pooled_with_their_scales(self):
         residuals = np.stack([np.full((5, 2), 1.0), np.full((5, 2), 10.0)])
         conformal = Conformal(residuals, np.array([1.0, 10.0]))
-        assert (conformal.paths(1, 9, 2, np.random.default_rng(0)) == 10).all()
-        with pytest.raises(ValueError, match="no held-out window"):
-            Conformal(np.full((1, 5, 2), np.nan), np.ones(1)).paths(0, 3, 1, np.random.default_rng(0))
+        assert (conformal.paths([1], 9, 2, np.random.default_rng(0)) == 10).all()
+        assert (conformal.paths([-1], 9, 2, np.random.default_rng(0)) == 1).all()
+        with pytest.raises(ValueError, match="no held-out window has half of so many truths"):
+            Conformal(np.full((1, 5, 2), np.nan), np.ones(1)).paths([0], 3, 1, np.random.default_rng(0))
 
 
 class TestMetrics:

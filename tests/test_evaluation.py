@@ -83,7 +83,8 @@ class TestCrossValidation:
 
     def test_lists_leave_out_what_is_too_short(self):
         y = waves()
-        found = quick().cross_validation([y[:, 0], y[:10, 1], y[:60, 1]], n_windows=3)
+        with pytest.warns(UserWarning, match="1 of 3 series, the first 1, have less than 17 time steps"):
+            found = quick().cross_validation([y[:, 0], y[:10, 1], y[:60, 1]], n_windows=3)
         assert [each.cutoff.tolist() for each in found] == [[188, 192, 196], [48, 52, 56]]
 
     @pytest.mark.parametrize(

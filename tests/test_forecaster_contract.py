@@ -320,6 +320,65 @@ class TestSeries:
         same = fitted.predict(X=[X[50:104]] * 2, context=[Y[50:100, 0], Y[50:100, 1]])
         np.testing.assert_array_equal(together, same)
 
+    @pytest.mark.parametrize("past", [[], ["c"]])
+    def test_arrays_after_a_fit_on_a_frame(self, past):
+        """Columns of an array: past covariates, then those of the future, in the order of their names."""
+        rng = np.random.default_rng(1)
+        frame = pd.DataFrame({"ds": DAYS[: N + 4], **{name: rng.normal(size=N + 4) for name in "zcay"}})
+        columns = [*past, "z", "a"]
+        known, ahead = frame[["ds", "y", *columns]][:N], frame[["ds", "z", "a"]][N:]
+        fitted = quick(past_covariates=past, future_covariates=["z", "a"]).fit(known)
+        expected = fitted.predict(X=ahead)["RNNForecaster"]
+        alone = fitted.predict(X=ahead[["z", "a"]].to_numpy())["RNNForecaster"]
+        np.testing.assert_array_equal(alone, expected)
+        x, y = frame[columns].to_numpy()[N - 20 :], known["y"].to_numpy()[N - 20 :]
+        np.testing.assert_array_equal(fitted.predict(X=x[20:])["RNNForecaster"], expected)
+        np.testing.assert_array_equal(fitted.predict(X=x, context=y), expected)
+        several = fitted.predict(X=np.stack([x, x]), context=np.stack([y, y])[..., np.newaxis])
+        np.testing.assert_array_equal(several, np.stack([expected, expected])[..., np.newaxis])
+
+    def test_a_list_of_windows_of_one_series(self):
+        fitted = quick(normalize="standard").fit(Y[:N, 0])
+        windows = [Y[: N - 50, 0], Y[60:90, 0], Y[80:90, 0]]
+        for window, found in zip(windows, fitted.predict(context=windows), strict=True):
+            np.testing.assert_array_equal(found, fitted.predict(context=window))
+
+    def test_a_table_of_covariates_beside_an_array(self):
+        fitted = [
+            quick().fit(Y[:150, 0], kind(X[:N]), validation=Y[150:N, 0]).predict(X=X[N : N + 4])
+            for kind in (np.asarray, pd.DataFrame)
+        ]
+        np.testing.assert_array_equal(*fitted)
+
+    @pytest.mark.parametrize("multivariate", ["independent", "joint"])
+    def test_paths_of_channels_belong_together(self, multivariate):
+        walk = np.random.default_rng(0).normal(size=400).cumsum()
+        fitted = quick(multivariate=multivariate).fit(np.stack([walk, -walk], axis=1))
+        paths = fitted.sample_paths(300)
+        assert np.corrcoef(paths[:, 3, 0], paths[:, 3, 1])[0, 1] < -0.9
+
+    def test_paths_of_a_series_with_holes(self):
+        holes = np.where(np.random.default_rng(0).random(N) < 0.3, np.nan, Y[:N, 0])
+        assert np.isfinite(quick().fit(holes).sample_paths(20)).all()
+
+    def test_constants_do_not_depend_on_the_unit(self):
+        series = [Y[:N, 0], np.full(N, 20.0), np.zeros(N)]
+        one, other = (quick(dtype="float64").fit([u * s for s in series]).predict() for u in (1, 2.0**-20))
+        np.testing.assert_allclose(np.stack(other) * 2.0**20, np.stack(one), rtol=1e-9, atol=1e-9)
+
+    def test_importance_is_that_of_whole_covariates(self):
+        data = Data("long", "dict")
+        rows = data.steps(0, N)[0] | {"kind": np.repeat(["u", "v"], N)}
+        fitted = quick(static_covariates=["kind"], calendar=["dayofweek"], **data.options).fit(rows)
+        del rows["kind"]  # they are known
+        names = [name for name in fitted.feature_importance(rows, n_repeats=1)["covariate"]]
+        assert names[-2:] == ["dayofweek", "kind"]
+
+    def test_periods_stay_periods(self):
+        series = pd.Series(Y[:N, 0], pd.period_range("2000-01", periods=N, freq="M"))
+        found = quick().cross_validation(series, n_windows=2)
+        assert found["ds"].dtype == "period[M]" and found["cutoff"].dtype == "period[M]"
+
     def test_errors_of_a_new_series_are_in_its_own_unit(self):
         long = {"unique_id": np.repeat(["a", "b"], N), "y": np.concatenate([Y[:N, 0], 1e3 * Y[:N, 1]])}
         long["ds"] = np.tile(DAYS[:N], 2)
@@ -348,7 +407,8 @@ class TestSeries:
     def test_a_wide_frame_without_times(self):
         table = pd.DataFrame(Y[:N], columns=["a", "b"])
         found = quick().cross_validation(table, n_windows=2, level=[80])
-        assert found["cutoff"].unique().tolist() == [172, 176] and "ds" not in found
+        assert found["cutoff"].unique().tolist() == [172, 176]
+        assert found["ds"][:8].tolist() == [173, 174, 175, 176, 177, 178, 179, 180]  # counted from 1
         with pytest.raises(ValueError, match="make_future needs times, and y had none"):
             quick().fit(table).make_future()
 
@@ -381,6 +441,13 @@ class TestErrors:
             with pytest.raises(ValueError, match=f"^context {message}"):
                 fitted.predict(context=np.append(counts, wrong))
         fitted.update([np.nan, 3.0])
+
+    def test_what_contexts_and_covariates_must_have(self):
+        fitted = quick().fit(Y[:N])
+        with pytest.raises(ValueError, match="context has no observed value in the series 1; expected at"):
+            fitted.predict(context=np.stack([Y[:30], np.full((30, 2), np.nan)]))
+        with pytest.raises(ValueError, match="the column 0 of X was named twice"):
+            quick(past_covariates=[0], future_covariates=[0, 1]).fit(Y[:N], X[:N])
 
     def test_too_much_held_out(self):
         message = r"was 0.99, which leaves less than 5 of 180 time steps .*; expected at most 0.97"

@@ -51,6 +51,17 @@ def test_times(ax):
     assert matplotlib.dates.num2date(ax.get_xlim()[1]).hour == 5
 
 
+@pytest.mark.parametrize("kind", ["zone", "period"])
+def test_times_of_pandas(ax, kind):
+    pandas = pytest.importorskip("pandas")
+    time = pandas.date_range("2024-03-30", periods=30, freq="h", tz="Europe/Berlin")
+    if kind == "period":
+        time = pandas.period_range("2024-03-30", periods=30, freq="h")
+    plot_forecast(np.ones(24), np.ones(6), ax=ax, time=time)
+    ax.figure.canvas.draw()
+    assert ax.get_xlabel() == "" and matplotlib.dates.num2date(ax.get_xlim()[0]).hour == 0
+
+
 def test_fan_has_the_narrowest_interval_darkest_and_begins_at_the_last_observation(ax):
     lower, upper = [[0.0, 1.0], [0.5, 2.0]], [[6.0, 5.0], [9.0, 7.0]]  # 95 first, then 80
     plot_forecast([1.0, 2.0, 3.0], [4.0, 5.0], ax=ax, lower=lower, upper=upper, level=[95, 80])
@@ -144,6 +155,11 @@ def test_plot_loss_shows_training_and_validation(ax):
     assert plot_loss(Fitted(loss_curve_=[3.0, 2.0], validation_scores_=[-2.0, -1.5]), ax) is ax
     assert labels(ax) == ["training", "validation"]
     assert ax.get_yscale() == "log" and ax.get_xlabel() == "epoch" and ax.get_ylabel() == "loss"
+
+
+def test_plot_loss_where_partial_fit_went_on(ax):
+    plot_loss(Fitted(loss_curve_=[0.5, 0.4, 0.35, 0.3], validation_scores_=[-0.6, -0.5]), ax)
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[1, 2, 3, 4], [1, 2]]
 
 
 def test_plot_loss_of_a_loss_that_is_not_positive(ax):

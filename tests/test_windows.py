@@ -358,9 +358,19 @@ class TestScaling:
     def test_constants_and_nothing(self):
         data = Data(np.concatenate([np.full(9, 0.1), np.full(9, np.nan)]), np.array([0, 9, 18]), 1)
         scaler = Standardizer.fit(data, data.lengths, "last")
-        assert scaler.scale.tolist() == [1, 1] and scaler.center[1] == 0
+        np.testing.assert_allclose(scaler.scale, [0.01, 0.1])  # a tenth of the size, which is 1 for nothing
+        assert scaler.center[1] == 0
         filled = scaler.transform(data, "float32")
         assert np.abs(filled.values).max() < 1e-7 and filled.values.dtype == np.float32
+
+    def test_constants_have_the_unit_of_the_others(self):
+        moving = 3 * np.sin(np.arange(20.0))
+        values = np.concatenate([moving, np.full(20, -40.0), np.zeros(20)])
+        data = Data(values, np.array([0, 20, 40, 60]), 1)
+        for unit in (1, 1e-6):
+            scaler = Standardizer.fit(data._replace(values=unit * data.values), data.lengths, "last")
+            deviation = unit * moving.std()
+            np.testing.assert_allclose(scaler.scale, [deviation, 4 * unit, 0.1 * deviation])
 
     def test_large_levels_in_float32(self):
         data = make([50])

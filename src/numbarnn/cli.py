@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _build_parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "bench":
-        parser.error(f"unknown argument {rest[0]!r}")
+        command = f" {arguments.command}" if arguments.command else ""
+        parser.exit(2, f"numbarnn: error: unknown argument {rest[0]!r} (see numbarnn{command} --help)\n")
     with _interrupts() as interrupts:
         try:
             status = _run(arguments, rest, parser)
@@ -57,8 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             # a terminal shows ^C on the line of the progress
             print("\n" * sys.stderr.isatty() + "numbarnn: interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # who reads the table has seen enough, as head has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except (FloatingPointError, ImportError, MemoryError, OSError, TypeError, ValueError) as error:
-            print(f"numbarnn: error: {' '.join(str(error).split())}", file=sys.stderr)
+            text = str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                text = f"cannot open {error.filename}: {error.strerror}; check its name and its rights"
+            print(f"numbarnn: error: {' '.join(text.split())}", file=sys.stderr)
             return 1
     return 130 if interrupts else status
 
@@ -96,6 +104,7 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str], parser: argparse.Ar
         return bench(rest) or 0
     elif arguments.command:
         arguments.run(arguments)
+        sys.stdout.flush()  # here, where a closed pipe is no matter
     else:
         parser.print_help()
     return 0

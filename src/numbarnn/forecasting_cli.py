@@ -83,7 +83,7 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     """Add a command with the arguments that both have."""
     parser = commands.add_parser(
         name, help=summary, description=textwrap.fill(description), epilog=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     add = parser.add_argument
     add(
@@ -110,7 +110,7 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     add("--epochs", type=_count, metavar="N", help="most passes over the data")
     add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: %(default)s)")
     add("--device", choices=["cpu", "cuda"], help="where to train (default: cpu)")
-    add("--jobs", type=int, metavar="N", help="threads (default: all cores)")
+    add("--jobs", type=_count, metavar="N", help="threads (default: all cores)")
     add("--out", metavar="FILE", help="where the table goes, .csv or .parquet (default: standard output)")
     add("--plot", metavar="FILE", help="a picture, .png, .svg or .pdf; needs matplotlib")
     add("--quiet", action="store_true", help="no progress")
@@ -140,8 +140,8 @@ def _level(text: str) -> float:
         level = float(text)
     except ValueError:
         level = np.nan
-    if not 0 < level < 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is no level between 0 and 100, in percent")
+    if not 1 <= level < 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no level in percent, from 1 up to less than 100")
     return level
 
 
@@ -238,6 +238,7 @@ def _reword(text: str, arguments: argparse.Namespace) -> str:
         f"it must have one row for each of the {arguments.horizon} steps after the end of every series, with "
         f"a number in {', '.join(arguments.future_covariates)}"
     )
+    text = text.replace("give more validation data or a lower level", "a lower --level, or a longer file")
     text = re.sub(r"make_future\(\d+\) gives the rows needed", lambda _: needed, text)
     for name, path in (("X", f"--future {getattr(arguments, 'future', None)}"), ("y", arguments.file)):
         text = re.sub(rf"^{name}(?= )|(?<=' of ){name}\b", lambda _, path=path: path, text)
@@ -254,6 +255,8 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise ValueError(
                 f"cannot write {path}: its folder must exist and be writable; choose another {option}"
             )
+        if Path(path).is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder; choose another {option}")
     if arguments.out is not None:
         if Path(arguments.out).suffix.lower() not in {".csv", ".parquet"}:
             raise ValueError(f"cannot write {arguments.out}: --out must end in .csv or .parquet")

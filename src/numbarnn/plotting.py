@@ -77,7 +77,7 @@ def plot_forecast(
     history = _one_channel("history", history)
     forecast = _one_channel("forecast", forecast)
     n_total = len(history) + len(forecast)
-    time = np.arange(n_total) - len(history) + 1 if time is None else np.asarray(time)
+    time = np.arange(n_total) - len(history) + 1 if time is None else _clock_times(np.asarray(time))
     if len(time) != n_total:
         raise ValueError(f"time has length {len(time)}; expected history and forecast together: {n_total}")
     if truth is not None:
@@ -233,14 +233,14 @@ def plot_loss(estimator: Any, ax: Axes | None = None) -> Axes:
     'epoch'
     """
     losses = getattr(estimator, "loss_curve_", None)
-    if losses is None:
+    if not losses:
         raise ValueError(f"estimator {estimator!r} has no loss_curve_; expected a fitted estimator")
     ax = _axes(ax)
-    epochs = np.arange(1, len(losses) + 1)
-    ax.plot(epochs, losses, color=_HISTORY, linewidth=1.6, label="training")
     validation = [-score for score in getattr(estimator, "validation_scores_", None) or ()]
-    if validation:
-        ax.plot(epochs, validation, color=_FORECAST, linewidth=1.6, label="validation")
+    # epochs of partial_fit have no validation
+    for curve, color, label in ((losses, _HISTORY, "training"), (validation, _FORECAST, "validation")):
+        if curve:
+            ax.plot(np.arange(1, len(curve) + 1), curve, color=color, linewidth=1.6, label=label)
     ax.set_xlabel("epoch")
     ax.xaxis.get_major_locator().set_params(integer=True)
     if min([*losses, *validation]) > 0:
@@ -353,6 +353,7 @@ def _windows_of_columns(columns: dict[str, np.ndarray], series: Any) -> tuple[li
     elif series is not None:
         raise ValueError(f"series was {series!r}; expected None: result has one series and no column of ids")
     chosen = {name: values[rows] for name, values in columns.items()}
+    chosen[time] = _clock_times(chosen[time])
     windows = []
     for cutoff in np.unique(chosen["cutoff"]):
         index = chosen["cutoff"] == cutoff
@@ -374,6 +375,16 @@ def _axes(ax: Axes | None) -> Axes:
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'numbarnn[plot]'") from error
     return plt.subplots(figsize=(9, 4), layout="constrained")[1]
+
+
+def _clock_times(time: np.ndarray) -> np.ndarray:
+    """Turn pandas' times of a zone into what its clocks show, and its periods into their beginnings."""
+    if time.dtype != object:
+        return time
+    stamps = [each.to_timestamp() if hasattr(each, "to_timestamp") else each for each in time]
+    if not all(hasattr(each, "tzinfo") for each in stamps):
+        return time
+    return np.array([each.replace(tzinfo=None) for each in stamps], "datetime64[us]")
 
 
 def _time_axis(ax: Axes, time: np.ndarray) -> None:

@@ -110,7 +110,8 @@ def read_table(
             reader = csv.reader(file, delimiter=delimiter)
             numbered = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
+        what = "save it again as CSV in UTF-8, unpacked, or as .parquet"
+        raise ValueError(f"{path} is no CSV file in UTF-8 ({error}); {what}") from error
     if len(numbered) < 2:
         found = "only one line" if numbered else "no lines"
         raise ValueError(f"{path} has {found}; expected a header and at least one row")
@@ -129,7 +130,11 @@ def read_table(
         if name in texts and name not in numbers:
             table[name] = cells
             continue
-        table[name] = _parse(name, cells, name in times, delimiter, table.zones)
+        try:
+            table[name] = _parse(name, cells, name in times, delimiter, table.zones)
+        except _WrongTime as error:
+            line = numbered[error.row][0]
+            raise ValueError(f"{path}, line {line}: the column {name!r} {error}") from error
         if name in numbers and table[name].dtype.kind not in "iuf":
             row = _first_text(column, delimiter)
             raise ValueError(_no_number(f"{path}, line {numbered[row][0]}", name, column[row], delimiter))
@@ -190,18 +195,36 @@ def _parse(name: str, cells: np.ndarray, is_time: bool, delimiter: str, zones: d
     if not missing.all() and (numbers := _floats(cells, delimiter)) is not None:
         return numbers
     if is_time and missing.any():
-        raise ValueError(
-            f"column {name!r} has {_counted(missing.sum(), 'empty cell')}; expected a time in each row"
-        )
+        raise _WrongTime(int(missing.argmax()), "is empty; expected a time in each row")
     if is_time or (not missing.any() and cells[0][:4].isdecimal() and "-" in cells[0]):
         try:
             return _parse_times(name, cells, zones)
-        except ValueError as error:
+        except ValueError:
             if is_time:
-                raise ValueError(
-                    f"column {name!r}: {error}; expected times such as 2024-01-31 or 2024-01-31 18:00"
-                ) from error
+                raise _wrong_time(cells) from None
     return np.full(len(cells), np.nan) if missing.all() else cells
+
+
+class _WrongTime(ValueError):
+    """What is wrong with the time in a row."""
+
+    def __init__(self, row: int, message: str) -> None:
+        super().__init__(message)
+        self.row = row
+
+
+def _wrong_time(cells: np.ndarray) -> _WrongTime:
+    """Find the first time that cannot be read."""
+    for row, cell in enumerate(cells):
+        try:
+            _parse_times("", cells[row : row + 1], {})
+        except ValueError:
+            expected = "times such as 2024-01-31 or 2024-01-31 18:00"
+            return _WrongTime(row, f"holds {str(cell)[:40]!r}; expected {expected}")
+    here = [bool(_OFFSET.search(cell)) for cell in cells]
+    what = ("an offset", "none") if here[0] else ("no offset", "one")
+    message = f"begins with {what[0]} from UTC and has {what[1]} here; expected all times to be alike"
+    return _WrongTime(here.index(not here[0]), message)
 
 
 def _parse_times(name: str, cells: np.ndarray, zones: dict[str, str]) -> np.ndarray:

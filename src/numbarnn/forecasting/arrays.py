@@ -13,7 +13,9 @@ from .native import without_holes
 from .sets import Columns, Covariates, Form, SeriesSet, listed, offsets_of, show_time
 
 __all__ = [
+    "by_number",
     "check_data",
+    "check_observed",
     "encode_static",
     "form_of",
     "numbers",
@@ -78,6 +80,16 @@ def _filled(name, value):
     if _is_list(value):
         return [without_holes(part, f"{name}[{i}]") for i, part in enumerate(value)]
     return without_holes(value, name)
+
+
+def by_number(form: Form) -> Columns:
+    """Return the columns by which arrays are read: of a frame, past covariates stand before the others."""
+    columns = form.columns
+    if not form.is_frame:
+        return columns
+    n_past = len(columns.past)
+    future = tuple(range(n_past, n_past + len(columns.future)))
+    return columns._replace(past=tuple(range(n_past)), future=future)
 
 
 def form_of(value: Any) -> Form:
@@ -150,15 +162,15 @@ def read_arrays(
 def read_windows(context: Any, X: Any, form: Form) -> SeriesSet:
     """Read contexts of shape (T,), (T, C) or (n_windows, T, C), each window a series."""
     context, X = _filled("context", context), _filled("X", X)
-    found = form_of(context)
+    columns, found = by_number(form), form_of(context)
     if found.kind != "windows":
         lengths = [len(part) for part in context] if found.kind == "list" else [len(context)]
         if X is not None:
             several = X if found.kind == "list" else [X]
             X = [np.asarray(x)[:n] for x, n in zip(several, lengths, strict=False)]
             X = X if found.kind == "list" else X[0]
-        form = form._replace(kind=found.kind)
-        return read_arrays(context, X, None, form.columns, "context", form)[0]
+        form = form._replace(kind=found.kind, columns=columns)
+        return read_arrays(context, X, None, columns, "context", form)[0]
     context = numbers("context", context)
     if context.ndim != 3 or 0 in context.shape:
         raise ValueError(
@@ -167,14 +179,14 @@ def read_windows(context: Any, X: Any, form: Form) -> SeriesSet:
     n, T, C = context.shape
     lengths = np.full(n, T, np.int64)
     past = future = None
-    if form.columns.past or form.columns.future:
+    if columns.past or columns.future:
         if X is not None and np.ndim(X) != 3:
             raise ValueError(
                 f"X had shape {np.shape(X)}; expected (n_windows, n_timesteps + h, "
-                f"{len(form.columns.past) + len(form.columns.future)}), as context"
+                f"{len(columns.past) + len(columns.future)}), as context"
             )
         X = None if X is None else [window[:T] for window in np.asarray(X)]
-        past, future, _ = _covariates(X, lengths, form.columns, True)
+        past, future, _ = _covariates(X, lengths, columns, True)
     data = SeriesSet(
         context.transpose(0, 2, 1).reshape(-1),
         offsets_of(lengths),
@@ -183,7 +195,7 @@ def read_windows(context: Any, X: Any, form: Form) -> SeriesSet:
         tuple(range(C)),
         past=past,
         future=future,
-        names=Covariates(form.columns.past, form.columns.future),
+        names=Covariates(columns.past, columns.future),
     )
     check_data(data, "context", False)
     return data
@@ -193,7 +205,8 @@ def read_future_arrays(
     X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndarray = 0
 ) -> np.ndarray:
     """Read known-future covariates of the next steps from arrays; see `series.read_future`."""
-    past, future = form.columns.past, form.columns.future
+    columns, names = by_number(form), form.columns.future
+    past, future = columns.past, columns.future
     several = _is_list(X) or np.ndim(X) == 3
     parts = list(X) if several else [X]
     if len(parts) != data.n_series:
@@ -206,7 +219,7 @@ def read_future_arrays(
         if len(part) != before + h or part.shape[1] not in (len(future), every):
             raise ValueError(
                 f"{name} had shape {part.shape}; expected ({before + h}, {len(future)}): the covariates "
-                f"{listed(future)} of {'context and ' if before else ''}the {h} steps forecast"
+                f"{listed(names)} of {'context and ' if before else ''}the {h} steps forecast"
             )
         # all columns, or those that are known alone
         rank = np.argsort(np.argsort(np.array(future))) if part.shape[1] == len(future) else list(future)
@@ -260,6 +273,11 @@ def _covariates(X, lengths, options, several):
                     f"{kind}_covariates names the column {k!r}; expected numbers of columns of X, "
                     f"from 0 to {width - 1}"
                 )
+    named = [*past, *future]
+    if twice := [k for k in named if named.count(k) > 1]:
+        raise ValueError(
+            f"the column {twice[0]!r} of X was named twice; expected each to be a past or a known-future one"
+        )
     whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
     chosen = [whole[:, list(names)] if names else None for names in (past, future)]
     return *chosen, options._replace(past=past, future=future)
@@ -352,14 +370,19 @@ def check_data(data: SeriesSet, name: str, fitting: bool, options: Columns = USU
             f"the {kind} covariate {getattr(data.names, kind)[column]!r} lacks {missing[:, column].sum()} of "
             f"{len(array)} values, the first at {where}; expected one for every step"
         )
-    if fitting and data.has_missing:
-        counts = np.add.reduceat(~np.isnan(data.values), data.row_starts, dtype=np.int64)
-        if not counts.all():
-            i, c = divmod(int(counts.argmin()), data.n_channels)
-            which = (
-                f"the series {data.ids[i]!r}" if data.n_series > 1 else f"the channel {data.channels[c]!r}"
-            )
-            raise ValueError(f"{name} has no observed value in {which}; expected at least one")
+    if fitting:
+        check_observed(data, name)
+
+
+def check_observed(data: SeriesSet, name: str) -> None:
+    """Raise a ValueError for a series that is missing throughout."""
+    if not data.has_missing:
+        return
+    counts = np.add.reduceat(~np.isnan(data.values), data.row_starts, dtype=np.int64)
+    if not counts.all():
+        i, c = divmod(int(counts.argmin()), data.n_channels)
+        which = f"the series {data.ids[i]!r}" if data.n_series > 1 else f"the channel {data.channels[c]!r}"
+        raise ValueError(f"{name} has no observed value in {which}; expected at least one")
 
 
 def place(data: SeriesSet, i: int, step: int, options: Columns = USUAL) -> str:

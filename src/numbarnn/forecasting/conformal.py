@@ -199,35 +199,41 @@ class Conformal:
             self._history[row] = np.concatenate([self._history[row], new[None]])
         self._shared.clear()
 
-    def paths(self, row: int, n_paths: int, h: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw errors of whole windows, whose steps belong together as errors of one forecast do.
+    def paths(self, rows: Sequence[int], n_paths: int, h: int, rng: np.random.Generator) -> np.ndarray:
+        """Draw errors of whole windows: their steps belong together, and so do the channels of a series.
 
         Parameters
         ----------
-        row : int
-            See `bounds`.
+        rows : sequence of n int
+            See `bounds`; all channels of a series, whose residuals stand side by side in time.
         n_paths, h : int
         rng : numpy.random.Generator
 
         Returns
         -------
-        ndarray of shape (n_paths, h)
-            To be added to the forecast.
+        ndarray of shape (n, n_paths, h)
+            To be added to the forecasts.
 
         Raises
         ------
         ValueError
-            If there is no window without a missing truth.
+            If there is no window with half of its truths.
         """
         self._check_steps(h)
-        windows, scale = (self._recent(row) if row >= 0 else self._all_rows()), 1.0
-        windows = windows[np.isfinite(windows[:, :h]).all(axis=1)]
-        if row >= 0 and len(windows) < ENOUGH_WINDOWS and len(self._history) > 1:
-            windows, scale = self._all_rows(), self._scales[row]
-            windows = windows[np.isfinite(windows[:, :h]).all(axis=1)]
+        rows = np.asarray(rows)
+        known, alone = rows.min() >= 0, len(self._history) == len(rows)
+        units = self._scales[rows] if known else np.ones(len(rows))
+        windows = self._windows(rows, h) if known else ()
+        if len(windows) < ENOUGH_WINDOWS and not (known and alone):
+            key = "windows", len(rows), h
+            if key not in self._shared:
+                every = np.arange(len(self._history)).reshape(-1, len(rows))
+                self._shared[key] = np.concatenate([self._windows(each, h) for each in every])
+            windows = self._shared[key]
         if not len(windows):
-            raise ValueError(f"h was {h}; expected fewer: no held-out window has all of so many truths")
-        return windows[rng.integers(len(windows), size=n_paths), :h] * scale
+            raise ValueError(f"h was {h}; expected fewer: no held-out window has half of so many truths")
+        drawn = windows[rng.integers(len(windows), size=n_paths)]
+        return units[:, np.newaxis, np.newaxis] * drawn.swapaxes(0, 1)
 
     def _check_steps(self, h):
         if not 1 <= h <= self.horizon:
@@ -236,6 +242,11 @@ class Conformal:
     def _recent(self, row):
         """Residuals of a row that count, (n, H)."""
         return self._history[row] if self.memory is None else self._history[row][-self.memory :]
+
+    def _windows(self, rows, h):
+        """Errors of rows at the same times in units of their scales, without holes: (N, len(rows), h)."""
+        parts = [self._recent(row)[:, :h] / self._scales[row] for row in rows]
+        return _complete(np.stack(parts, axis=1))
 
     def _all_rows(self):
         """Residuals of all rows in units of their scales, (N, H)."""
@@ -330,6 +341,22 @@ class Conformal:
             new[i, step] = _score_outside(shifted[begin:end, step], history[i + done, step], count[i, step])
         self._scores[row] = np.concatenate([scores, new]), np.concatenate([known, count])
         return self._scores[row]
+
+
+def _complete(windows):
+    """Return windows (n, rows, h) without holes; where these are few, also those with half of their truths.
+
+    Errors change little from step to step: what is missing is interpolated.
+    """
+    seen = np.isfinite(windows)
+    whole = windows[seen.all(axis=(1, 2))]
+    if len(whole) >= ENOUGH_WINDOWS:
+        return whole
+    chosen = (2 * seen.sum(axis=2) >= windows.shape[2]).all(axis=1)
+    windows, seen, steps = windows[chosen].copy(), seen[chosen], np.arange(windows.shape[2])
+    for line, known in zip(windows.reshape(-1, len(steps)), seen.reshape(-1, len(steps)), strict=True):
+        line[~known] = np.interp(steps[~known], steps[known], line[known])
+    return windows
 
 
 def _around(residuals, step, alpha, level, ordered):

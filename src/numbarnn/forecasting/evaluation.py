@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from . import metrics
+from .calendar import FEATURES
 from .native import frame_of
 from .prediction import N_PATHS, NAME, Asked, bound_columns, by_series, check_levels, truth_of
 from .preparation import find_members, read_more, read_training, with_static
@@ -94,7 +95,8 @@ class Evaluation:
         -------
         CrossValidation, list of those, or frame
             For one array, a list of arrays, or a frame. The columns of a frame are id, time, "cutoff" (the
-            last time that was known), the truth, "RNNForecaster" and bounds.
+            last time that was known), the truth, "RNNForecaster" and bounds. If it had no times, steps are
+            counted from 1 in "ds".
 
         Raises
         ------
@@ -105,6 +107,8 @@ class Evaluation:
 
         Warns
         -----
+        UserWarning
+            If a series is too short, and left out.
         sklearn.exceptions.ConvergenceWarning
             By Ctrl-C later on: the windows that were finished are returned.
         """
@@ -229,7 +233,8 @@ class Evaluation:
         Returns
         -------
         frame, or dict of columns where `y` is no frame
-            Columns covariate, importance (mean increase of the error) and std.
+            Columns covariate, importance (mean increase of the error) and std. The indicators of a static
+            covariate of texts are one covariate, and so are the two waves of a calendar feature.
 
         Raises
         ------
@@ -265,18 +270,15 @@ class Evaluation:
         baseline = error(view.covariates)
         names, mean, deviation = [], [], []
         for kind, values in view.covariates._asdict().items():
-            for column in range(0 if values is None else values.shape[1]):
+            for name, columns in _covariate_columns(self, kind).items():
                 found = []
                 for _ in range(n_repeats):
                     mixed = values.copy()
                     # whole windows, each with its course
                     course = mixed.reshape(n, -1, mixed.shape[1])
-                    course[..., column] = course[rng.permutation(n), :, column]
+                    course[..., columns] = course[rng.permutation(n)][..., columns]
                     found.append(error(view.covariates._replace(**{kind: mixed})) - baseline)
-                known = getattr(windows.names, kind)
-                name = known[column] if column < len(known) else column
-                # numbers of columns: those of static are none of X
-                names.append(f"static {name}" if kind == "static" and name == column else str(name))
+                names.append(name)
                 mean.append(np.mean(found))
                 deviation.append(np.std(found))
         table = {"covariate": np.array(names), "importance": np.array(mean), "std": np.array(deviation)}
@@ -306,7 +308,14 @@ class Evaluation:
                 f"n_windows={n_windows} with step_size={step_size} and h={h}, and a horizon and a step to "
                 "train on"
             )
-        data = data if long_enough.all() else data.take(np.flatnonzero(long_enough))
+        if not long_enough.all():
+            short = data.ids[int(long_enough.argmin())]
+            warnings.warn(
+                f"{(~long_enough).sum()} of {data.n_series} series, the first {short!r}, have less than "
+                f"{span + self.horizon + 1} time steps and are left out of the evaluation",
+                UserWarning, stacklevel=3,
+            )  # fmt: skip
+            data = data.take(np.flatnonzero(long_enough))
         cutoffs = data.lengths[:, np.newaxis] - span + step_size * np.arange(n_windows)
         every = n_windows if not refit else int(refit)
         verbose = self.verbose if verbose is None else verbose
@@ -383,6 +392,24 @@ def _windows(data, members, context, horizon):
     return data.pick(series, first, first + kept + horizon), kept, members[series]
 
 
+def _covariate_columns(forecaster, kind):
+    """Return the columns of each covariate of a kind: indicators of one, and waves of one clock, together."""
+    labels, form = getattr(forecaster.history_.names, kind), forecaster._form
+    parts = {}
+    if kind == "static":
+        parts = {f"{name}={value}": name for name, values in form.categories for value in values}
+    elif kind == "future":
+        waves = {f"{part}_{name}": name for name in FEATURES for part in ("sin", "cos")}
+        parts = {label: waves[label] for label in labels[len(form.columns.future) :]}
+    found: dict[str, list[int]] = {}
+    for column, label in enumerate(labels):
+        name = parts.get(label, label)
+        # numbers of columns: those of static are none of X
+        name = f"static {name}" if kind == "static" and isinstance(name, int) else str(name)
+        found.setdefault(name, []).append(column)
+    return found
+
+
 def _measure(metric):
     """Return a function of truth, forecast and the naive error."""
     if metric == "mase":
@@ -398,7 +425,10 @@ def _write_folds(folds: _Folds) -> Any:
     shape = (n_series * n, *folds.truth.shape[2:])
     series, ends = np.repeat(np.arange(n_series), n), folds.cutoffs.ravel()
     known = ends if data.starts is None else data.frequency.shift(data.starts[series], ends - 1)
-    columns = {
+    columns = {}
+    if data.starts is None:  # steps counted from 1, as the cutoffs are
+        columns["ds"] = np.broadcast_to((ends[:, np.newaxis] + np.arange(1, shape[1] + 1))[..., None], shape)
+    columns |= {
         "cutoff": np.broadcast_to(known[:, np.newaxis, np.newaxis], shape),
         folds.form.columns.target or "y": folds.truth.reshape(shape),
         NAME: folds.point.reshape(shape),
@@ -413,7 +443,7 @@ def _as_table(form: Form, columns: dict[str, np.ndarray]) -> Any:
     """Make columns a frame of the library that the data came in."""
     if not form.is_frame:
         return columns
-    return frame_of(columns, form.backend._replace(index=None, series=False))
+    return frame_of(columns, form.backend.with_columns())
 
 
 def _with_progress(blocks: list, verbose: int) -> Iterable:

@@ -77,7 +77,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
     normalize : {"last", "window", "standard", None}, default="last"
         How each window is scaled: "last" subtracts the last observed value of its context, "window" subtracts
         the context's mean and divides by its standard deviation, "standard" leaves it. In these three, each
-        series is first standardised as a whole. None takes the values as they are.
+        series is first standardised as a whole (one that is constant in training is divided by a tenth of its
+        size). None takes the values as they are.
     multivariate : {"independent", "joint"}, default="independent"
         "independent": all channels share one network that sees one of them at a time; "joint": the network
         reads and forecasts all channels together.

@@ -411,7 +411,7 @@ def write_long(
         values = np.broadcast_to(values, (n, h, C))
         out[key] = values.transpose(2, 0, 1).ravel()
     backend = form.backend._replace(series=False)
-    return frame_of(out, backend if form.kind == "long" else backend._replace(index=None))
+    return frame_of(out, backend if form.kind == "long" else backend.with_columns())
 
 
 def write_wide(

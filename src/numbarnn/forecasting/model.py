@@ -109,7 +109,8 @@ class ForecastModel:
         rows = data.n_channels * members[:, np.newaxis] + np.arange(data.n_channels)
         known = self.standardizer.take(np.maximum(rows, 0).ravel())
         if (members < 0).any():
-            found = Standardizer.fit(data, data.lengths, None if self._as_is else self.normalizer.method)
+            method = None if self._as_is else self.normalizer.method
+            found = Standardizer.fit(data, data.lengths, method, np.median(self.standardizer.scale))
             new = np.repeat(members < 0, data.n_channels)
             known = Standardizer(*(np.where(new, a, b) for a, b in zip(found, known, strict=True)))
         return View(

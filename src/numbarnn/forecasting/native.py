@@ -47,6 +47,13 @@ class Backend(NamedTuple):
     index_name: Any = None
     series: bool = False
 
+    def with_columns(self) -> Backend:
+        """Return the same with a column of times in place of the index."""
+        periods = self.index not in (None, "time")
+        return self._replace(
+            index=None, series=False, time_unit=f"period[{self.index}]" if periods else self.time_unit
+        )
+
 
 def whole_index(value: Any) -> np.ndarray | None:
     """Return the index of a pandas object if it is of whole numbers.

@@ -80,14 +80,17 @@ class Prediction:
             were observed, one horizon at a time, and errors add up.
         X : array-like or frame, default=None
             Known-future covariates of the next `h` steps: (h, n_future), a list of those, or a frame with id
-            and time, as `make_future` gives it. With `context` those of the context stand in front. If `h` is
-            below the horizon, they are taken to stay as they last are.
+            and time, as `make_future` gives it. With `context` those of the context stand in front, past ones
+            too. If `h` is below the horizon, they are taken to stay as they last are. An array has the order
+            of the columns of `X` in `fit`; where that was a frame, past and then known-future covariates, as
+            they were named.
         level : float or sequence of float, default=None
             Intervals in percent, such as ``[80, 95]``. A number is the same as a list of it, but bounds that
             are arrays then have the shape of the forecast, without an axis of levels.
         context : array-like or frame, default=None
             Histories to go on from, in the units of `y`: one of shape (n_timesteps,) or (n_timesteps,
-            n_channels), or many at once of shape (n_windows, n_timesteps, n_channels); or a frame like `y`.
+            n_channels), or many at once of shape (n_windows, n_timesteps, n_channels) or in a list; or a
+            frame like `y`. After a fit on a list of series, a list has histories of these in their order.
             What is older than `context_length_` is not looked at, but for a value that is missing at its very
             beginning. None goes on from the end of the data seen.
 
@@ -161,8 +164,9 @@ class Prediction:
     ) -> Any:
         """Draw whole futures, whose steps belong together.
 
-        A likelihood is sampled step by step; forecasts of other networks are moved by errors of whole windows
-        of the part held out.
+        A likelihood is sampled step by step, each channel for itself; forecasts of other networks are moved
+        by errors of whole windows of the part held out, of all channels of a series at the same time. Where
+        few of these windows have all their truths, those with half of them serve too, interpolated.
 
         Parameters
         ----------
@@ -190,12 +194,16 @@ of those; or long frame
         values = self._values(asked, n_paths, seed)
         if not self.model_.samples:
             conformal, rng = self._calibrated(asked.h, whole=True), np.random.default_rng(seed)
-            point = self.model_.middle(values)
-            values = np.repeat(point[..., np.newaxis], n_paths, axis=-1)
-            for i, (rows, units) in enumerate(zip(*self._fit_rows(asked), strict=True)):
-                for c, row in enumerate(rows):
-                    values[i, :, c] += conformal.paths(row, n_paths, asked.h, rng).T * units[c]
-        return write_paths(asked, by_series(asked, values))
+            point = by_series(asked, self.model_.middle(values))
+            paths = np.repeat(point[..., np.newaxis], n_paths, axis=-1)
+            # channels of a series are moved together
+            rows, units = (each.reshape(len(paths), -1) for each in self._fit_rows(asked))
+            for i, row in enumerate(rows):
+                drawn = conformal.paths(row, n_paths, asked.h, rng) * units[i, :, np.newaxis, np.newaxis]
+                paths[i] += drawn.transpose(2, 0, 1)
+        else:
+            paths = by_series(asked, values)
+        return write_paths(asked, paths)
 
     def make_future(self, h: int | None = None) -> Any:
         """Return the ids and times that known-future covariates are needed for.
@@ -254,7 +262,7 @@ of those; or long frame
 
     def _members(self, data, form):
         """Return which series of `fit` contexts are of, (n_series,)."""
-        if form.is_frame or form.kind == "list":
+        if form.is_frame or (form.kind == "list" and self._form.kind == "list"):
             return find_members(self, data, "context", new=True)
         if len(self.ids_) > 1:
             raise ValueError(

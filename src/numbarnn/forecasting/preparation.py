@@ -18,7 +18,7 @@ from numbarnn.losses import LOSSES, Loss
 from . import calendar
 from .arrays import numbers
 from .likelihoods import LIKELIHOODS
-from .series import Columns, Form, SeriesSet, read
+from .series import Columns, Form, SeriesSet, is_frame, read
 from .sets import listed
 from .windows import Layout
 
@@ -119,8 +119,8 @@ def with_static(forecaster: Any, data: SeriesSet, members: np.ndarray) -> Series
 
 
 def _split(X, y):
-    """Cut covariates behind the rows of y; frames are joined on time and need no cut."""
-    if X is None or isinstance(X, dict) or hasattr(X, "columns"):
+    """Cut covariates behind the rows of y; those of a frame are joined on time and need no cut."""
+    if X is None or is_frame(y):
         return X, X
     if isinstance(X, list) and isinstance(y, list) and np.ndim(y[0]) > 0:
         pairs = [(x[: len(part)], x[len(part) :]) for x, part in zip(X, y, strict=True)]

@@ -19,6 +19,8 @@ __all__ = ["CovariateScaler", "Filled", "Normalizer", "ScaledCovariates", "Stand
 
 # a window that does not move is divided by this part of the deviation of its series, not by zero
 MINIMUM_SCALE = 1e-3
+# a series that is constant in training is divided by this part of its size: it may move later on
+CONSTANT_SCALE = 0.1
 # rounding leaves a constant series a deviation; what is below this part of its size is none
 ROUNDING = 1e-12
 
@@ -59,7 +61,9 @@ class Standardizer(NamedTuple):
     scale: np.ndarray
 
     @classmethod
-    def fit(cls, data: SeriesSet, ends: np.ndarray, method: str | None) -> Self:
+    def fit(
+        cls, data: SeriesSet, ends: np.ndarray, method: str | None, size: float | None = None
+    ) -> Self:
         """Find mean and standard deviation of what was observed in training.
 
         Parameters
@@ -70,11 +74,14 @@ class Standardizer(NamedTuple):
         method : str or None
             Method of the `Normalizer`. For None and "mean", which take values as they are, centre 0 and
             scale 1.
+        size : float or None, default=None
+            Size of rows of zeros; None: the median scale of the rows that move, or 1.
 
         Returns
         -------
         Standardizer
-            Scale 1 for rows that are constant, centre 0 for rows without an observed value.
+            Rows that are constant have a tenth of their size as scale, so that units do not matter; rows
+            without an observed value have centre 0.
         """
         center, scale = np.zeros(data.n_rows), np.ones(data.n_rows)
         if method in (None, "mean"):
@@ -82,6 +89,11 @@ class Standardizer(NamedTuple):
         for row in range(data.n_rows):
             values = data.row(row)[: ends[row // data.n_channels]]
             center[row], scale[row] = _moments(values)
+        still = scale == 0
+        if still.any():
+            size = size or (1.0 if still.all() else np.median(scale[~still]))
+            level = np.abs(center[still])
+            scale[still] = CONSTANT_SCALE * np.where(level > 0, level, size)
         return cls(center, scale)
 
     def transform(self, data: SeriesSet, dtype: str | np.dtype) -> Filled:
@@ -281,15 +293,15 @@ def below_one(values: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _moments(values):
-    """Mean and standard deviation of what is not NaN; deviation 1 of constants."""
+    """Mean and standard deviation of what is not NaN; deviation 0 of constants."""
     if np.isnan(values).any():
         values = values[~np.isnan(values)]
     if not len(values):
-        return 0.0, 1.0
+        return 0.0, 0.0
     values, exponent = below_one(values)
     deviation = values.std()
     constant = deviation <= ROUNDING * np.abs(values).max()
-    return np.ldexp(values.mean(), exponent), 1.0 if constant else np.ldexp(deviation, exponent)
+    return np.ldexp(values.mean(), exponent), 0.0 if constant else np.ldexp(deviation, exponent)
 
 
 def _column_scales(columns):
@@ -298,7 +310,7 @@ def _column_scales(columns):
     for k, column in enumerate(columns.T):
         if not np.isin(column, (0.0, 1.0)).all():
             center[k], scale[k] = _moments(column)
-    return center, scale
+    return center, np.where(scale > 0, scale, 1.0)
 
 
 def _fill(values, observed, lengths):

@@ -140,12 +140,13 @@ def read_contexts(context: Any, X: Any, n_channels: int, form: Form, n_known: in
     TypeError, ValueError
         As `read` does; ValueError if there is another number of channels.
     """
+    from .arrays import check_observed, read_windows
+
     if form.is_frame and is_frame(context):
         data, _ = read(context, X, None, name="context", form=form, n_known=n_known)
     else:
-        from .arrays import read_windows
-
         data = read_windows(context, X, form)
+    check_observed(data, "context")
     if data.n_channels != n_channels:
         raise ValueError(f"context has {data.n_channels} channels; expected {n_channels}, as in fit")
     return data
@@ -155,9 +156,9 @@ def context_form(context: Any, form: Form) -> Form:
     """Form of the answer to these histories: as many dimensions as they have, or the frame of fit."""
     if not _is_array(context, form):
         return form
-    from .arrays import form_of
+    from .arrays import by_number, form_of
 
-    return form_of(context)._replace(columns=form.columns)
+    return form_of(context)._replace(columns=by_number(form))
 
 
 def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndarray = 0) -> np.ndarray | None:
