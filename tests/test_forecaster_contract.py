@@ -449,6 +449,18 @@ class TestErrors:
         with pytest.raises(ValueError, match="the column 0 of X was named twice"):
             quick(past_covariates=[0], future_covariates=[0, 1]).fit(Y[:N], X[:N])
 
+    def test_values_beyond_the_dtype(self):
+        fitted = quick().fit(Y[:N])
+        for method in (fitted.update, lambda y: fitted.predict(context=y)):
+            with pytest.raises(ValueError, match="the value 1e[+]300 is too far for float32 from those of"):
+                method(np.full((3, 2), 1e300))
+        assert np.isfinite(fitted.predict()).all()
+
+    def test_texts_are_no_numbers(self):
+        for library in LIBRARIES.values():
+            with pytest.raises(TypeError, match="expected numbers"):
+                quick().fit(library({"ds": DAYS[:N], "y": Y[:N, 0].astype(str)}))
+
     def test_too_much_held_out(self):
         message = r"was 0.99, which leaves less than 5 of 180 time steps .*; expected at most 0.97"
         with pytest.warns(UserWarning, match=f"^validation_fraction {message}: nothing is held out"):
@@ -503,7 +515,7 @@ class TestErrors:
     def test_frames_that_are_no_table_of_columns(self):
         with pytest.raises(ValueError, match="y has a MultiIndex; expected columns, as reset_index"):
             quick().fit(LONG.set_index(["unique_id", "ds"]))
-        with pytest.raises(TypeError, match="'day' of y had dtype .* \\(time_col='day' makes it"):
+        with pytest.raises(TypeError, match="'day' of y had .* \\(time_col='day' makes it"):
             quick().fit(pd.DataFrame({"day": LONG["ds"].astype(str), "y": LONG["y"]}))
 
     def test_whatever_fails_leaves_the_forecaster_as_it_was(self):

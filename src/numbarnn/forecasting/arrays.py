@@ -47,6 +47,8 @@ def numbers(name: str, values: Any, expected: str = "numbers") -> np.ndarray:
     except ValueError as error:
         raise ValueError(f"{name} was no array ({error}); expected {expected}") from error
     if array.dtype == object:  # numbers among None
+        if text := next((each for each in array.flat if isinstance(each, str)), None):
+            raise TypeError(f"{name} had the text {text[:40]!r}; expected {expected}")
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:

@@ -118,7 +118,7 @@ def _roles(columns, X, options, backend, name, form):
         for column in getattr(options, covariates):
             if column not in columns and column not in given:
                 raise ValueError(
-                    f"{covariates}_covariates names the column {column!r}; y has "
+                    f"{covariates}_covariates names the column {column!r}; {name} has "
                     f"{listed(tuple(columns))}, X has {listed(given) or 'none'}"
                 )
     roles = [options.id, options.time, *options.past, *options.future, *options.static]
@@ -249,9 +249,8 @@ def _given(options, times):
     frequency = Frequency.parse(options.freq)
     if (frequency.unit == "i") != (times.dtype.kind == "i"):
         what = "whole numbers" if times.dtype.kind == "i" else "dates"
-        raise ValueError(
-            f"freq was {options.freq!r}, but {options.time!r} has {what}; expected one that suits them"
-        )
+        freq = str(frequency) if isinstance(options.freq, Frequency) else options.freq
+        raise ValueError(f"freq was {freq!r}, but {options.time!r} has {what}; expected one that suits them")
     return frequency
 
 

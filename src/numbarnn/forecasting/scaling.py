@@ -112,7 +112,7 @@ class Standardizer(NamedTuple):
         Raises
         ------
         ValueError
-            If the number of rows is another one.
+            If the number of rows is another one, or a value is too far from those of training for `dtype`.
         """
         if data.n_rows != len(self.center):
             raise ValueError(f"data has {data.n_rows} rows; expected {len(self.center)}, as in fit")
@@ -121,7 +121,15 @@ class Standardizer(NamedTuple):
         for row in range(data.n_rows):
             source = data.row(row)
             # float64 first: a level of 1e9 leaves nothing of the movement in float32
-            values[position : position + len(source)] = (source - self.center[row]) / self.scale[row]
+            with np.errstate(over="ignore"):
+                part = (source - self.center[row]) / self.scale[row]
+            if max(np.fmax.reduce(part, initial=0), -np.fmin.reduce(part, initial=0)) > np.finfo(dtype).max:
+                far = source[np.nanargmax(np.abs(part))]
+                raise ValueError(
+                    f"the value {far:g} is too far for {np.dtype(dtype)} from those of training, which are "
+                    f"about {self.center[row]:g} with a deviation of {self.scale[row]:g}"
+                )
+            values[position : position + len(source)] = part
             position += len(source)
         observed = None
         if data.has_missing:
