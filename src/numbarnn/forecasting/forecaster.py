@@ -349,10 +349,12 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
             spaced in time, oldest first; a list of such series; a wide frame with a column for each channel;
             or a long frame with the columns `id_col`, `time_col` and `target_col`. NaN is a missing value.
             Of a pandas Series or wide frame, an index of times or whole numbers is the times, unless it is
-            0, 1, 2, ...; what it leaves out is missing.
+            0, 1, 2, ...; what it leaves out is missing. Ids are numbered as they first come: in another order
+            another network is trained.
         X : array-like, list of array-like, data frame or dict of columns, default=None
-            Covariates of the same steps: an array for each series, or a frame that is joined on id and time.
-            With a frame they may stand in `y` as well.
+            Covariates of the same steps: an array for each series (a frame beside an array counts as one, its
+            columns by their order), or a frame that is joined on id and time. With a frame they may stand in
+            `y` as well.
         static : array-like of shape (n_series, n_static), data frame or dict, default=None
             Covariates of whole series.
         validation : float or later data in the form of `y`, default=None

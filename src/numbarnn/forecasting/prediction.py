@@ -77,7 +77,7 @@ class Prediction:
         ----------
         h : int, default=None
             Steps to forecast; None takes the horizon. Beyond the horizon, forecasts are fed back as if they
-            were observed, one horizon at a time, and errors add up.
+            were observed, one horizon at a time (``decoder="recursive"``: step by step), and errors add up.
         X : array-like or frame, default=None
             Known-future covariates of the next `h` steps: (h, n_future), a list of those, or a frame with id
             and time, as `make_future` gives it. With `context` those of the context stand in front, past ones
