@@ -225,7 +225,7 @@ class Conformal:
         units = self._scales[rows] if known else np.ones(len(rows))
         windows = self._windows(rows, h) if known else ()
         if len(windows) < ENOUGH_WINDOWS and not (known and alone):
-            key = "windows", len(rows), h
+            key = "all windows", len(rows), h
             if key not in self._shared:
                 every = np.arange(len(self._history)).reshape(-1, len(rows))
                 self._shared[key] = np.concatenate([self._windows(each, h) for each in every])
@@ -245,8 +245,11 @@ class Conformal:
 
     def _windows(self, rows, h):
         """Errors of rows at the same times in units of their scales, without holes: (N, len(rows), h)."""
-        parts = [self._recent(row)[:, :h] / self._scales[row] for row in rows]
-        return _complete(np.stack(parts, axis=1))
+        key = "windows", *rows, h
+        if key not in self._shared:
+            parts = [self._recent(row)[:, :h] / self._scales[row] for row in rows]
+            self._shared[key] = _complete(np.stack(parts, axis=1))
+        return self._shared[key]
 
     def _all_rows(self):
         """Residuals of all rows in units of their scales, (N, H)."""
