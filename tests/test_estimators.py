@@ -340,6 +340,47 @@ def test_a_weight_of_two_is_two_samples_and_order_is_nothing_where_one_batch_hol
     assert_array_equal(repeated.predict(X), weighted.predict(X))
 
 
+def penalty_of(alpha, X, y, weight=None):
+    """The penalty in the loss of a network that does not move, of sequences with a target for each step."""
+    losses = [
+        RNNRegressor(**{**SMALL, "max_iter": 1, "batch_size": 60}, return_sequences=True, dtype="float64",
+                     learning_rate_init=1e-300, alpha=strength).fit(X, y, weight)
+        for strength in (0.0, alpha)
+    ]  # fmt: skip
+    parameters = losses[0].network_.parameters[losses[0].network_.penalized]
+    return (losses[1].loss_ - losses[0].loss_) / (0.5 * alpha * (parameters @ parameters))
+
+
+@pytest.mark.parametrize("twice", [0, 1])
+def test_the_penalty_is_over_the_number_of_samples_whatever_their_steps(rng, twice):
+    X = [rng.normal(size=(length, 1)) for length in (10, 1, 2)]
+    y = [np.zeros(len(x)) for x in X]
+    assert_allclose(penalty_of(10.0, X, y), 1 / 3, rtol=1e-9)
+    assert_allclose(penalty_of(10.0, [*X, X[twice]], [*y, y[twice]]), 1 / 4, rtol=1e-9)
+    weight = np.ones(3)
+    weight[twice] = 2
+    assert_allclose(penalty_of(10.0, X, y, weight), 1 / 4, rtol=1e-9)
+
+
+def test_a_class_without_weight_is_left_out_of_the_mean(rng):
+    X, y = rng.normal(size=(30, 4, 1)), rng.integers(0, 3, (30, 4))
+    options = {**SMALL, "max_iter": 1, "batch_size": 30, "learning_rate_init": 1e-300, "dtype": "float64"}
+    model = RNNClassifier(**options, return_sequences=True, class_weight={0: 0.0}).fit(X, y)
+    p = model.predict_proba(X)
+    assert_allclose(model.loss_, log_loss(y.ravel(), p.reshape(-1, 3), sample_weight=(y > 0).ravel()))
+
+
+@pytest.mark.parametrize("return_sequences", [False, True])
+def test_balanced_classes_are_those_of_the_weights(rng, return_sequences):
+    X, y = rng.normal(size=(30, 4, 1)), np.repeat(["a", "b"], [20, 10])
+    y = np.stack([y, *[rng.permutation(y) for _ in range(3)]], axis=1) if return_sequences else y
+    options = {**SMALL, "batch_size": 60, "class_weight": "balanced", "return_sequences": return_sequences}
+    weight = np.repeat([0, 1, 2], [12, 10, 8])
+    repeated = RNNClassifier(**options).fit(np.repeat(X, weight, axis=0), np.repeat(y, weight, axis=0))
+    weighted = RNNClassifier(**options).fit(X, y, weight)
+    assert_allclose(repeated.predict_proba(X), weighted.predict_proba(X), rtol=1e-5)
+
+
 def test_equal_samples_are_found_in_little_memory():
     x = np.zeros((3, 30_000, 1), "float32")
     x[1, -1], x[2] = 1, -0.0  # equal to the first
@@ -356,6 +397,39 @@ def test_the_scale_of_weights_means_nothing(data, rng):
     weight = rng.uniform(1, 2, 30)
     one, other = (RNNRegressor(**SMALL).fit(X, y, w).predict(X) for w in (weight, 1024 * weight))
     assert_array_equal(one, other)
+
+
+# ------------------------------------------------------------------ parameters of other types
+
+
+def test_a_delta_of_numpy_is_a_number(data):
+    """As searches over distributions and ranges give them."""
+    curves = [
+        RNNRegressor(**SMALL, loss="huber", delta=delta).fit(*data).loss_curve_
+        for delta in (0.5, np.float64(0.5), np.float32(0.5))
+    ]
+    assert curves[0] == curves[1] == curves[2]
+
+
+def test_partial_fit_takes_another_solver_and_keeps_the_moments_of_the_same(data):
+    X, y = data
+    model = RNNRegressor(**SMALL, solver="sgd").partial_fit(X, y).partial_fit(X, y)
+    assert model._optimizer.n_updates == 8
+    model.set_params(solver="adam").partial_fit(X, y)
+    assert isinstance(model._optimizer, OPTIMIZERS["adam"]) and model._optimizer.n_updates == 4
+    assert model.set_params(beta_1=0.8).partial_fit(X, y)._optimizer.beta_1 == 0.8
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "message"),
+    [
+        (np.ma.masked_less(np.zeros((9, 4, 1)) + np.arange(4)[:, None], 1), ValueError, "was a masked array"),
+        (np.zeros((9, 4, 1), "datetime64[s]"), TypeError, "X had dtype datetime64"),
+    ],
+)
+def test_arrays_that_are_no_numbers(X, error, message):
+    with pytest.raises(error, match=message):
+        RNNRegressor(**SMALL).fit(X, np.zeros(9))
 
 
 # ------------------------------------------------------------------ what fit leaves

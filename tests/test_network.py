@@ -152,3 +152,16 @@ def test_dropout_takes_any_strides():
     x = np.random.default_rng(0).standard_normal((5, 14))[::-1, ::2]
     mask = Dropout(0.5, np.random.default_rng(1)).draw(x.shape, x.dtype)
     assert_array_equal(Dropout(0.5, np.random.default_rng(1)).forward(x, training=True), x * mask)
+
+
+@pytest.mark.parametrize("options", [{}, {"stem_sizes": [5], "head_sizes": [4]}])
+def test_arrays_of_another_type_are_converted(options):
+    network = Network(input_size=2, hidden_size=4, n_outputs=1, dtype="float32", random_state=0, **options)
+    x = np.random.default_rng(0).normal(size=(3, 5, 2)).astype("float32")
+    found = []
+    for dtype in ("float32", "float64"):
+        raw = network.forward(x.astype(dtype), training=True)
+        network.backward(np.ones_like(raw, dtype))
+        found.append((raw, network.gradients.copy()))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)

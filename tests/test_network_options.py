@@ -287,7 +287,7 @@ def test_gradients_end_where_a_stateful_call_began():
 def test_a_stateful_network_refuses_another_number_of_samples():
     network, x = make(stateful=True), sequences()
     before = network.forward(x)
-    with pytest.raises(ValueError, match="x had 2 samples; expected 6.* reset_states"):
+    with pytest.raises(ValueError, match="x had a batch of 2 samples; expected 6.* reset_states"):
         network.forward(x[:2])
     network.reset_states()
     assert_array_equal(network.forward(x[:2]), before[:2])
@@ -567,7 +567,7 @@ def test_partial_fit_that_failed_has_carried_nothing(series):
     wild[60:] = 1e30  # in X: targets of that size are refused before training
     with pytest.raises(FloatingPointError):
         model.partial_fit(wild, y)
-    with pytest.raises(ValueError, match="x had 5 samples; expected 4"):
+    with pytest.raises(ValueError, match="x had a batch of 5 samples; expected 4"):
         model.set_params(batch_size=5).partial_fit(X, y)
     model.set_params(batch_size=4)
     assert_array_equal(model.partial_fit(X, y).predict(X), other.partial_fit(X, y).predict(X))

@@ -114,11 +114,13 @@ class Huber(Loss):
     Parameters
     ----------
     delta : float, default=1.0
-        Where the quadratic part ends, in units of y.
+        Where the quadratic part ends, in units of y; above 0.
     """
 
     def __init__(self, delta: float = 1.0) -> None:
-        self.delta = delta
+        self.delta = float(delta)  # one of NumPy would make errors of float32 float64
+        if not self.delta > 0:
+            raise ValueError(f"delta was {delta!r}; expected a number above 0")
 
     def terms(self, y_true, raw_output):
         """See `Loss.terms`."""

@@ -348,8 +348,8 @@ default=None
             kept = self._carried[0].shape[1]
             if n != kept:
                 raise ValueError(
-                    f"x had {n} samples; expected {kept}, as in the batch before, whose states are gone on "
-                    "from: to begin anew call reset_states"
+                    f"x had a batch of {n} samples; expected {kept}, as batch_size was before, whose states "
+                    "are gone on from: to begin anew call reset_states"
                 )
             return self._carried
         if self._learned:

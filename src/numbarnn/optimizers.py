@@ -16,6 +16,8 @@ References
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import DTypeLike
 
@@ -112,6 +114,12 @@ class Optimizer:
     def _step(self, p, g, real, rate, scale):
         # `real` turns a Python float into the parameters' type, so that the loops compute in it
         raise NotImplementedError
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What it was made with: of two of one kind the same, whatever steps they took."""
+        own = {name: value for name, value in vars(self).items() if name not in ("state", "n_updates")}
+        return {"kind": type(self).__name__} | own
 
     def snapshot(self) -> tuple[int, np.ndarray]:
         """Return a copy of the state, for `restore`."""

@@ -64,7 +64,8 @@ class Recurrent:
         Seed of initial parameters and dropout.
     init : {"uniform", "orthogonal"}, default="uniform"
         ``"uniform"``: all parameters from U(-k, k), k = 1 / sqrt(hidden_size), as PyTorch; ``"orthogonal"``:
-        recurrent weights orthogonal, input weights Glorot uniform, biases zero, as Keras.
+        recurrent weights orthogonal, input weights Glorot uniform, biases zero, as Keras, but that an LSTM
+        has forget biases of 1 there: ``forget_bias=1``.
     forget_bias : float or None, default=None
         Initial bias of the forget gate, where the cell has one; None leaves it to `init`.
     n_jobs : int or None, default=None

@@ -120,6 +120,7 @@ class BaseRNN(BaseEstimator):
         dtype = self.dtype if reset else self.network_.dtype
         n_channels = self.n_channels if reset else self.network_.config["input_size"]
         with validation.naming("X"):
+            validation.check_kind(X)
             ndim = validation.input_ndim(X)
             validation.check_list(X, ndim)
             if not reset and ndim in (2, 3) and ndim != self._input_ndim:
@@ -291,20 +292,28 @@ class BaseRNN(BaseEstimator):
                     "sample_weight (times class_weight) was zero for all samples that early_stopping=True "
                     "holds out, or for all others; expected one above 0 in both parts"
                 )
+            # the penalty is one of samples, whatever number of steps they have
+            counts = self._counts(valid, len(x), x.shape[1])
+            samples = (weight.sum(axis=1) / counts if weight.ndim == 2 else weight)[parts[0]]
+            trainer.alpha *= len(samples) / samples.sum()
             weight = weight.copy()
             for part, mean in zip(parts, means, strict=True):
                 weight[part] /= mean
-            trainer.alpha /= means[0]
         return ArraySource(x, y, weight, valid, self.dtype)
 
+    def _counts(self, valid, n_samples, n_timesteps):
+        """Return how many targets each sample has: one, or its valid steps."""
+        if not self.return_sequences:
+            return np.ones(n_samples, np.int64)
+        if valid is None:
+            return np.full(n_samples, n_timesteps)
+        return valid_steps(valid, n_timesteps).sum(axis=1)
+
     def _mean_weight(self, weight, valid, n_timesteps):
-        """Return the mean weight of what counts: samples, or steps that are valid and not weighted 0."""
-        if weight.ndim == 2:
-            return weight.sum() / max(1, (weight > 0).sum())
-        if self.return_sequences and valid is not None:
-            counts = valid_steps(valid, n_timesteps).sum(axis=1)
-            return weight @ counts / counts.sum()
-        return weight.sum() / len(weight)
+        """Return the mean weight of targets: of samples, or of valid steps."""
+        counts = self._counts(valid, len(weight), n_timesteps)
+        total = weight.sum() if weight.ndim == 2 else weight @ counts
+        return total / counts.sum()
 
     def _split(self, y, trainer):
         """Return indices of the samples for training and of those held out."""
@@ -356,8 +365,9 @@ class BaseRNN(BaseEstimator):
             self.validation_scores_ = self.best_validation_score_ = None
             self.best_loss_ = math.inf
         trainer.rng = self._rng
-        if self._optimizer is None:
-            self._optimizer = self._make_optimizer(network)
+        optimizer = self._make_optimizer(network)
+        if self._optimizer is None or optimizer.options != self._optimizer.options:
+            self._optimizer = optimizer
         rate = trainer.schedule(self.learning_rate_init, self.n_iter_, self.max_iter, self.loss_curve_)
         source = self._make_source(data, trainer)
         before = network.snapshot(), self._optimizer.snapshot(), self._rng.bit_generator.state

@@ -111,8 +111,14 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         with validation.naming("class_weight"):
             # a dict may name classes of all calls: a batch of `partial_fit` need not hold each of them
             classes = np.union1d(self.classes_, labels) if given else np.unique(labels)
-            each = compute_class_weight(self.class_weight, classes=classes, y=labels)
-            by_class[valid] = each[np.searchsorted(classes, labels)]
+            codes = np.searchsorted(classes, labels)
+            if self.class_weight == "balanced":
+                counts = np.bincount(codes, None if weight is None else np.repeat(weight, valid.sum(axis=1)))
+                there = counts > 0
+                each = np.divide(counts.sum() / there.sum(), counts, where=there, out=np.zeros(len(counts)))
+            else:
+                each = compute_class_weight(self.class_weight, classes=classes, y=labels)
+            by_class[valid] = each[codes]
         if weight is not None:
             by_class *= weight[:, np.newaxis]
         if not by_class.any():
@@ -159,6 +165,8 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         mask: Any = None,
     ) -> RNNClassifier:  # fmt: skip
         """Train for one epoch on these samples, going on from the last call.
+
+        If the solver or its options are others than in the call before, its running means begin anew.
 
         Parameters
         ----------

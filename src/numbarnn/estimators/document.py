@@ -86,7 +86,7 @@ _PARAMETERS = """cell : str, default="gru"
     weight_decay : float, default=0.01
         Decoupled weight decay of "adamw".
     init : {{"uniform", "orthogonal"}}, default="uniform"
-        First weights as PyTorch's, or as Keras's.
+        First weights as PyTorch's, or as Keras's (but `forget_bias`, which is 1 there).
     forget_bias : float or None, default=None
         First bias of the forget gate of "lstm".
     callbacks : callable, list of callable or None, default=None

@@ -156,6 +156,8 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
     ) -> RNNRegressor:
         """Train for one epoch on these samples, going on from the last call.
 
+        If the solver or its options are others than in the call before, its running means begin anew.
+
         Parameters
         ----------
         X, y, sample_weight, lengths, mask

@@ -51,6 +51,14 @@ def input_ndim(values: Any) -> int:
     return np.asarray(values).ndim if ndim is None else ndim
 
 
+def check_kind(X: Any) -> None:
+    """Refuse what NumPy would make numbers of that mean nothing."""
+    if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
+        raise ValueError("X was a masked array; expected no masked values, but `mask` for missing steps")
+    if getattr(getattr(X, "dtype", None), "kind", "") in ("m", "M"):
+        raise TypeError(f"X had dtype {X.dtype}; expected numbers")
+
+
 def check_list(X: Any, ndim: int) -> None:
     """Refuse a list of nothing, and one of sequences of unequal length without a dimension for the features.
 
@@ -338,6 +346,8 @@ def check_weights(sample_weight: Any, x: np.ndarray) -> np.ndarray | None:
         return None
     with naming("sample_weight"):
         weight = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+    if not np.isfinite(weight.sum()):
+        raise ValueError("sample_weight had an infinite sum; expected smaller numbers")
     if not weight.any():
         raise ValueError("sample_weight was zero for all samples; expected at least one non-zero number")
     return weight
@@ -347,7 +357,7 @@ def merge_equal(x, y, weight, lengths):
     """Make one sample of equal ones, with the sum of their weights, and sort the samples.
 
     Where one batch holds all samples, neither their order nor writing one twice means anything; done so, it
-    does not change a bit either.
+    does not change a bit either. With dropout or other noise equal samples have one draw in common.
 
     Returns
     -------

@@ -155,11 +155,12 @@ class FanOut:
         n, m, units = len(base), len(inputs), self._units
         if units < self._padded:
             dh = np.pad(dh, ((0, 0), (0, self._padded - units)))
+        dh = np.ascontiguousarray(dh, self.dtype)
         dbase, dold = np.zeros_like(base), np.zeros_like(old)
         dparts = np.zeros((-(-n // BLOCK), *inputs.shape), self.dtype)
         self._run(
-            fan_backward, n, m, base=base, inputs=inputs, states=old, dout=np.ascontiguousarray(dh),
-            dbase=dbase, dparts=dparts, dstates=dold,
+            fan_backward, n, m, base=base, inputs=inputs, states=old, dout=dh, dbase=dbase, dparts=dparts,
+            dstates=dold,
         )  # fmt: skip
         dsums = self._of_gates(dbase, "x")
         if has_own:

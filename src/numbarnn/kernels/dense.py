@@ -82,7 +82,7 @@ class Product:
         c = np.empty(self._shape, self._dtype)
         with self._lock:
             self._b[:, : self._columns] = b
-            self._program.put("a", np.ascontiguousarray(a.T if self._transposed else a))
+            self._program.put("a", np.ascontiguousarray(a.T if self._transposed else a, self._dtype))
             self._program.put("c", c)
             self._program.run()
         return c if self._columns == self._shape[1] else np.ascontiguousarray(c[:, : self._columns])

@@ -237,7 +237,8 @@ class Program:
         words: list[int] = []
         self._held: dict[Any, NDArray] = {}  # the arrays whose addresses the words are
         self._slots: dict[str, list[tuple[int, int]]] = {}
-        element = from_dtype(np.dtype(dtype))
+        self._dtype = np.dtype(dtype)
+        element = from_dtype(self._dtype)
         table, behind, places = [], [], []
         for row in (row for phase in phases for row in phase):
             if isinstance(row, list):
@@ -276,7 +277,15 @@ class Program:
         return task.address(cell, element), start
 
     def put(self, name: str, array: NDArray) -> None:
-        """Let the slots of that name be this C-contiguous array in the next run."""
+        """Let the slots of that name be this C-contiguous array in the next run.
+
+        Raises
+        ------
+        TypeError
+            If it is of another type than the tasks compute in: they would read its bytes as theirs.
+        """
+        if array.dtype.kind == "f" and array.dtype != self._dtype:
+            raise TypeError(f"{name} had dtype {array.dtype}; expected {self._dtype}")
         self._held[name] = array
         address, size, itemsize = _address(array), array.size, array.itemsize
         for position, offset in self._slots.get(name, ()):
