@@ -156,7 +156,7 @@ def test_dropout_takes_any_strides():
 
 @pytest.mark.parametrize("options", [{}, {"stem_sizes": [5], "head_sizes": [4]}])
 def test_arrays_of_another_type_are_converted(options):
-    network = Network(input_size=2, hidden_size=4, n_outputs=1, dtype="float32", random_state=0, **options)
+    network = Network("gru", 2, 4, n_outputs=1, dtype="float32", random_state=0, **options)
     x = np.random.default_rng(0).normal(size=(3, 5, 2)).astype("float32")
     found = []
     for dtype in ("float32", "float64"):
