@@ -76,10 +76,7 @@ class Dense:
         if x.ndim != 2 or x.shape[1] != self._weight.shape[1]:
             expected = f"(n, {self._weight.shape[1]})"
             raise ValueError(f'x of the layer "{self.name}" had shape {x.shape}; expected {expected}')
-        y = self._product(x, self._weight.T)
-        y += self._bias
-        if self.relu:
-            np.maximum(y, 0, out=y)
+        y = self._products(x, self._weight.T, self.n_jobs, bias=self._bias, relu=self.relu)
         self._tape = (x, y if self.relu else None) if training else None
         return y
 

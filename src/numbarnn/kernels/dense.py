@@ -17,16 +17,28 @@ from numbarnn.kernels.threads import Program, Slot, ranges, worthwhile_threads
 from numbarnn.simd import VECTOR_BYTES, lanes_of
 
 DEPTH = 128  # rows of b at a time
+ROWS = 64  # rows of c that are finished while they are in a cache
 
 
 @task
 def _product(
-    r0: int, r1: int, depth: int, columns: int, a: Reals, a_row: int, a_k: int, b: Reals, c: Reals
+    r0: int, r1: int, depth: int, columns: int, a: Reals, a_row: int, a_k: int, b: Reals, c: Reals,
+    bias: Reals, relu: int,
 ):
-    """Set rows r0 to r1 of c (rows, columns) to a b, b (depth, columns), columns a multiple of the lanes."""
-    for k in range(0, depth, DEPTH):
-        gemm(columns // lanes_of(c), r1 - r0, 1, k > 0, a, r0 * a_row + k * a_k, a_row, 0, a_k,
-             b, k * columns, columns, 1, min(DEPTH, depth - k), c, r0 * columns, columns)
+    """Set rows r0 to r1 of c (rows, columns) to a b, b (depth, columns), columns a multiple of the lanes.
+
+    If there is a bias (columns,) it is added, and if relu, what is negative then is set to zero.
+    """
+    for r in range(r0, r1, ROWS if bias.size > 0 else max(r1 - r0, 1)):
+        end = min(r + ROWS, r1) if bias.size > 0 else r1
+        for k in range(0, depth, DEPTH):
+            gemm(columns // lanes_of(c), end - r, 1, k > 0, a, r * a_row + k * a_k, a_row, 0, a_k,
+                 b, k * columns, columns, 1, min(DEPTH, depth - k), c, r * columns, columns)
+        if bias.size > 0:
+            for i in range(r, end):
+                for u in range(columns):
+                    value = c[i * columns + u] + bias[u]
+                    c[i * columns + u] = 0 if relu > 0 and value < 0 else value
 
 
 class Product:
@@ -41,6 +53,8 @@ class Product:
         Number of threads.
     transposed : bool, default=False
         Whether the left matrix comes as the transpose of a C-contiguous array, of which no copy is made.
+    relu : bool, default=False
+        Whether what is negative with its bias is set to zero.
 
     Examples
     --------
@@ -53,26 +67,28 @@ class Product:
 
     def __init__(
         self, rows: int, depth: int, columns: int, dtype: DTypeLike, n_jobs: int | None = None,
-        transposed: bool = False,
+        transposed: bool = False, relu: bool = False,
     ) -> None:
         self._dtype, self._transposed, self._lock = np.dtype(dtype), transposed, threading.Lock()
         lanes = VECTOR_BYTES // self._dtype.itemsize
         padded = -(-columns // lanes) * lanes
         self._b, self._shape, self._columns = np.zeros((depth, padded), dtype), (rows, padded), columns
+        self._bias, self._no_bias = np.zeros(padded, dtype), np.zeros(0, dtype)
         threads = worthwhile_threads(rows * depth * padded, n_jobs)
         a_row, a_k = (1, rows) if transposed else (depth, 1)
-        arguments = depth, padded, Slot("a"), a_row, a_k, self._b, Slot("c")
+        arguments = depth, padded, Slot("a"), a_row, a_k, self._b, Slot("c"), Slot("bias"), int(relu)
         tasks = [(_product, *share, *arguments) for share in ranges(rows, threads)]
         self._program = Program(dtype, threads, [tasks])
 
-    def __call__(self, a: NDArray, b: NDArray) -> NDArray:
+    def __call__(self, a: NDArray, b: NDArray, bias: NDArray | None = None) -> NDArray:
         """Multiply.
 
         Parameters
         ----------
         a : ndarray of shape (rows, depth)
         b : ndarray of shape (depth, columns)
-            Both of the product's dtype.
+        bias : ndarray of shape (columns,), default=None
+            Added to every row.
 
         Returns
         -------
@@ -84,6 +100,9 @@ class Product:
             self._b[:, : self._columns] = b
             self._program.put("a", np.ascontiguousarray(a.T if self._transposed else a, self._dtype))
             self._program.put("c", c)
+            if bias is not None:
+                self._bias[: self._columns] = bias
+            self._program.put("bias", self._no_bias if bias is None else self._bias)
             self._program.run()
         return c if self._columns == self._shape[1] else np.ascontiguousarray(c[:, : self._columns])
 
@@ -111,13 +130,14 @@ class Products:
         self._prepared: dict[tuple, Product] = {}
 
     def __call__(
-        self, a: NDArray, b: NDArray, n_jobs: int | None = None, transposed: bool = False
+        self, a: NDArray, b: NDArray, n_jobs: int | None = None, transposed: bool = False,
+        bias: NDArray | None = None, relu: bool = False,
     ) -> NDArray:
         """Multiply; arguments as of `Product`."""
-        key = *a.shape, b.shape[1], n_jobs, transposed
+        key = *a.shape, b.shape[1], n_jobs, transposed, relu
         product = self._prepared.get(key)
         if product is None:
             if len(self._prepared) >= self._most:
                 self._prepared.clear()
-            product = self._prepared[key] = Product(*key[:3], self._dtype, n_jobs, transposed)
-        return product(a, b)
+            product = self._prepared[key] = Product(*key[:3], self._dtype, n_jobs, transposed, relu)
+        return product(a, b, bias)
