@@ -13,8 +13,8 @@ from numbarnn.forecasting import CrossValidation
 
 
 def quick(horizon=4, context_length=12, **options):
-    given = {"max_iter": 3, "n_jobs": 1, "random_state": 0, "hidden_size": 8} | options
-    return RNNForecaster(horizon, context_length, **given)
+    given = {"max_iter": 3, "n_jobs": 1, "random_state": 0, "hidden_size": 8, "samples_per_epoch": None}
+    return RNNForecaster(horizon, context_length, **given | options)
 
 
 def waves(n_timesteps=200, n_channels=2):

@@ -32,8 +32,8 @@ LIBRARIES = {
 
 def quick(horizon=4, context_length=12, **options):
     """Return a forecaster that is fitted in a moment; the season does not hang on there being times."""
-    given = {"max_iter": 2, "n_jobs": 1, "random_state": 0, "hidden_size": 8, "season_length": 1} | options
-    return RNNForecaster(horizon, context_length, **given)
+    given = {"max_iter": 2, "n_jobs": 1, "random_state": 0, "hidden_size": 8, "season_length": 1}
+    return RNNForecaster(horizon, context_length, **given | {"samples_per_epoch": None} | options)
 
 
 def waves(n_timesteps=260):

@@ -20,8 +20,22 @@ OPTIONS = {"n_jobs": 1, "random_state": 0, "hidden_size": 8}
 
 def quick(horizon=4, context_length=12, **options):
     """Return a forecaster that stops after two epochs without a warning."""
-    options = {"max_iter": 50, "tol": 1e6, "n_iter_no_change": 1} | OPTIONS | options
+    given = {"max_iter": 50, "tol": 1e6, "n_iter_no_change": 1, "samples_per_epoch": None}
+    options = given | OPTIONS | options
     return RNNForecaster(horizon, context_length, **options)
+
+
+def test_short_series_are_shown_often_enough_to_learn_from():
+    """With one update an epoch learning rate and patience would be gone before anything is learned."""
+    t, rng = np.arange(96), np.random.default_rng(0)
+    y = 100 + 0.5 * t + 20 * np.sin(2 * np.pi * t / 12) + rng.normal(0, 3, 96)
+    forecaster = RNNForecaster(12, hidden_size=32, n_jobs=1, random_state=0).fit(y[:84])
+    error, naive = (np.abs(y[84:] - forecast).mean() for forecast in (forecaster.predict(), y[72:84]))
+    assert error < 0.7 * naive
+    before = len(forecaster.loss_curve_)
+    updates = []
+    forecaster.set_params(callbacks=lambda info: updates.append(info["event"]) or False).partial_fit(y)
+    assert updates == ["batch"] * 3 and len(forecaster.loss_curve_) == before + 1  # each window once
 
 
 def waves(n_timesteps=200, n_channels=2, noise=0.1):

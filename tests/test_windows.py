@@ -417,7 +417,10 @@ class TestSampled:
         np.testing.assert_array_equal(one, again)
         assert (one != sampled.gather(np.arange(50))[1]).any()
         assert len(np.unique(one[:, 0, 0])) == 50
-        assert Sampled(source, 10**6, np.random.default_rng(0)).n_samples == source.n_samples
+        often = Sampled(source, 2 * source.n_samples + 5, np.random.default_rng(0))
+        windows = often.gather(np.arange(often.n_samples))[1][:, 0, 0]
+        counts = np.unique(windows, return_counts=True)[1]
+        assert len(counts) == source.n_samples and sorted(set(counts)) == [2, 3] and (counts == 3).sum() == 5
 
 
 def test_a_million_windows_take_the_memory_of_the_series():

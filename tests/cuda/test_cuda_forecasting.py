@@ -47,6 +47,7 @@ CASES = {
     "short_last": (SHORT, {"early_stopping": False, "max_grad_norm": None, "series_embedding": None}),
     "sampled": (Y, {"samples_per_epoch": 10, "batch_size": 4, "max_iter": 3}),
     "sampled_once": (Y, {"samples_per_epoch": 10, "batch_size": 16, "max_iter": 3}),
+    "sampled_again": (Y, {"samples_per_epoch": 60, "batch_size": 16}),
     "stopping": (Y, {"tol": 10.0, "n_iter_no_change": 2, "max_iter": 4}),
     "cell": (Y, {"cell": "lstm_peephole", "learning_rate": "constant"}),
     "two_products": (Y, {"cell": "mgu"}),
@@ -83,7 +84,7 @@ COVARIATES = {
 def make(device, **options):
     usual = {
         "horizon": 4, "context_length": 7, "segment_length": 3, "hidden_size": 4, "batch_size": 16,
-        "max_iter": 2, "random_state": 0, "dtype": "float64", "n_jobs": 1,
+        "max_iter": 2, "random_state": 0, "dtype": "float64", "n_jobs": 1, "samples_per_epoch": None,
     }  # fmt: skip
     return RNNForecaster(**{**usual, **options, "device": device})
 

@@ -40,8 +40,9 @@ from .windows import Sampled
 
 __all__ = ["RNNForecaster"]
 
-# windows shown in an epoch, where there are more: an epoch of a large data set need not see them all
-SAMPLES_PER_EPOCH = 2**16
+# windows shown in an epoch: one of a large data set need not see them all, and one of a small data set would
+# be over after a few updates, for which neither the learning rate nor the patience was made
+SAMPLES_PER_EPOCH = 1600, 2**16
 
 
 class RNNForecaster(Prediction, Evaluation, BaseEstimator):
@@ -121,7 +122,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
     max_iter : int, default=30
         Most epochs.
     samples_per_epoch : int, "auto" or None, default="auto"
-        Windows shown in an epoch, others in each. "auto" is all of them up to 65536; None is all.
+        Windows shown in an epoch: others in each if there are more, or each of them several times. "auto" is
+        how many there are, at least 1600 and at most 65536; None is all, once.
     tol : float, default=0.0
     n_iter_no_change : int or inf, default=5
         Training ends when the loss (of the part held out, if there is one) did not fall by `tol` in this
@@ -393,7 +395,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         model = self._make_model(data, data.lengths - n_valid, seeds[0])
         view, rng = model.view(data), np.random.default_rng(seeds[1])
         optimizer = OPTIMIZERS[self.solver](model.network.parameters.size, model.network.dtype)
-        history = self._train(view, optimizer, n_valid, rng)
+        history = self._train(view, optimizer, n_valid, rng, self.samples_per_epoch)
         own = self.intervals == "auto" and model.is_distribution
         conformal = None
         if n_valid.any() and self.intervals is not None and not (own and model.samples):
@@ -433,8 +435,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         if not hasattr(self, "model_"):
             # one epoch without a part held out; what it warns of or lacks is no matter here
             first = clone(self).set_params(
-                early_stopping=False, max_iter=1, n_iter_no_change=np.inf, ema_momentum=None
-            )
+                early_stopping=False, max_iter=1, n_iter_no_change=np.inf, ema_momentum=None,
+                samples_per_epoch=None,
+            )  # fmt: skip
             first.callbacks = self.callbacks
             first.fit(y, X, static=static)
             parameters = self.get_params(deep=False)
@@ -449,7 +452,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         try:
             history = self._train(
                 model.view(data, members), optimizer, nothing, rng,
-                max_iter=1, n_iter_no_change=np.inf, ema_momentum=None,
+                samples_per_epoch=None, max_iter=1, n_iter_no_change=np.inf, ema_momentum=None,
             )  # fmt: skip
             emptied, starts = self.history_.lengths, self.history_.starts
             emptied[members] = 0
@@ -514,7 +517,13 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         )  # fmt: skip
 
     def _train(
-        self, view: View, optimizer: Optimizer, n_valid: np.ndarray, rng: np.random.Generator, **changes: Any
+        self,
+        view: View,
+        optimizer: Optimizer,
+        n_valid: np.ndarray,
+        rng: np.random.Generator,
+        samples_per_epoch: int | str | None = "auto",
+        **changes: Any,
     ) -> History:
         """Train the network of a view on what comes before the last ``n_valid[i]`` steps of each series."""
         model, lengths = view.model, view.data.lengths
@@ -527,20 +536,20 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
             first = np.where(n_valid > 0, lengths - n_valid, 1)
             last = np.where(n_valid > 0, lengths - model.layout.horizon, 0)
             validation = view.source(first, last)
-        limit = SAMPLES_PER_EPOCH if self.samples_per_epoch == "auto" else self.samples_per_epoch
+        least, most = SAMPLES_PER_EPOCH if samples_per_epoch == "auto" else 2 * (samples_per_epoch,)
         automatic = self.learning_rate == "auto"
         schedule = ExponentialSchedule(0.8, after=3) if automatic else self.learning_rate
         # the automatic rate is near zero at the end: there is nothing left to converge
         trainer = make_trainer(
             self, source.n_samples, model.loss, rng, learning_rate=schedule, warn=not automatic, **changes
         )
-        if limit is not None and source.n_samples > limit:
-            source = Sampled(source, limit, rng)
+        if samples_per_epoch is not None and not least <= source.n_samples <= most:
+            source = Sampled(source, least if source.n_samples < least else most, rng)
             trainer.between_epochs = source.advance
         if validation is not None and not validation.n_samples:
             validation = None
-        elif limit is not None and validation is not None and validation.n_samples > limit // 4:
-            validation = Sampled(validation, max(limit // 4, 1), rng)
+        elif samples_per_epoch is not None and validation is not None and validation.n_samples > most // 4:
+            validation = Sampled(validation, max(most // 4, 1), rng)
         model.network.n_jobs = self.n_jobs
         if self.device == "cuda":
             from numbarnn.cuda.training import on_device

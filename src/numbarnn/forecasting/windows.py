@@ -532,13 +532,13 @@ class WindowSource:
 
 
 class Sampled:
-    """Some of the samples of another source, others after each `advance`.
+    """Some of the samples of another source, others after each `advance`; or all of them several times.
 
     Parameters
     ----------
     source : Source
     n_samples : int
-        How many; all of them if there are no more.
+        How many. If there are fewer, they are shown again and again, one at most once more than another.
     rng : numpy.random.Generator
 
     Examples
@@ -551,16 +551,21 @@ class Sampled:
     >>> source = Sampled(Numbers(), 3, np.random.default_rng(0))
     >>> len(np.unique(source.gather(np.arange(source.n_samples))))
     3
+    >>> Sampled(Numbers(), 2500, np.random.default_rng(0)).n_samples
+    2500
     """
 
     def __init__(self, source: WindowSource, n_samples: int, rng: np.random.Generator) -> None:
-        self.source, self.rng = source, rng
-        self.n_samples = min(n_samples, source.n_samples)
+        self.source, self.rng, self.n_samples = source, rng, n_samples
         self.advance()
 
     def advance(self) -> None:
-        """Draw other samples, each of them at most once."""
-        self._chosen = self.rng.choice(self.source.n_samples, self.n_samples, replace=False, shuffle=False)
+        """Draw other samples."""
+        n = self.source.n_samples
+        if self.n_samples > n:
+            self._chosen = np.resize(self.rng.permutation(n), self.n_samples)
+        else:
+            self._chosen = self.rng.choice(n, self.n_samples, replace=False, shuffle=False)
 
     def gather(self, indices: np.ndarray) -> tuple:
         """See `WindowSource.gather`."""
