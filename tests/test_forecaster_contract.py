@@ -361,6 +361,35 @@ class TestSeries:
         holes = np.where(np.random.default_rng(0).random(N) < 0.3, np.nan, Y[:N, 0])
         assert np.isfinite(quick().fit(holes).sample_paths(20)).all()
 
+    @pytest.mark.parametrize("options", [{}, {"decoder": "recursive"}, {"quantiles": [0.1, 0.9]}], ids=str)
+    def test_what_is_missing_at_the_end_is_forecast_too(self, options):
+        fitted = quick(**options).fit(Y[:N])
+        late, usual = Y[100:N].copy(), Y[100 : N - 3].copy()
+        late[-3:, 1] = np.nan
+        expected = fitted.predict(7, context=usual, level=80)
+        found = fitted.predict(4, context=late, level=80)
+        np.testing.assert_array_equal(found.forecast[:, 1], expected.forecast[3:, 1])
+        np.testing.assert_array_equal(found.forecast[:, 0], fitted.predict(context=Y[100:N])[:, 0])
+        width, before = found.upper - found.lower, fitted.predict(4, context=usual, level=80)
+        assert (width[0, 1] >= (before.upper - before.lower)[0, 1]).all()
+        assert np.isfinite(fitted.sample_paths(3, context=late)).all()
+
+    def test_covariates_of_steps_that_are_missing_at_the_end(self):
+        data = Data("list")
+        fitted = data.fit()
+        late = Y[100:N, 0].copy()
+        late[-2:] = np.nan
+        found = fitted.predict(3, X=[X[100 : N + 3]], context=[late])
+        expected = fitted.predict(5, X=[X[100 : N + 3]], context=[late[:-2]])
+        np.testing.assert_array_equal(found[0], expected[0][2:])
+
+    def test_gaps_that_training_has_often_are_left_to_the_network(self):
+        holes = Y[:N, 0].copy()
+        holes[::4] = np.nan
+        fitted = quick().fit(holes)
+        assert fitted.model_.usual_gap == 1
+        assert quick().fit(np.where(np.arange(N) // 20 == 4, np.nan, Y[:N, 0])).model_.usual_gap == 0
+
     def test_constants_do_not_depend_on_the_unit(self):
         series = [Y[:N, 0], np.full(N, 20.0), np.zeros(N)]
         one, other = (quick(dtype="float64").fit([u * s for s in series]).predict() for u in (1, 2.0**-20))

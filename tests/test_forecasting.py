@@ -38,6 +38,17 @@ def test_short_series_are_shown_often_enough_to_learn_from():
     assert updates.count("batch") == 2 and len(forecaster.loss_curve_) == before + 1  # each window once
 
 
+def test_intervals_of_quantiles_beyond_the_horizon_are_conformal():
+    walk = np.random.default_rng(0).normal(size=600).cumsum()
+    fitted = quick(loss="quantile").fit(walk)
+    far, near = fitted.predict(12, level=[80, 95]), fitted.predict(level=[80, 95])
+    width = far.upper - far.lower
+    np.testing.assert_array_equal(width[:4], near.upper - near.lower)
+    assert (width[4:, 0] > 1.2 * width[:1, 0]).all()
+    quantiles = fitted.predict_quantiles([0.1, 0.5, 0.9], 12)
+    np.testing.assert_allclose(quantiles[:, [0, 2]], np.stack([far.lower[:, 0], far.upper[:, 0]], axis=1))
+
+
 def waves(n_timesteps=200, n_channels=2, noise=0.1):
     """Sines of different periods and levels, with noise."""
     t = np.arange(n_timesteps)[:, np.newaxis]

@@ -21,7 +21,7 @@ from numbarnn.training import History, make_trainer
 from .evaluation import Evaluation
 from .likelihoods import LIKELIHOODS
 from .metrics import naive_error
-from .model import ForecastModel, View
+from .model import ForecastModel, View, usual_gap
 from .networks import DECODERS, Widths, make_network
 from .prediction import Prediction, calibrate
 from .preparation import (
@@ -513,7 +513,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         )  # fmt: skip
         return ForecastModel(
             network, layout, loss, normalizer, Standardizer.fit(data, ends, normalizer.method),
-            CovariateScaler.fit(data, ends), data.has_missing,
+            CovariateScaler.fit(data, ends), data.has_missing, usual_gap(data),
         )  # fmt: skip
 
     def _train(

@@ -44,6 +44,8 @@ class ForecastModel:
     covariates : CovariateScaler
     flags : bool
         Whether inputs tell what was observed.
+    usual_gap : int, default=0
+        So many missing steps at the end of a context are as often in training that the network knows them.
     """
 
     network: ForecastNetwork
@@ -53,6 +55,7 @@ class ForecastModel:
     standardizer: Standardizer
     covariates: CovariateScaler
     flags: bool
+    usual_gap: int = 0
 
     @property
     def samples(self) -> bool:
@@ -188,6 +191,9 @@ class View(NamedTuple):
     ) -> np.ndarray:
         """Forecast windows in the units of the data.
 
+        Where the last steps of a context are missing, more of them than is usual in training, the forecast
+        begins with them: the network would take the last observed value for that of the last step.
+
         Parameters
         ----------
         rows : ndarray of int of shape (n,)
@@ -208,6 +214,30 @@ class View(NamedTuple):
         ndarray of float64 of shape (n, h, C, q)
         """
         rows, origins = np.asarray(rows, np.int64), np.asarray(origins, np.int64)
+        gaps = self.gaps(rows, origins)
+        if not gaps.any():
+            return self._forecast(rows, origins, h, ahead, n_paths, seed)
+        pieces, places = [], []
+        for gap in np.unique(gaps):
+            chosen = np.flatnonzero(gaps == gap)
+            row, origin, known = rows[chosen], origins[chosen] - gap, None
+            if ahead is not None:
+                known = np.concatenate([self.ahead(row, origin, gap), ahead[chosen]], axis=1)
+            pieces.append(self._forecast(row, origin, h + gap, known, n_paths, seed)[:, gap:])
+            places.append(chosen)
+        return np.concatenate(pieces)[np.argsort(np.concatenate(places))]
+
+    def gaps(self, rows: np.ndarray, origins: np.ndarray) -> np.ndarray:
+        """Return how many missing steps before origins are forecast too, (n,)."""
+        if self.filled.observed is None:
+            return np.zeros(len(rows), np.int64)
+        last = self.data.row_starts[self.rows_of(rows)] + origins[:, np.newaxis] - 1
+        gaps = missing_before(self.filled.observed)[last].min(axis=1)  # of channels that are read together
+        known = (gaps <= self.model.usual_gap) | (gaps >= np.minimum(origins, self.model.layout.context))
+        return np.where(known, 0, gaps)
+
+    def _forecast(self, rows, origins, h, ahead, n_paths, seed):
+        """See `forecast`; the contexts are taken as they end."""
         rng = np.random.default_rng(seed)
         n_paths = n_paths if self.model.samples else 1
         size = max(1, CHUNK // n_paths)
@@ -294,6 +324,27 @@ class View(NamedTuple):
         return View(
             self.model, data, Filled(values, observed), covariates, self.standardizer, self.identity[rows]
         )
+
+
+def missing_before(observed: np.ndarray) -> np.ndarray:
+    """Count the missing steps up to each: 0 where it was observed.
+
+    >>> import numpy as np
+    >>> from numbarnn.forecasting.model import missing_before
+    >>> missing_before(np.array([True, False, False, True, False])).tolist()
+    [0, 1, 2, 0, 1]
+    """
+    step = np.arange(len(observed))
+    return step - np.maximum.accumulate(np.where(observed, step, -1))
+
+
+def usual_gap(data: SeriesSet) -> int:
+    """Return up to which number of missing steps each is there before one step in a hundred."""
+    if not data.has_missing:
+        return 0
+    counts = np.bincount(missing_before(~np.isnan(data.values)))[1:]
+    rare = counts < len(data.values) / 100
+    return int(rare.argmax()) if rare.any() else len(counts)
 
 
 def _no_samples(data):

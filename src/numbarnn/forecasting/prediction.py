@@ -78,6 +78,7 @@ class Prediction:
         h : int, default=None
             Steps to forecast; None takes the horizon. Beyond the horizon, forecasts are fed back as if they
             were observed, one horizon at a time (``decoder="recursive"``: step by step), and errors add up.
+            Intervals are conformal there, but those of likelihoods.
         X : array-like or frame, default=None
             Known-future covariates of the next `h` steps: (h, n_future), a list of those, or a frame with id
             and time, as `make_future` gives it. With `context` those of the context stand in front, past ones
@@ -92,7 +93,7 @@ class Prediction:
             n_channels), or many at once of shape (n_windows, n_timesteps, n_channels) or in a list; or a
             frame like `y`. After a fit on a list of series, a list has histories of these in their order.
             What is older than `context_length_` is not looked at, but for a value that is missing at its very
-            beginning. None goes on from the end of the data seen.
+            beginning. What is missing at the end is forecast too. None goes on from the end of the data seen.
 
         Returns
         -------
@@ -198,9 +199,10 @@ of those; or long frame
             paths = np.repeat(point[..., np.newaxis], n_paths, axis=-1)
             # channels of a series are moved together
             rows, units = (each.reshape(len(paths), -1) for each in self._fit_rows(asked))
+            steps = self._steps_after(asked, conformal.horizon).reshape(*rows.shape[:1], -1, asked.h)[:, 0]
             for i, row in enumerate(rows):
-                drawn = conformal.paths(row, n_paths, asked.h, rng) * units[i, :, np.newaxis, np.newaxis]
-                paths[i] += drawn.transpose(2, 0, 1)
+                drawn = conformal.paths(row, n_paths, asked.h, rng)[..., steps[i]]
+                paths[i] += (drawn * units[i, :, np.newaxis, np.newaxis]).transpose(2, 0, 1)
         else:
             paths = by_series(asked, values)
         return write_paths(asked, paths)
@@ -286,32 +288,55 @@ of those; or long frame
 
     def _bounds(self, asked, values, levels):
         """Lower and upper bounds, (n, h, C, q) each, around the forecast."""
+        own, beyond = None, self._beyond(asked)
         if self._own_intervals:
             tail = (1 - levels / 100) / 2
-            both = self._quantiles(asked, values, np.concatenate([tail, 1 - tail]))
-            return both[..., : len(levels)], both[..., len(levels) :]
+            both = self._own_quantiles(values, np.concatenate([tail, 1 - tail]))
+            own = both[..., : len(levels)], both[..., len(levels) :]
+            if not beyond.any():
+                return own
         point = self.model_.middle(values)
         conformal = self._calibrated(asked.h)
         lower, upper = np.empty((2, *point.shape, len(levels)))
-        known: dict[int, tuple] = {}
+        steps = self._steps_after(asked, conformal.horizon)
+        n_steps, known = int(steps.max()) + 1, {}
         for i, (rows, units) in enumerate(zip(*self._fit_rows(asked), strict=True)):
             for c, row in enumerate(rows):
                 if row not in known:
-                    known[row] = np.stack(conformal.bounds(row, levels, asked.h))
+                    known[row] = np.stack(conformal.bounds(row, levels, n_steps))
                     if asked.h > self.horizon_:  # the first steps have the bounds that they have alone
-                        own = self.conformal_.bounds(row, levels, self.horizon_)
-                        known[row][:, : self.horizon_] = own
-                low, high = (bound * units[c] for bound in known[row])
+                        known[row][:, : self.horizon_] = self.conformal_.bounds(row, levels, self.horizon_)
+                low, high = known[row][:, steps[i]] * units[c]
                 lower[i, :, c] = point[i, :, c, np.newaxis] + np.minimum(low, 0)
                 upper[i, :, c] = point[i, :, c, np.newaxis] + np.maximum(high, 0)
+        if own is not None:
+            lower, upper = (
+                np.where(beyond[..., np.newaxis, np.newaxis], *pair)
+                for pair in zip((lower, upper), own, strict=True)
+            )
         return lower, upper
+
+    def _steps_after(self, asked, n_known):
+        """Return which step after the last observed one each of a forecast is, from 0: (n, h)."""
+        gaps = asked.view.gaps(asked.rows, asked.origins)
+        return np.minimum(gaps[:, np.newaxis] + np.arange(asked.h), n_known - 1)
+
+    def _beyond(self, asked):
+        """Whether steps of a forecast, (n, h), rest on forecasts that were fed back without their spread."""
+        if self.model_.samples:
+            return np.zeros((len(asked.rows), asked.h), bool)
+        return self._steps_after(asked, self.horizon_ + 1) >= self.horizon_
+
+    def _own_quantiles(self, values, quantiles):
+        """Quantiles (n, h, C, q) out of what the network gives."""
+        if self.model_.samples:
+            return np.moveaxis(np.quantile(values, quantiles, axis=-1), 0, -1)
+        return between(values, self.model_.levels, quantiles)
 
     def _quantiles(self, asked, values, quantiles):
         """Quantiles (n, h, C, q) out of what the network gives, or by conformal errors."""
-        if self._own_intervals and self.model_.samples:
-            return np.moveaxis(np.quantile(values, quantiles, axis=-1), 0, -1)
-        if self._own_intervals:
-            return between(values, self.model_.levels, quantiles)
+        if self._own_intervals and not self._beyond(asked).any():
+            return self._own_quantiles(values, quantiles)
         point = self.model_.middle(values)
         outside = quantiles[quantiles != 0.5]
         lower, upper = self._bounds(asked, values, np.abs(100 - 200 * outside))
