@@ -390,6 +390,19 @@ class TestSeries:
         assert fitted.model_.usual_gap == 1
         assert quick().fit(np.where(np.arange(N) // 20 == 4, np.nan, Y[:N, 0])).model_.usual_gap == 0
 
+    def test_the_calendar_is_known_beyond_the_end(self):
+        """So forecasts of the part held out count whose truth is known in part, as without a calendar."""
+        months = pd.date_range("2014-01", periods=84, freq="MS")
+        table = pd.DataFrame({"ds": months, "y": np.sin(np.arange(84) * np.pi / 6) + np.arange(84) / 30})
+        counts = []
+        for calendar in (None, "auto"):
+            fitted = quick(horizon=6, calendar=calendar, validation_fraction=0.3).fit(table[:-12])
+            assert fitted.predict(level=80).notna().all(axis=None)
+            counts.append(np.isfinite(fitted.conformal_._history[0]).sum(axis=0).tolist())
+            again = fitted.update(table[-12:-6]).update(table[-6:])
+            counts.append(np.isfinite(again.conformal_._history[0]).sum(axis=0).tolist())
+        assert counts[:2] == counts[2:]
+
     def test_constants_do_not_depend_on_the_unit(self):
         series = [Y[:N, 0], np.full(N, 20.0), np.zeros(N)]
         one, other = (quick(dtype="float64").fit([u * s for s in series]).predict() for u in (1, 2.0**-20))

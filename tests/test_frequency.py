@@ -4,10 +4,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from numbarnn.forecasting.calendar import FEATURES, calendar_ahead, calendar_features, with_calendar
+from numbarnn.forecasting.calendar import (
+    FEATURES,
+    calendar_ahead,
+    calendar_features,
+    names_for,
+    with_calendar,
+)
 from numbarnn.forecasting.frequency import Frequency, infer
 from numbarnn.forecasting.series import Columns, read
 from numbarnn.zones import wall_times
+
+
+def test_auto_wants_to_see_a_turn_twice():
+    hours = np.datetime64("2024-01-01T00", "us") + np.arange(24 * 800) * np.timedelta64(1, "h")
+    for days, expected in ((1, ()), (3, ("hour",)), (30, ("hour", "dayofweek")),
+                           (800, ("hour", "dayofweek", "dayofyear"))):  # fmt: skip
+        data, _ = read({"ds": hours[: 24 * days], "y": np.zeros(24 * days)})
+        assert names_for("auto", data) == expected
+        assert names_for(["month"], data) == ("month",)
 
 
 def stamps(*texts):

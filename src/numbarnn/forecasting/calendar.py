@@ -12,7 +12,9 @@ from numbarnn.zones import wall_times
 from .frequency import DAY, Frequency
 from .sets import SeriesSet
 
-__all__ = ["FEATURES", "calendar_ahead", "calendar_features", "calendar_names", "with_calendar"]
+__all__ = [
+    "FEATURES", "calendar_ahead", "calendar_features", "calendar_names", "names_for", "with_calendar",
+]  # fmt: skip
 
 
 def _since(times, unit):
@@ -34,6 +36,29 @@ FEATURES = {
     "month": lambda times: _months(times) / 12,
     "quarter": lambda times: _months(times) // 3 / 4,
 }
+
+
+# how long a turn takes, and how many of them "auto" wants to see: of one alone no other part is known
+YEAR = 366 * DAY
+TURNS = {"hour": DAY, "dayofweek": 7 * DAY, "dayofmonth": 31 * DAY, "dayofyear": YEAR, "month": YEAR}
+ENOUGH_TURNS = 1.9
+
+
+def names_for(names: str | Sequence[str], data: SeriesSet) -> tuple[str, ...]:
+    """Check names of features, and choose those of "auto" whose turn the data go through about twice.
+
+    Raises
+    ------
+    ValueError
+        See `calendar_names`.
+    """
+    found = calendar_names(names, data.frequency)
+    if names != "auto":
+        return found
+    longest = int(data.lengths.argmax())
+    first, last = data.times(longest)[[0, -1]]
+    span = (last - first).astype("m8[us]").astype(np.int64)
+    return tuple(name for name in found if span >= ENOUGH_TURNS * TURNS[name])
 
 
 def calendar_names(names: str | Sequence[str], frequency: Frequency | None) -> tuple[str, ...]:

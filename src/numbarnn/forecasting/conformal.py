@@ -195,8 +195,10 @@ class Conformal:
             )
         whole = np.full((len(residuals), self.horizon), np.nan)
         whole[:, : residuals.shape[1]] = residuals
-        for row, new in zip(rows, whole, strict=True):
-            self._history[row] = np.concatenate([self._history[row], new[None]])
+        order = np.argsort(rows, kind="stable")
+        found, first = np.unique(np.asarray(rows, np.int64)[order], return_index=True)
+        for row, begin, end in zip(found, first, [*first[1:], len(order)], strict=True):
+            self._history[row] = np.concatenate([self._history[row], whole[order[begin:end]]])
         self._shared.clear()
 
     def paths(self, rows: Sequence[int], n_paths: int, h: int, rng: np.random.Generator) -> np.ndarray:

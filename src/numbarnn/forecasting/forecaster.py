@@ -23,7 +23,7 @@ from .likelihoods import LIKELIHOODS
 from .metrics import naive_error
 from .model import ForecastModel, View, usual_gap
 from .networks import DECODERS, Widths, make_network
-from .prediction import Prediction, calibrate
+from .prediction import Prediction, calibrate, with_calendar_ahead
 from .preparation import (
     check_values,
     find_members,
@@ -103,7 +103,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         `X` all columns are known for the future but those named as past.
     calendar : "auto", sequence of str or None, default=None
         Calendar features of the times that are made as known-future covariates, see
-        `numbarnn.forecasting.calendar.calendar_features`.
+        `numbarnn.forecasting.calendar.calendar_features`. "auto" is hour, dayofweek, dayofmonth, dayofyear or
+        month, as far as they go on from step to step and the data go through all of it about twice.
     id_col, time_col, target_col : str, default="unique_id", "ds", "y"
         Columns of a long data frame.
     freq : str, int or None, default=None
@@ -400,7 +401,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         conformal = None
         if n_valid.any() and self.intervals is not None and not (own and model.samples):
             method = "split" if self.intervals == "split" else "adaptive"
-            conformal = calibrate(view, data.lengths - n_valid, self.horizon, method)
+            known = with_calendar_ahead(view, _calendar_of(data, form), self.horizon)
+            conformal = calibrate(known, data.lengths - n_valid, self.horizon, method)
 
         # nothing is kept before everything has worked: a fit that fails leaves the forecaster as it was
         self._keep(data, n_valid, model, form)
@@ -572,7 +574,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         self.naive_error_ = np.array(
             [naive_error(data.row(r)[: ends[r]], self.season_length_) for r in range(data.n_rows)]
         )
-        self._form, self._calendar = form, self.calendar
+        self._form, self._calendar = form, _calendar_of(data, form)
         # forecasts look back one context, calibration over the part held out, adaptation over a horizon
         self._kept = layout.context + np.maximum(n_valid, layout.horizon)
         self.history_ = self._tail(data)
@@ -590,3 +592,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         """Return the part of the data that is kept; a copy, so that the whole may go."""
         tail = data.tail(self._kept)
         return replace(tail, values=tail.values.copy())
+
+
+def _calendar_of(data: SeriesSet, form: Form) -> tuple[str, ...]:
+    """Return the features of the calendar behind other covariates: there is a pair of waves for each."""
+    return tuple(name.removeprefix("sin_") for name in data.names.future[len(form.columns.future) :: 2])

@@ -140,6 +140,8 @@ class View(NamedTuple):
         Of every row of `data`.
     identity : ndarray of int of shape (n_samples,)
         Number in the network's embedding, of each row (joint: series) of `data`.
+    beyond : ndarray of shape (n_series, h, F) or None
+        Scaled known-future covariates of the steps behind the end of `data`, as far as they are known.
     """
 
     model: ForecastModel
@@ -148,6 +150,7 @@ class View(NamedTuple):
     covariates: ScaledCovariates
     standardizer: Standardizer
     identity: np.ndarray
+    beyond: np.ndarray | None = None
 
     def source(self, first: np.ndarray | None = None, last: np.ndarray | None = None) -> WindowSource:
         """Return windows with origins from `first` to `last` in each series; see `WindowSource`."""
@@ -173,12 +176,21 @@ class View(NamedTuple):
         return n_channels * rows + np.arange(n_channels) if self.model.layout.joint else rows
 
     def ahead(self, rows: np.ndarray, origins: np.ndarray, h: int) -> np.ndarray | None:
-        """Return scaled known-future covariates of the data, (n, h, F); beyond its end the last ones."""
+        """Return scaled known-future covariates, (n, h, F); where none are known, the last that are."""
         if self.covariates.future is None:
             return None
         series = self.series_of(rows)
-        step = (self.data.offsets[series] + origins)[:, np.newaxis] + np.arange(h)
-        return self.covariates.future[np.minimum(step, self.data.offsets[series + 1, np.newaxis] - 1)]
+        step, end = origins[:, np.newaxis] + np.arange(h), self.data.lengths[series, np.newaxis]
+        first = self.data.offsets[series, np.newaxis]
+        found = self.covariates.future[first + np.minimum(step, end - 1)]
+        if self.beyond is not None:
+            behind = np.clip(step - end, 0, self.beyond.shape[1] - 1)
+            found = np.where((step < end)[..., np.newaxis], found, self.beyond[series[:, np.newaxis], behind])
+        return found
+
+    def knows_ahead(self) -> bool:
+        """Whether there is nothing beyond the end of the data that forecasts would have to know."""
+        return self.covariates.future is None or self.beyond is not None
 
     def forecast(
         self,

@@ -19,7 +19,7 @@ from .preparation import calendar_ahead, check_values, find_members, with_calend
 from .series import Form, SeriesSet, context_form, read_contexts, read_future, write
 from .sets import NAME
 
-__all__ = ["Forecast", "Prediction", "calibrate", "truth_of", "window_residuals"]
+__all__ = ["Forecast", "Prediction", "calibrate", "truth_of", "window_residuals", "with_calendar_ahead"]
 
 N_PATHS = 200  # that quantiles of a likelihood are taken from
 # latest origins of a series, and windows and numbers in all, that intervals are calibrated on
@@ -349,9 +349,10 @@ of those; or long frame
         """Let adaptive intervals look at the errors of all steps but the first ``seen[i]`` of each."""
         if self.conformal_ is None or self.conformal_.method != "adaptive":
             return
-        view, horizon = self.model_.view(data), self.horizon_
+        horizon = self.horizon_
+        view = with_calendar_ahead(self.model_.view(data), self._calendar, horizon)
         first = np.maximum(seen - horizon + 1, 1)
-        if self.model_.covariates.future is not None:
+        if not view.knows_ahead():
             # a forecast beyond the end needs covariates that are not known yet: whole windows, as they end
             self.conformal_.update(*window_residuals(view, first, horizon))
             return
@@ -382,7 +383,17 @@ of those; or long frame
                 "window to calibrate on"
             )
         first = np.maximum(self.history_.lengths - held_out, 1)
-        return calibrate(self.model_.view(self.history_), first, h, self.conformal_.method, whole)
+        view = with_calendar_ahead(self.model_.view(self.history_), self._calendar, h)
+        return calibrate(view, first, h, self.conformal_.method, whole)
+
+
+def with_calendar_ahead(view: View, names: tuple[str, ...], h: int) -> View:
+    """Let a view know the calendar of `h` steps behind its data, if that is all that must be known."""
+    scales = view.model.covariates.future
+    if scales is None or len(scales[0]) > 2 * len(names):
+        return view
+    future = calendar_ahead(view.data, None, h, names)
+    return view._replace(beyond=view.model.covariates.apply("future", future, view.model.network.dtype))
 
 
 def check_levels(level: ArrayLike) -> np.ndarray:
@@ -509,7 +520,7 @@ def calibrate(view: View, first: np.ndarray, h: int, method: str, whole: bool = 
     -------
     Conformal
     """
-    n_rows, whole = view.data.n_rows, whole or view.model.covariates.future is not None
+    n_rows, whole = view.data.n_rows, whole or not view.knows_ahead()
     most = max(1, min(MOST_ORIGINS, min(MOST_WINDOWS, MOST_RESIDUALS // h) // n_rows))
     latest = np.maximum(first, view.data.lengths - (h if whole else 1) + 1 - most)
     rows, residuals = window_residuals(view, latest, h, partial=not whole)

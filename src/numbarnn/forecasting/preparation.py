@@ -66,8 +66,9 @@ def read_training(
     later = None
     if more:
         later, _ = read(validation, X_later, None, options, "validation", form, int(data.offsets[-1]))
-        later = with_calendar(data.append(later, "validation"), forecaster.calendar)
-    return with_calendar(data, forecaster.calendar), later, form
+        later = data.append(later, "validation")
+    names = _calendar_names(forecaster.calendar, data if later is None else later)
+    return with_calendar(data, names), None if later is None else with_calendar(later, names), form
 
 
 def read_more(forecaster: Any, y: Any, X: Any, name: str) -> SeriesSet:
@@ -128,13 +129,25 @@ def _split(X, y):
     return X[: len(y)], X[len(y) :]
 
 
+def _calendar_names(names, data):
+    """Return the features of the calendar that a forecaster is fitted with, as names."""
+    if not names:
+        return ()
+    _check_times(data)
+    return calendar.names_for(names, data)
+
+
 def with_calendar(data: SeriesSet, names: Any) -> SeriesSet:
     """Put calendar features behind the known-future covariates, if there are `names` of any."""
     if not names:
         return data
+    _check_times(data)
+    return calendar.with_calendar(data, names)
+
+
+def _check_times(data):
     if data.starts is None:
         raise ValueError("calendar features need times, and there are none; expected a data frame")
-    return calendar.with_calendar(data, names)
 
 
 def calendar_ahead(data: SeriesSet, future: np.ndarray | None, h: int, names: Any) -> np.ndarray | None:
