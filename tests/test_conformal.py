@@ -242,6 +242,21 @@ def bounds_of(values, threshold, alpha):
     return values[rank - 1], values[n - rank]
 
 
+def test_pooled_errors_have_the_size_of_their_row():
+    """Quiet and loud series of one deviation: what they have in common weighs as much as one window."""
+    rng = np.random.default_rng(0)
+    noise = np.tile([0.1, 1.0], 20)
+    residuals = noise[:, np.newaxis, np.newaxis] * rng.standard_normal((40, 8, 5))
+    conformal = Conformal(residuals, np.full(40, 7.0), method="split")
+    widths = [np.subtract(*conformal.bounds(row, [95], 5)[::-1]).mean() for row in range(40)]
+    assert 0.7 < np.mean(widths[1::2]) / (2 * 1.96) < 1.3
+    assert 0.7 < np.mean(widths[::2]) / (2 * 1.96 * 0.1) < 1.7
+    new = np.subtract(*conformal.bounds(-1, [95], 5)[::-1]).mean()  # between the two, for a scale of 1
+    assert 0.15 < 7 * new / (2 * 1.96) < 0.6
+    silent = Conformal(np.concatenate([residuals, np.zeros((1, 8, 5))]), np.full(41, 7.0), method="split")
+    assert np.subtract(*silent.bounds(40, [95], 5)[::-1]).mean() > 0
+
+
 class TestPaths:
     def test_windows_stay_whole(self):
         residuals = ar1_residuals(200, 0)

@@ -38,6 +38,8 @@ ENOUGH_WINDOWS = 20
 MEMORY = 2000
 # a threshold moves at most so far beyond that of its level: a bad time is not paid for without end
 MOST_BEYOND = 1.0
+# of the usual mean square of errors: a row of a few errors that are nearly zero has had luck
+LEAST_SQUARE = 1e-4
 # (n + 1) q is a whole number where it should be one
 ROUNDING = 1e-9
 
@@ -47,7 +49,9 @@ class Conformal:
 
     The bounds of a level are order statistics of the residuals of that row and that step of the horizon [1]_.
     A row with fewer than 2 / alpha of them (alpha = 1 - level / 100) takes those of all rows, each divided by
-    its row's scale; and where there are fewer than 4 / alpha, steps beside it are taken in, nearest first.
+    the size of its row's errors; and where there are fewer than 4 / alpha, steps beside it are taken in,
+    nearest first. The size of a row's errors is the root of their mean square, drawn (on the scale of
+    logarithms) to what is usual in all rows for its scale, which weighs as much as one of its windows.
 
     The adaptive ones use the latest residuals only, and move the level that they are made for with each truth
     that is seen: up if it was missed, down if not [2]_. What is moved is a threshold z, as which the level is
@@ -119,7 +123,7 @@ class Conformal:
         self.delays = np.arange(self.horizon) if delays is None else np.asarray(delays)
         if self.delays.shape != (self.horizon,) or not (self.delays >= 0).all():
             raise ValueError(f"delays was {delays!r}; expected {self.horizon} integers >= 0, one a step")
-        self._scales = np.where(scales > 0, scales, 1.0)
+        self._sizes, self._usual = _error_sizes(residuals, np.where(scales > 0, scales, 1.0))
         self._history, self._n_first = list(residuals.copy()), residuals.shape[1]
         self._scores: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._thresholds: dict[tuple[int, float], tuple[int, np.ndarray]] = {}
@@ -224,14 +228,14 @@ class Conformal:
         self._check_steps(h)
         rows = np.asarray(rows)
         known, alone = rows.min() >= 0, len(self._history) == len(rows)
-        units = self._scales[rows] if known else np.ones(len(rows))
-        windows = self._windows(rows, h) if known else ()
+        windows, units = self._windows(rows, h) if known else (), np.ones(len(rows))
         if len(windows) < ENOUGH_WINDOWS and not (known and alone):
             key = "all windows", len(rows), h
             if key not in self._shared:
                 every = np.arange(len(self._history)).reshape(-1, len(rows))
-                self._shared[key] = np.concatenate([self._windows(each, h) for each in every])
-            windows = self._shared[key]
+                parts = [self._windows(each, h) / self._sizes[each, np.newaxis] for each in every]
+                self._shared[key] = np.concatenate(parts)
+            windows, units = self._shared[key], np.where(rows >= 0, self._sizes[rows], self._usual)
         if not len(windows):
             raise ValueError(f"h was {h}; expected fewer: no held-out window has half of so many truths")
         drawn = windows[rng.integers(len(windows), size=n_paths)]
@@ -246,17 +250,16 @@ class Conformal:
         return self._history[row] if self.memory is None else self._history[row][-self.memory :]
 
     def _windows(self, rows, h):
-        """Errors of rows at the same times in units of their scales, without holes: (N, len(rows), h)."""
+        """Errors of rows at the same times without holes, (N, len(rows), h)."""
         key = "windows", *rows, h
         if key not in self._shared:
-            parts = [self._recent(row)[:, :h] / self._scales[row] for row in rows]
-            self._shared[key] = _complete(np.stack(parts, axis=1))
+            self._shared[key] = _complete(np.stack([self._recent(row)[:, :h] for row in rows], axis=1))
         return self._shared[key]
 
     def _all_rows(self):
-        """Residuals of all rows in units of their scales, (N, H)."""
+        """Residuals of all rows in units of their sizes, (N, H)."""
         if "all" not in self._shared:
-            parts = [self._recent(row) / scale for row, scale in enumerate(self._scales)]
+            parts = [self._recent(row) / size for row, size in enumerate(self._sizes)]
             self._shared["all"] = np.concatenate(parts)
         return self._shared["all"]
 
@@ -270,7 +273,7 @@ class Conformal:
         key = step, alpha
         if key not in self._shared:
             self._shared[key] = _around(self._all_rows(), step, alpha, level, {})
-        return self._shared[key], self._scales[row] if row >= 0 else 1.0
+        return self._shared[key], self._sizes[row] if row >= 0 else self._usual
 
     def _threshold(self, row, alpha):
         """Threshold of each step, (H,) or a number, after all residuals of a row that came so far."""
@@ -346,6 +349,21 @@ class Conformal:
             new[i, step] = _score_outside(shifted[begin:end, step], history[i + done, step], count[i, step])
         self._scores[row] = np.concatenate([scores, new]), np.concatenate([known, count])
         return self._scores[row]
+
+
+def _error_sizes(residuals, scales):
+    """Size of the errors of each row, and of one with scale 1 that has none."""
+    ratios = residuals / scales[:, np.newaxis, np.newaxis]
+    seen = np.isfinite(ratios)
+    counts = seen.sum(axis=(1, 2))
+    squares = (np.where(seen, ratios, 0.0) ** 2).sum(axis=(1, 2)) / np.maximum(counts, 1)
+    there = squares > 0
+    if not there.any():
+        return scales, 1.0
+    usual = np.log(squares[there]).mean()
+    own = np.log(np.maximum(squares, LEAST_SQUARE * np.exp(usual)))
+    n_windows = counts / residuals.shape[2]
+    return scales * np.exp(0.5 * (usual + n_windows * own) / (1 + n_windows)), math.exp(0.5 * usual)
 
 
 def _complete(windows):

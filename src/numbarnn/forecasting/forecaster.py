@@ -88,7 +88,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         None or 0 there is none, and series that were not there in `fit` can be forecast.
     loss : str, default="squared_error"
         "squared_error", "absolute_error", "huber" or "quantile"; with ``decoder="recursive"`` in place of
-        "quantile" the likelihoods "gaussian", "student_t" and "negative_binomial" (for counts) [2]_.
+        "quantile" the likelihoods "gaussian", "student_t" and "negative_binomial" (for counts) [2]_. The
+        forecast of quantiles and likelihoods is the median: of rare counts it is 0, and the mean of
+        `sample_paths` is not.
     delta : float, default=1.0
         Where "huber" goes over from quadratic to linear, on the scale of the normalised windows.
     quantiles : sequence of float or None, default=None
