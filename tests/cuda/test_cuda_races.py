@@ -218,6 +218,7 @@ def test_fits_of_forecasters_have_none(watch, decoder):
     y[5:8] = np.nan
     RNNForecaster(
         horizon=4, context_length=7, segment_length=3 if decoder == "segment" else "auto", decoder=decoder,
-        normalize="window", hidden_size=3, batch_size=8, max_iter=1, random_state=0, device="cuda",
+        normalize="window", hidden_size=3, batch_size=8, max_iter=1, samples_per_epoch=None, random_state=0,
+        device="cuda",
     ).fit(y)  # fmt: skip
     assert "window_moments" in watch.launches
