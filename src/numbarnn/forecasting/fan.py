@@ -114,18 +114,29 @@ class FanOut:
         states = states_of(state)
         n, m, units = states[0].shape[1], len(shared), self._units
         hidden = self._layers["hidden"].forward(states[0][0], training)
-        base = np.zeros((n, len(self.cell.slots), self._padded), self.dtype)
         row = self._biases["own"] if own is None else self._layers["own"].forward(own, training)
-        for sums, products in ((hidden, "h"), (row, "x")):
-            for slot, gate in self._places(products):
-                base[:, slot, :units] += sums[..., gate]
+        fill = np.empty if units == self._padded else np.zeros
+        base = fill((n, len(self.cell.slots), self._padded), self.dtype)
+        by_hidden, by_input = dict(self._places("h")), dict(self._places("x"))
+        for slot in range(len(self.cell.slots)):  # each is written once
+            target, sums = base[:, slot, :units], []
+            for products, places in ((hidden, by_hidden), (row, by_input)):
+                if slot in places:
+                    sums.append(products[..., places[slot]])
+            if len(sums) == 2:
+                np.add(*sums, out=target)
+            else:
+                target[...] = sums[0] if sums else 0
         inputs = np.zeros((m, len(self.cell.slots), self._padded), self.dtype)
         sums = self._layers["shared"].forward(shared, training)
         for slot, gate in self._places("x"):
             inputs[:, slot, :units] = sums[:, gate]
-        old = np.zeros((n, len(states), self._padded), self.dtype)
-        for k, part in enumerate(states):
-            old[:, k, :units] = part[0]
+        if len(states) == 1 and units == self._padded:
+            old = np.ascontiguousarray(states[0][0], self.dtype).reshape(n, 1, units)
+        else:
+            old = np.zeros((n, len(states), self._padded), self.dtype)
+            for k, part in enumerate(states):
+                old[:, k, :units] = part[0]
         h = np.empty((n * m, self._padded), self.dtype)
         self._run(fan_forward, n, m, base=base, inputs=inputs, states=old, out=h)
         self._tape = (base, inputs, old, own is not None) if training else None
