@@ -167,7 +167,7 @@ def test_states_go_on_between_calls_as_on_the_cpu(options):
     for model in models:
         predictions = [model.partial_fit(X[:6], Y[:6]).predict(X[:4])]
         predictions += [model.predict(X[:2]), model.partial_fit(X[:2], Y[:2]).predict(X[:2])]
-        with pytest.raises(ValueError, match="x had 1 samples; expected 2"):
+        with pytest.raises(ValueError, match="x had a batch of 1 samples; expected 2"):
             model.set_params(batch_size=1).predict(X[:1])
         model.set_params(batch_size=3).reset_states()
         predictions += [model.predict(X[:3]), *model.network_._carried, model.network_.parameters.copy()]
