@@ -374,6 +374,21 @@ class TestSeries:
         assert (width[0, 1] >= (before.upper - before.lower)[0, 1]).all()
         assert np.isfinite(fitted.sample_paths(3, context=late)).all()
 
+    def test_quantiles_without_a_part_held_out_are_there_within_the_horizon(self):
+        fitted = quick(quantiles=[0.1, 0.9], early_stopping=False).fit(Y[:N])
+        late = np.where(np.arange(80)[:, np.newaxis] < 77, Y[100:N], np.nan)
+        assert np.isfinite(fitted.predict(context=late, level=80).upper).all()
+        with pytest.raises(ValueError, match="intervals need errors of forecasts of a part held out"):
+            fitted.predict(7, level=80)
+
+    def test_paths_are_as_wide_as_each_channel_is_late(self):
+        walk = np.random.default_rng(0).normal(size=(400, 2)).cumsum(axis=0)
+        fitted, late = quick().fit(walk), walk[300:].copy()
+        late[-3:, 1] = np.nan
+        spread = fitted.sample_paths(400, context=late).std(axis=0) / fitted.sample_paths(400).std(axis=0)
+        np.testing.assert_allclose(spread[:, 0], 1, rtol=1e-6)
+        assert spread[0, 1] > 1.2
+
     def test_covariates_of_steps_that_are_missing_at_the_end(self):
         data = Data("list")
         fitted = data.fit()

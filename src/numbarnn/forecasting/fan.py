@@ -117,16 +117,13 @@ class FanOut:
         row = self._biases["own"] if own is None else self._layers["own"].forward(own, training)
         fill = np.empty if units == self._padded else np.zeros
         base = fill((n, len(self.cell.slots), self._padded), self.dtype)
-        by_hidden, by_input = dict(self._places("h")), dict(self._places("x"))
+        parts = (hidden, dict(self._places("h"))), (row, dict(self._places("x")))
         for slot in range(len(self.cell.slots)):  # each is written once
-            target, sums = base[:, slot, :units], []
-            for products, places in ((hidden, by_hidden), (row, by_input)):
-                if slot in places:
-                    sums.append(products[..., places[slot]])
+            sums = [products[..., places[slot]] for products, places in parts if slot in places]
             if len(sums) == 2:
-                np.add(*sums, out=target)
+                np.add(*sums, out=base[:, slot, :units])
             else:
-                target[...] = sums[0] if sums else 0
+                base[:, slot, :units] = sums[0]
         inputs = np.zeros((m, len(self.cell.slots), self._padded), self.dtype)
         sums = self._layers["shared"].forward(shared, training)
         for slot, gate in self._places("x"):

@@ -526,7 +526,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         optimizer: Optimizer,
         n_valid: np.ndarray,
         rng: np.random.Generator,
-        samples_per_epoch: int | str | None = "auto",
+        samples_per_epoch: int | str | None,
         **changes: Any,
     ) -> History:
         """Train the network of a view on what comes before the last ``n_valid[i]`` steps of each series."""
@@ -540,19 +540,24 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
             first = np.where(n_valid > 0, lengths - n_valid, 1)
             last = np.where(n_valid > 0, lengths - model.layout.horizon, 0)
             validation = view.source(first, last)
-        least, most = SAMPLES_PER_EPOCH if samples_per_epoch == "auto" else 2 * (samples_per_epoch,)
         automatic = self.learning_rate == "auto"
         schedule = ExponentialSchedule(0.8, after=3) if automatic else self.learning_rate
         # the automatic rate is near zero at the end: there is nothing left to converge
         trainer = make_trainer(
             self, source.n_samples, model.loss, rng, learning_rate=schedule, warn=not automatic, **changes
         )
-        if samples_per_epoch is not None and not least <= source.n_samples <= most:
-            source = Sampled(source, least if source.n_samples < least else most, rng)
+        least, most = samples_per_epoch, samples_per_epoch
+        if samples_per_epoch == "auto":
+            least, most = SAMPLES_PER_EPOCH
+        elif samples_per_epoch is None:
+            least, most = 0, np.inf
+        shown = min(max(source.n_samples, least), most)
+        if shown != source.n_samples:
+            source = Sampled(source, shown, rng)
             trainer.between_epochs = source.advance
         if validation is not None and not validation.n_samples:
             validation = None
-        elif samples_per_epoch is not None and validation is not None and validation.n_samples > most // 4:
+        elif validation is not None and validation.n_samples > most // 4:
             validation = Sampled(validation, max(most // 4, 1), rng)
         model.network.n_jobs = self.n_jobs
         if self.device == "cuda":

@@ -199,9 +199,10 @@ of those; or long frame
             paths = np.repeat(point[..., np.newaxis], n_paths, axis=-1)
             # channels of a series are moved together
             rows, units = (each.reshape(len(paths), -1) for each in self._fit_rows(asked))
-            steps = self._steps_after(asked, conformal.horizon).reshape(*rows.shape[:1], -1, asked.h)[:, 0]
+            steps = self._steps_after(asked, conformal.horizon).reshape(len(paths), -1, 1, asked.h)
             for i, row in enumerate(rows):
-                drawn = conformal.paths(row, n_paths, asked.h, rng)[..., steps[i]]
+                drawn = conformal.paths(row, n_paths, asked.h, rng)
+                drawn = np.take_along_axis(drawn, steps[i], axis=2)  # each channel may end elsewhere
                 paths[i] += (drawn * units[i, :, np.newaxis, np.newaxis]).transpose(2, 0, 1)
         else:
             paths = by_series(asked, values)
@@ -288,8 +289,9 @@ of those; or long frame
 
     def _bounds(self, asked, values, levels):
         """Lower and upper bounds, (n, h, C, q) each, around the forecast."""
-        own, beyond = None, self._beyond(asked)
+        own = None
         if self._own_intervals:
+            beyond = self._beyond(asked)
             tail = (1 - levels / 100) / 2
             both = self._own_quantiles(values, np.concatenate([tail, 1 - tail]))
             own = both[..., : len(levels)], both[..., len(levels) :]
@@ -323,7 +325,8 @@ of those; or long frame
 
     def _beyond(self, asked):
         """Whether steps of a forecast, (n, h), rest on forecasts that were fed back without their spread."""
-        if self.model_.samples:
+        # within the horizon a network without conformal errors has nothing better
+        if self.model_.samples or (self.conformal_ is None and asked.h <= self.horizon_):
             return np.zeros((len(asked.rows), asked.h), bool)
         return self._steps_after(asked, self.horizon_ + 1) >= self.horizon_
 
