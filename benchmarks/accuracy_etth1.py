@@ -89,7 +89,9 @@ def errors(forecaster: Any, series: np.ndarray, first: int, last: int) -> tuple[
 
 
 # options of runs that do not name them: the first runs knew none of these, and keep their keys
-UNSAID = {"learning_rate": "auto", "ema_momentum": None, "delta": 1.0, "series_embedding": "auto"}
+UNSAID = {
+    "learning_rate": "auto", "ema_momentum": None, "delta": 1.0, "series_embedding": "auto", "linear": False,
+}  # fmt: skip
 
 
 def grid(options: argparse.Namespace, horizon: int) -> list[dict[str, Any]]:
@@ -109,6 +111,7 @@ def grid(options: argparse.Namespace, horizon: int) -> list[dict[str, Any]]:
         "ema_momentum": options.ema_momentum,
         "delta": options.delta,
         "series_embedding": options.series_embedding,
+        "linear": options.linear,
     }
     fixed = {
         "horizon": horizon,
@@ -165,7 +168,7 @@ class Runs:
         key = self.key(settings, seed, fold)
         if key in self.runs:
             return self.runs[key]
-        forecaster = RNNForecaster(**settings, random_state=seed, n_jobs=self.n_jobs)
+        forecaster = RNNForecaster(**UNSAID | settings, random_state=seed, n_jobs=self.n_jobs)
         first, last = FOLDS[fold], FOLDS[fold] + N_VALIDATION
         start = time.perf_counter()
         forecaster.fit(series[:first], validation=series[first:last])
@@ -313,6 +316,10 @@ def _auto_or_int(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
+def _flag_or_auto(text: str) -> bool | str:
+    return text if text == "auto" else {"yes": True, "no": False}[text]
+
+
 def parse() -> argparse.Namespace:
     """Read the options."""
     parser = argparse.ArgumentParser(
@@ -347,6 +354,7 @@ def parse() -> argparse.Namespace:
     several("--schedule", nargs="+", default=["auto"], help="of the learning rate (%(default)s)")
     several("--ema-momentum", type=_or_none(float), nargs="+", default=[None], help="of averaged weights")
     several("--delta", type=float, nargs="+", default=[1.0], help="of the Huber loss")
+    several("--linear", type=_flag_or_auto, nargs="+", default=[False], help="auto, yes or no (no)")
     several("--series-embedding", type=_or_none(_auto_or_int), nargs="+", default=["auto"], help="or none")
     return parser.parse_args()
 

@@ -19,8 +19,10 @@ OPTIONS = {"n_jobs": 1, "random_state": 0, "hidden_size": 8}
 
 
 def quick(horizon=4, context_length=12, **options):
-    """Return a forecaster that stops after two epochs without a warning."""
-    given = {"max_iter": 50, "tol": 1e6, "n_iter_no_change": 1, "samples_per_epoch": None}
+    """Return a forecaster that stops after two epochs without a warning, and is all network."""
+    given = {
+        "max_iter": 50, "tol": 1e6, "n_iter_no_change": 1, "samples_per_epoch": None, "linear": False,
+    }  # fmt: skip
     options = given | OPTIONS | options
     return RNNForecaster(horizon, context_length, **options)
 

@@ -20,6 +20,7 @@ from numbarnn.training import History, make_trainer
 
 from .evaluation import Evaluation
 from .likelihoods import LIKELIHOODS
+from .linear import linear_map
 from .metrics import naive_error
 from .model import ForecastModel, View, usual_gap
 from .networks import DECODERS, Widths, make_network
@@ -36,7 +37,7 @@ from .preparation import (
 )
 from .scaling import CovariateScaler, Normalizer, Standardizer
 from .series import Form, SeriesSet
-from .windows import Sampled
+from .windows import Sampled, WindowSource
 
 __all__ = ["RNNForecaster"]
 
@@ -80,6 +81,11 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         the context's mean and divides by its standard deviation, "standard" leaves it. In these three, each
         series is first standardised as a whole (one that is constant in training is divided by a tenth of its
         size). None takes the values as they are.
+    linear : bool or "auto", default="auto"
+        Whether the network learns what a linear forecast leaves: a ridge regression of the horizon on the
+        context, the same for all channels and found before training, to which the network adds [3]_. "auto":
+        if its squared error is below that of the last value (or of what else `normalize` subtracts) on the
+        part held out, which decides on the strength of the penalty too. Not for ``decoder="recursive"``.
     multivariate : {"independent", "joint"}, default="independent"
         "independent": all channels share one network that sees one of them at a time; "joint": the network
         reads and forecasts all channels together.
@@ -185,9 +191,10 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
 
     Notes
     -----
-    The part held out shapes the weights only through the choice of the epoch, and `predict` goes on from the
-    very end of the series. The intervals are calibrated on that part as well; the choice of the epoch makes
-    them narrower by far less than their error.
+    The part held out shapes the weights only through the choice of the epoch and of the linear forecast's
+    penalty, and `predict` goes on from the very end of the series. The intervals are calibrated on that part
+    as well; these choices make them narrower by far less than their error. Where no epoch forecasts that part
+    better than the linear forecast alone, this is what is left.
 
     References
     ----------
@@ -195,6 +202,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
        arXiv 2308.11200 (2023), section 4.
     .. [2] Salinas et al., "DeepAR: Probabilistic forecasting with autoregressive recurrent networks",
        International Journal of Forecasting 36 (2020), 1181-1191.
+    .. [3] Lai et al., "Modeling Long- and Short-Term Temporal Patterns with Deep Neural Networks", arXiv
+       1703.07015 (2018); as a regression: Toner and Darlow, "An Analysis of Linear Time Series Forecasting
+       Models", arXiv 2403.14587 (2024).
 
     Examples
     --------
@@ -217,6 +227,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         "decoder": [StrOptions(set(DECODERS))],
         "segment_length": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "normalize": [StrOptions({"last", "window", "standard"}), None],
+        "linear": ["boolean", StrOptions({"auto"})],
         "multivariate": [StrOptions({"independent", "joint"})],
         "series_embedding": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"}), None],
         "loss": [StrOptions({"squared_error", "absolute_error", "huber", "quantile", *LIKELIHOODS})],
@@ -265,6 +276,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         decoder: str = "segment",
         segment_length: int | str = "auto",
         normalize: str | None = "last",
+        linear: bool | str = "auto",
         multivariate: str = "independent",
         series_embedding: int | str | None = "auto",
         loss: str = "squared_error",
@@ -309,6 +321,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         self.decoder = decoder
         self.segment_length = segment_length
         self.normalize = normalize
+        self.linear = linear
         self.multivariate = multivariate
         self.series_embedding = series_embedding
         self.loss = loss
@@ -397,8 +410,13 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         seeds = check_random_state(self.random_state).randint(2**31 - 1, size=3)
         model = self._make_model(data, data.lengths - n_valid, seeds[0])
         view, rng = model.view(data), np.random.default_rng(seeds[1])
+        sources = self._sources(view, n_valid)
+        if self.linear and not model.layout.stepwise:
+            linear = linear_map(*sources, self.n_jobs, always=self.linear != "auto")
+            if linear is not None:
+                model.network.go_on_from(linear)
         optimizer = OPTIMIZERS[self.solver](model.network.parameters.size, model.network.dtype)
-        history = self._train(view, optimizer, n_valid, rng, self.samples_per_epoch)
+        history = self._train(model, *sources, optimizer, rng, self.samples_per_epoch)
         own = self.intervals == "auto" and model.is_distribution
         conformal = None
         if n_valid.any() and self.intervals is not None and not (own and model.samples):
@@ -455,7 +473,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         nothing = np.zeros(data.n_series, np.int64)
         try:
             history = self._train(
-                model.view(data, members), optimizer, nothing, rng,
+                model, *self._sources(model.view(data, members), nothing), optimizer, rng,
                 samples_per_epoch=None, max_iter=1, n_iter_no_change=np.inf, ema_momentum=None,
             )  # fmt: skip
             emptied, starts = self.history_.lengths, self.history_.starts
@@ -520,32 +538,36 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
             CovariateScaler.fit(data, ends), data.has_missing, usual_gap(data),
         )  # fmt: skip
 
+    def _sources(self, view: View, n_valid: np.ndarray) -> tuple[WindowSource, WindowSource | None]:
+        """Return windows before the last ``n_valid[i]`` steps of each series, and in them, if any."""
+        lengths, horizon = view.data.lengths, view.model.layout.horizon
+        training, validation = view.source(last=lengths - n_valid - horizon), None
+        if not training.n_samples:
+            raise ValueError("y has no window with an observed value both in its context and in its horizon")
+        if n_valid.any():
+            # none of a series of which nothing is held out
+            first = np.where(n_valid > 0, lengths - n_valid, 1)
+            validation = view.source(first, np.where(n_valid > 0, lengths - horizon, 0))
+        return training, validation if validation is not None and validation.n_samples else None
+
     def _train(
         self,
-        view: View,
+        model: ForecastModel,
+        source: WindowSource,
+        validation: WindowSource | None,
         optimizer: Optimizer,
-        n_valid: np.ndarray,
         rng: np.random.Generator,
         samples_per_epoch: int | str | None,
         **changes: Any,
     ) -> History:
-        """Train the network of a view on what comes before the last ``n_valid[i]`` steps of each series."""
-        model, lengths = view.model, view.data.lengths
-        source = view.source(last=lengths - n_valid - model.layout.horizon)
-        if not source.n_samples:
-            raise ValueError("y has no window with an observed value both in its context and in its horizon")
-        validation = None
-        if n_valid.any():
-            # none of a series of which nothing is held out
-            first = np.where(n_valid > 0, lengths - n_valid, 1)
-            last = np.where(n_valid > 0, lengths - model.layout.horizon, 0)
-            validation = view.source(first, last)
+        """Train the network of a model on windows."""
         automatic = self.learning_rate == "auto"
         schedule = ExponentialSchedule(0.8, after=3) if automatic else self.learning_rate
         # the automatic rate is near zero at the end: there is nothing left to converge
         trainer = make_trainer(
-            self, source.n_samples, model.loss, rng, learning_rate=schedule, warn=not automatic, **changes
-        )
+            self, source.n_samples, model.loss, rng, learning_rate=schedule, warn=not automatic,
+            keeps_initial=model.network.linear is not None, **changes,
+        )  # fmt: skip
         least, most = samples_per_epoch, samples_per_epoch
         if samples_per_epoch == "auto":
             least, most = SAMPLES_PER_EPOCH
@@ -555,9 +577,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         if shown != source.n_samples:
             source = Sampled(source, shown, rng)
             trainer.between_epochs = source.advance
-        if validation is not None and not validation.n_samples:
-            validation = None
-        elif validation is not None and validation.n_samples > most // 4:
+        if validation is not None and validation.n_samples > most // 4:
             validation = Sampled(validation, max(most // 4, 1), rng)
         model.network.n_jobs = self.n_jobs
         if self.device == "cuda":

@@ -226,10 +226,15 @@ def make_layout(forecaster: Any, n_train: int) -> Layout:
     Raises
     ------
     ValueError
-        If a segment is longer than the context.
+        If a segment is longer than the context, or a recursive decoder is to have a linear forecast.
     """
     horizon, context, segment = forecaster.horizon, forecaster.context_length, forecaster.segment_length
     joint, stepwise = forecaster.multivariate == "joint", forecaster.decoder == "recursive"
+    if stepwise and forecaster.linear not in ("auto", False):
+        raise ValueError(
+            f"linear was {forecaster.linear} with decoder='recursive'; expected 'auto' or False: a linear "
+            "forecast is of a whole horizon"
+        )
     if context == "auto":
         wanted = min(max(3 * horizon, 168), max(720, horizon))
         context = max(1, min(wanted, n_train // 3))

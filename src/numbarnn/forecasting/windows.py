@@ -71,6 +71,8 @@ class Batch(NamedTuple):
     offset : ndarray of shape (n, 1, K) or None
         To be added to the raw output (n, E, K). With several channels (n, E, K), in stepwise prediction
         (n, C, K).
+    values : ndarray of shape (n, L, C) or None
+        The normalised values of the context alone, in order of time; stepwise None.
     """
 
     context: np.ndarray
@@ -79,6 +81,7 @@ class Batch(NamedTuple):
     future: np.ndarray | None = None
     static: np.ndarray | None = None
     offset: np.ndarray | None = None
+    values: np.ndarray | None = None
 
 
 class Tables(NamedTuple):
@@ -158,7 +161,9 @@ class WindowSource:
 
     Attributes
     ----------
-    n_samples : int
+    n_samples, n_channels : int
+    dtype : dtype
+        That of the values.
 
     Raises
     ------
@@ -223,6 +228,7 @@ class WindowSource:
         if self._observed is not None or layout.stepwise:
             self._count_observed()
         self.n_samples = int(self._ends[-1]) if self._kept is None else len(self._kept)
+        self.n_channels, self.dtype = self._step0.shape[1], self._values.dtype
 
     def gather(self, indices: np.ndarray) -> tuple[Batch, np.ndarray, np.ndarray | None, None]:
         """Copy out the samples of one batch.
@@ -459,6 +465,7 @@ class WindowSource:
             future,
             None if static is None else static[self._series[rows]],
             self._offset(scale, (steps if training else 1) if layout.stepwise else layout.horizon),
+            None if layout.stepwise else inputs,
         )
         return x, center, scale
 
