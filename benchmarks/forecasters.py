@@ -142,8 +142,8 @@ def epochs_in_turns(
     forecaster = RNNForecaster(
         HORIZON, CONTEXT, hidden_size=HIDDEN, segment_length=SEGMENT, dropout=DROPOUT, batch_size=ROWS,
         learning_rate_init=RATE, learning_rate="constant", max_grad_norm=None, max_iter=n_epochs,
-        n_iter_no_change=np.inf, samples_per_epoch=None, intervals=None, random_state=seed, n_jobs=threads,
-        callbacks=take_turns,
+        n_iter_no_change=np.inf, samples_per_epoch=None, linear=False, intervals=None, random_state=seed,
+        n_jobs=threads, callbacks=take_turns,
     )  # fmt: skip
     forecaster.fit(series[:N_TRAIN], validation=series[N_TRAIN : N_TRAIN + N_VALIDATION])
     our_mse = [-2 * score for score in forecaster.validation_scores_]  # our loss is half the squared error

@@ -1,4 +1,7 @@
-"""The linear forecast that a network goes on from."""
+"""The linear model that a network's forecasts are combined with."""
+
+import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ from sklearn.linear_model import Ridge
 
 import numbarnn
 from numbarnn import RNNForecaster
-from numbarnn.forecasting.linear import Moments, linear_map, ridge
+from numbarnn.forecasting.linear import LinearForecast, Moments, best_map, ridge
 from numbarnn.forecasting.scaling import Normalizer, Standardizer
 from numbarnn.forecasting.series import read
 from numbarnn.forecasting.windows import Layout, WindowSource
@@ -61,53 +64,99 @@ def test_a_strong_penalty_leaves_the_mean_or_the_centre():
     np.testing.assert_allclose(next(ridge(moments, [1e9], False)), 0, atol=1e-6)
 
 
+def test_the_penalty_is_the_best_on_what_is_held_out():
+    training, held = source_of(waves(200, 1)), source_of(waves(400, 1, seed=1))
+    x, y = contexts_and_targets(held)
+    found = np.square(x @ best_map(training, held) - y).mean()
+    moments = Moments.of(training)
+    for centered in (True, False):
+        for each in ridge(moments, [1e-3, 0.03, 0.1, 1.0, 10.0], centered):
+            assert found <= np.square(x @ each - y).mean() + 1e-12
+
+
 def test_targets_that_are_missing_do_not_count():
     y = waves(2000, 1)
-    whole = linear_map(source := source_of(y), source)
+    whole = best_map(source := source_of(y), source)
     y[np.random.default_rng(1).random(y.shape) < 0.1] = np.nan
     x, truth = contexts_and_targets(source)
-    holed = linear_map(source := source_of(y), source)
+    holed = best_map(source := source_of(y), source)
     errors = [np.square(x @ found - truth).mean() for found in (whole, holed)]
     assert errors[1] < 1.3 * errors[0]
 
 
 def test_a_walk_is_forecast_by_its_last_value():
     walk = np.cumsum(np.random.default_rng(0).normal(size=3000))
-    training, held = source_of(walk[:2000]), source_of(walk[2000:])
-    found = linear_map(training, held, always=False)
-    assert found is None or np.abs(found).sum() < 0.5
-    assert linear_map(training, None, always=False) is None
-    assert linear_map(training, None).shape == (24, 6)
+    found = best_map(source_of(walk[:2000]), source_of(walk[2000:]))
+    assert np.abs(found[:-1]).sum() < 0.5  # the last one is zero in all windows
 
 
 def test_what_is_far_back_in_a_long_context_is_not_read():
-    found = linear_map(source := source_of(waves(4000, 1), context=2200), source)
+    found = best_map(source := source_of(waves(4000, 1), context=2200), source)
     assert found.shape == (2200, 6)
     assert not found[:152].any() and found[152:].all()
 
 
 def test_a_constant_series():
-    found = linear_map(source := source_of(np.ones(100)), source)
+    found = best_map(source := source_of(np.ones(100)), source)
     assert np.isfinite(found).all()
     assert np.isfinite(RNNForecaster(6, **SMALL).fit(np.ones(100)).predict()).all()
 
 
-@pytest.mark.parametrize("options", [
+def alone(forecaster, share):
+    """Return a copy of a forecaster with another share of the network."""
+    forecaster = copy.deepcopy(forecaster)
+    linear = forecaster.model_.linear._replace(share=share)
+    forecaster.model_ = dataclasses.replace(forecaster.model_, linear=linear)
+    return forecaster
+
+
+OPTIONS = [
     {}, {"decoder": "direct"}, {"multivariate": "joint"}, {"normalize": "window"}, {"normalize": "standard"},
     {"normalize": None}, {"loss": "quantile"}, {"loss": "huber"}, {"dtype": "float64"}, {"segment_length": 7},
     {"early_stopping": False}, {"quantiles": [0.1, 0.9], "multivariate": "joint", "decoder": "direct"},
-], ids=str)  # fmt: skip
-def test_before_training_it_is_the_whole_forecast(options):
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_forecasts_are_means_of_both(options):
     y = waves()
-    forecaster = RNNForecaster(6, **SMALL | {"learning_rate_init": 1e-12} | options).fit(y)
-    found, x = forecaster.network_.linear, y[-24:]
-    assert found.shape == (24, 6)
-    scale = np.ones(2) if forecaster.normalize is None else forecaster.scale_
-    center = np.zeros(2) if forecaster.normalize is None else forecaster.center_
-    x = (x - center) / scale
+    forecaster = RNNForecaster(6, **SMALL | options).fit(y)
+    weights, share = forecaster.model_.linear
+    assert weights.shape == (24, 6) and weights.dtype == forecaster.dtype and 0 <= share < 1
+    whole = forecaster.normalize is None
+    center, scale = (0.0, 1.0) if whole else (forecaster.center_, forecaster.scale_)
+    x = (y[-24:] - center) / scale
     shift, width = Normalizer(forecaster.normalize)(x)
-    expected = (found.T @ ((x - shift) / width) * width + shift) * scale + center
-    np.testing.assert_allclose(forecaster.predict(), expected, rtol=1e-4)
+    expected = (weights.T @ ((x - shift) / width) * width + shift) * scale + center
+    np.testing.assert_allclose(alone(forecaster, 0.0).predict(), expected, rtol=1e-4)
+    network = RNNForecaster(6, **SMALL | options | {"linear": False}).fit(y)
+    np.testing.assert_allclose(alone(forecaster, 1.0).predict(), network.predict(), rtol=1e-4)
+    np.testing.assert_allclose(
+        forecaster.predict(), share * network.predict() + (1 - share) * expected, rtol=1e-4
+    )
+
+
+def test_the_share_is_the_best_on_what_is_held_out():
+    y = waves()
+    forecaster = RNNForecaster(6, **SMALL, validation_fraction=0.2).fit(y)
+    windows = np.stack([y[i - 24 : i] for i in range(320, 395)])
+    truth = np.stack([y[i : i + 6] for i in range(320, 395)])
+
+    def error(share):
+        return np.square((alone(forecaster, share).predict(context=windows) - truth) / y.std(axis=0)).mean()
+
+    share = forecaster.model_.linear.share
+    assert 0 < share < 1
+    assert error(share) <= min(error(share - 0.02), error(share + 0.02))
+
+
+def test_quantiles_keep_their_distance_to_the_median():
+    y = waves()
+    forecaster = RNNForecaster(6, **SMALL, quantiles=[0.1, 0.9]).fit(y)
+    network = alone(forecaster, 1.0)
+    distances = [np.diff(each.predict_quantiles([0.1, 0.5, 0.9]), axis=-1) for each in (forecaster, network)]
+    np.testing.assert_allclose(*distances, rtol=1e-4)
+    assert np.abs(forecaster.predict() - network.predict()).max() > 0.01
 
 
 def test_it_makes_the_forecast_better():
@@ -119,12 +168,10 @@ def test_it_makes_the_forecast_better():
     assert errors[0] < 0.6 * errors[1]
 
 
-def test_weights_of_an_epoch_that_is_worse_are_not_kept():
-    options = SMALL | {"learning_rate_init": 10.0, "max_grad_norm": None}
-    wild, still = (
-        RNNForecaster(6, **options | {"learning_rate_init": rate}).fit(waves()) for rate in (10.0, 1e-12)
-    )
-    np.testing.assert_allclose(wild.predict(), still.predict(), rtol=1e-6)
+def test_a_network_that_is_better_is_left_alone():
+    context, forecasts = np.zeros((1, 4, 1)), np.ones((1, 2))
+    linear = LinearForecast(np.ones((4, 2)), share=1.0)
+    np.testing.assert_array_equal(linear.combine(forecasts, context), forecasts)
 
 
 @pytest.mark.parametrize("options", [{}, {"multivariate": "joint"}, {"loss": "quantile"}], ids=str)
@@ -137,7 +184,7 @@ class TestAllElseHolds:
         for i in (0, 7, 39):
             np.testing.assert_array_equal(forecaster.predict(context=windows[i]), together[i])
 
-    def test_threads_and_threads_alone(self, options):
+    def test_any_number_of_threads_gives_the_same(self, options):
         one, two = (
             RNNForecaster(6, **SMALL | options | {"n_jobs": n}).fit(waves()).predict(20) for n in (1, 2)
         )
@@ -175,9 +222,9 @@ class TestAllElseHolds:
 
     def test_partial_fit_leaves_it(self, options):
         forecaster = RNNForecaster(6, **SMALL | options).fit(waves())
-        before = forecaster.network_.linear.copy()
+        before = forecaster.model_.linear
         forecaster.partial_fit(waves(seed=1))
-        np.testing.assert_array_equal(forecaster.network_.linear, before)
+        assert forecaster.model_.linear is before
 
 
 def test_where_it_cannot_be():
@@ -186,6 +233,6 @@ def test_where_it_cannot_be():
     with pytest.raises(ValueError, match="The 'linear' parameter"):
         RNNForecaster(6, linear="yes").fit(waves())
     options = SMALL | {"linear": "auto"}
-    assert RNNForecaster(6, decoder="recursive", **options).fit(waves()).network_.linear is None
-    assert RNNForecaster(6, **options, early_stopping=False).fit(waves()).network_.linear is None
-    assert RNNForecaster(6, **options).fit(waves()).network_.linear is not None
+    assert RNNForecaster(6, decoder="recursive", **options).fit(waves()).model_.linear is None
+    assert RNNForecaster(6, **options, early_stopping=False).fit(waves()).model_.linear is None
+    assert RNNForecaster(6, **options).fit(waves()).model_.linear is not None

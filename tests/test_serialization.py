@@ -103,6 +103,7 @@ def example(kind):
         "Form": lambda: kind("matrix", 2),
         "SeriesSet": lambda: fitted().history_,
         "ForecastModel": lambda: fitted().model_,
+        "LinearForecast": lambda: kind(np.ones((3, 2), "float32"), 0.25),
         "Standardizer": lambda: fitted().model_.standardizer,
         "Normalizer": lambda: kind("last"),
         "Layout": lambda: kind(12, 4, 3, 2),

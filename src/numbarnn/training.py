@@ -223,9 +223,6 @@ class Trainer:
         Warn if `max_iter` came before convergence.
     name : str, default="training"
         What progress and warnings are headed with.
-    keeps_initial : bool, default=False
-        Whether `fit` may put back the parameters that it began with, if no epoch left any that are better on
-        the validation part.
     """
 
     loss: Loss
@@ -246,7 +243,6 @@ class Trainer:
     verbose: int = 0
     warn: bool = True
     name: str = "training"
-    keeps_initial: bool = False
 
     def fit(
         self, network: Model, optimizer: Optimizer, data: Source, validation: Source | None = None
@@ -282,8 +278,6 @@ class Trainer:
         history, average = History(), self.start_average(network)
         lowest, waited, best = math.inf, 0, None
         with _interruptible() as interrupted, _progress(self) as report:
-            if self.keeps_initial and validation is not None:
-                lowest, best = self._validate(network, validation), self.keep(network)
             for epoch in range(self.max_iter):
                 watched = history.loss_curve if validation is None else history.validation_curve
                 rate = self.schedule(self.learning_rate, epoch, self.max_iter, watched)
@@ -293,8 +287,10 @@ class Trainer:
                 info = {"epoch": epoch, "loss": loss, "learning_rate": rate, "network": network}
                 if validation is not None:
                     with average.applied(network):
-                        found = self._validate(network, validation)
+                        found = self.evaluate(network, validation)
                         best = self.keep(network) if found < lowest else best
+                    if not math.isfinite(found):
+                        raise FloatingPointError(f"the validation loss became {found}: {WHAT_TO_TRY}")
                     info["validation_loss"] = found
                     history.validation_curve.append(found)
                 waited = 0 if watched[-1] <= lowest - self.tol else waited + 1
@@ -323,13 +319,6 @@ class Trainer:
     def evaluate(self, network: Model, data: Source, gradient: np.ndarray | None = None) -> float:
         """Return the mean loss over a source; see `evaluate`."""
         return evaluate(network, self.loss, data, self.batch_size, gradient)
-
-    def _validate(self, network, validation):
-        """Return the loss of the validation part, which must be finite."""
-        found = self.evaluate(network, validation)
-        if not math.isfinite(found):
-            raise FloatingPointError(f"the validation loss became {found}: {WHAT_TO_TRY}")
-        return found
 
     def keep(self, network: Model) -> Any:
         """Return a copy of the parameters, for `put_back`."""

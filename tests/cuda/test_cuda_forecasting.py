@@ -28,7 +28,6 @@ LATE[:15, 1] = np.nan  # nothing is known of a channel in the first windows
 SHORT = [walk(40), walk(9), walk(30, missing=0.2)]
 QUANTILES = {"loss": "quantile", "quantiles": (0.1, 0.9)}
 JOINT = {"multivariate": "joint"}
-LINEAR = {"linear": True}
 
 # y, options
 CASES = {
@@ -53,11 +52,6 @@ CASES = {
     "cell": (Y, {"cell": "lstm_peephole", "learning_rate": "constant"}),
     "two_products": (Y, {"cell": "mgu"}),
     "averaged": (Y, {"ema_momentum": 0.9, "max_iter": 3}),
-    "linear": (Y, LINEAR),
-    "linear_channels": (PAIR, {**LINEAR, "segment_length": 2, "normalize": "standard"}),
-    "linear_joint": (LATE, {**LINEAR, **JOINT, **QUANTILES, "normalize": "window"}),
-    "linear_short": (SHORT, {**LINEAR, "cell": "lstm"}),
-    "linear_alone": (Y, {**LINEAR, "learning_rate_init": 10.0, "max_grad_norm": None}),
 }
 
 
@@ -91,7 +85,6 @@ def make(device, **options):
     usual = {
         "horizon": 4, "context_length": 7, "segment_length": 3, "hidden_size": 4, "batch_size": 16,
         "max_iter": 2, "random_state": 0, "dtype": "float64", "n_jobs": 1, "samples_per_epoch": None,
-        "linear": False,
     }  # fmt: skip
     return RNNForecaster(**{**usual, **options, "device": device})
 
@@ -118,7 +111,7 @@ def test_a_fit_is_as_on_the_cpu(name):
         np.testing.assert_allclose(a, b, atol=1e-9)
 
 
-DIRECT = ("quantiles", "layers", "joint_holes", "short", "linear_joint")
+DIRECT = ("quantiles", "layers", "joint_holes", "short")
 
 
 @pytest.mark.parametrize("name", DIRECT)

@@ -39,8 +39,6 @@ class ForecastWay(DenseWay):
     series : device array of int64, (B,)
     static : device array of shape (B, S)
     future : device array of shape (B, m, decode * F)
-    values : device array of shape (B, C, L)
-        The values of each channel, for a linear forecast; empty where there is none.
     raw, draw : device array of shape (rows, K)
         The output, and the gradient of the loss with respect to it.
     offset : device array of shape (B, C, K) or None
@@ -62,8 +60,6 @@ class ForecastWay(DenseWay):
         self.inputs, self.offset = empty(T * B * width, dtype), None
         self.series, self.static = empty(B, np.int64), empty(B * widths.static, dtype)
         self.future = empty(B * self._m * layout.decode * widths.future, dtype)
-        channels = 0 if network.linear is None else B * network.host.n_channels
-        self.values, self._forecasts = (empty(channels * n, dtype) for n in (layout.context, layout.horizon))
         self.rows = B * (T if layout.stepwise else layout.horizon) * network.host.n_channels
         self._ones = upload(np.ones(max(T, self._m) * B, dtype))
 
@@ -106,20 +102,9 @@ class ForecastWay(DenseWay):
             whole, kept = self._sizes
             arguments = self.B, kept, self._written, 0, whole, self.raw, 0, kept
             program.each(pointwise.columns, self.B * kept, *arguments)
-        if network.linear is not None:
-            self._add_linear(program)
         if self.offset is not None:
             arguments = self.raw.size, self.offset.size, self.offset, self.raw
             program.each(pointwise.add_offsets, self.raw.size, *arguments)
-
-    def _add_linear(self, program: Program) -> None:
-        """Add the linear forecast to the output."""
-        network, layout = self._network, self._network.host.layout
-        H, C, K = layout.horizon, network.host.n_channels, network.host.n_raw
-        factors = Matrix(self.values, 0, layout.context), Matrix(network.linear, 0, H)
-        program.product(self.B * C, H, layout.context, *factors, Matrix(self._forecasts, 0, H))
-        count = self.raw.size
-        program.each(pointwise.add_forecasts, count, count, H, C, K, self._forecasts, self.raw)
 
     def _encode(self, program: Program) -> None:
         """Add the layer that embeds segments."""

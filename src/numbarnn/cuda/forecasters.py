@@ -34,8 +34,6 @@ class DeviceForecaster:
     places : dict of str to int
         Where each parameter begins.
     embed, head, static, future : Dense or None
-    linear : device array of shape (L, H) or None
-        What is added to the output, as `numbarnn.forecasting.base.ForecastNetwork` has it.
     drops : bool
         Whether there is dropout before the head.
 
@@ -65,7 +63,6 @@ class DeviceForecaster:
         with naming_errors():
             self.parameters = upload(network.parameters)
             self.gradients = upload(np.zeros_like(network.parameters))
-            self.linear = None if network.linear is None else upload(network.linear.ravel())
             self.layers = Layers(network.encoder, self.parameters, self.gradients)
 
     @staticmethod

@@ -9,11 +9,11 @@ from __future__ import annotations
 from numbarnn.cuda.driver import cuda
 
 __all__ = [
-    "add", "add_bias", "add_forecasts", "add_offsets", "add_rows", "collect_states", "columns", "copy",
-    "drop_negative", "embed", "embed_back", "fill", "gather_inputs", "gather_targets", "gather_valid",
-    "join_columns", "join_ends", "merge", "multiply", "multiply_to", "place_states", "repeat_rows",
-    "repeat_states", "rows_in", "rows_out", "segment_inputs", "split", "split_columns", "split_ends",
-    "step_inputs", "sum_rows", "take_columns",
+    "add", "add_bias", "add_offsets", "add_rows", "collect_states", "columns", "copy", "drop_negative",
+    "embed", "embed_back", "fill", "gather_inputs", "gather_targets", "gather_valid", "join_columns",
+    "join_ends", "merge", "multiply", "multiply_to", "place_states", "repeat_rows", "repeat_states",
+    "rows_in", "rows_out", "segment_inputs", "split", "split_columns", "split_ends", "step_inputs",
+    "sum_rows", "take_columns",
 ]  # fmt: skip
 
 
@@ -302,14 +302,6 @@ def add_offsets(count, period, offset, raw):
     """Add to rows what stands in `period` elements, again and again."""
     for i in range(cuda.grid(1), count, cuda.gridsize(1)):
         raw[i] += offset[i % period]
-
-
-@cuda.jit
-def add_forecasts(count, H, C, K, forecasts, raw):
-    """Add to all K raw outputs of steps and channels, (B, H, C, K), the forecasts of channels, (B, C, H)."""
-    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
-        h, c, b = i // (K * C) % H, i // K % C, i // (K * C * H)
-        raw[i] += forecasts[(b * C + c) * H + h]
 
 
 # ---- batches of a data set; `control[0]` is the number of the batch

@@ -97,8 +97,8 @@ def forecasters() -> Iterator[dict[str, Any]]:
     options : dict
         Of `numbarnn.RNNForecaster`.
     """
-    usual = {"horizon": 5, "context_length": 12, "segment_length": 3, "hidden_size": 32, "linear": False}
-    yield {**usual, "linear": True}
+    usual = {"horizon": 5, "context_length": 12, "segment_length": 3, "hidden_size": 32}
+    yield usual
     kinds = {f"{kind}_covariates": [kind] for kind in ("past", "future", "static")}
     # contexts that are longer than the series have fewer segments
     yield {**usual, **kinds, "context_length": 36, "normalize": "window", "loss": "quantile"}

@@ -291,7 +291,7 @@ class _Session:
 
     def evaluate(self, source: Source, gradient: NDArray | None = None) -> float:
         """See `Trainer.evaluate`; what the last epoch has been validated by is known already."""
-        if source is self._validation and self._validated is not None:
+        if source is self._validation:
             return self._validated
         if gradient is not None:
             self._network.parameters.copy_to_device(self._host.parameters)

@@ -189,17 +189,6 @@ def window_contexts(
 
 
 @cuda.jit
-def window_values(n, count, zero, control, rows, origins, step0, first, values, center, scale, out):
-    """Cut out the values of contexts alone, (B, C, L), in order of time."""
-    start = int(control[0]) * n.size
-    for i in range(cuda.grid(1), count, cuda.gridsize(1)):
-        window = i // n.L
-        origin, own = origins[start + window // n.C], rows[start + window // n.C] * n.C + window % n.C
-        value = _value(values, step0[own], origin - n.L + i % n.L, first[own], origin, zero)
-        out[i] = (value - center[window]) / scale[window]
-
-
-@cuda.jit
 def window_targets(
     n, zero, weight, control, rows, origins, step0, first, values, observed, center, scale, y, weights
 ):
@@ -347,10 +336,6 @@ class DeviceWindows:
         data = self._values, self._observed
         arrays = *self._places, self._offsets, *data, self._future, self._past, *scales, way.inputs
         program.each(window_contexts, way.inputs.size, n, zero, one, *chosen, *arrays)
-        count = way.values.size  # 0 where nobody reads them
-        if count:
-            arrays = *self._places, self._values, *scales, way.values
-            program.each(window_values, count, n, count, zero, *chosen, *arrays)
         self._targets(program, n, way, scales, y, weights)
         if n.F and not n.ahead:
             arrays = *chosen, self._offsets, self._future, way.future

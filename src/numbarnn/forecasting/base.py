@@ -14,7 +14,6 @@ from numpy.typing import DTypeLike, NDArray
 from numbarnn.blocks import Dense, Dropout, Embedding, as_state, states_of
 from numbarnn.checks import positive_int
 from numbarnn.forecasting.windows import Batch, Layout
-from numbarnn.kernels.dense import Products
 from numbarnn.parameters import Parameters, dense_shapes
 from numbarnn.recurrent import Recurrent, State
 
@@ -84,8 +83,6 @@ class ForecastNetwork:
         Views of the parameters.
     config : dict
         The arguments that make a network of this shape.
-    linear : ndarray of shape (L, H) or None
-        A fixed map of a channel's context, whose result is added to all raw outputs; see `go_on_from`.
 
     Raises
     ------
@@ -119,7 +116,7 @@ class ForecastNetwork:
         self.hidden_size, self.n_ids = positive_int("hidden_size", hidden_size), positive_int("n_ids", n_ids)
         self.n_embedded = embedding_size(series_embedding, n_ids, hidden_size)
         self.n_features = n_channels + widths.observed + widths.future + widths.past  # of a step that is read
-        self._n_jobs, self.linear = n_jobs, None
+        self._n_jobs = n_jobs
         rng = np.random.default_rng(random_state)
         self._random = np.random.default_rng(rng.integers(2**63))  # what dropout is drawn from
         self.encoder = self._recurrent(int(rng.integers(2**31)))
@@ -136,7 +133,6 @@ class ForecastNetwork:
         self._store = Parameters(recurrent | shapes, self.dtype)
         self._store.values[-drawn.values.size :] = drawn.values
         self._parts: list[Dense | Recurrent] = [self.encoder]
-        self._products = Products(self.dtype, most=4)  # of the linear forecast
         self.series = Embedding(self._store, "series") if self.n_embedded else None
         self.dropout = Dropout(self.config["dropout"], self._random)
         self._build()
@@ -208,28 +204,7 @@ class ForecastNetwork:
             K raw outputs of each step and channel, channels side by side, ``x.offset`` added.
         """
         raw = self._forward(x, training).reshape(len(x.context), -1, self.n_raw)
-        if self.linear is not None:
-            raw = raw + self._linear_forecast(x.values)
         return raw if x.offset is None else raw + x.offset
-
-    def go_on_from(self, linear: NDArray) -> None:
-        """Let the network learn what a linear forecast leaves: at first it adds nothing to it.
-
-        Parameters
-        ----------
-        linear : ndarray of shape (L, H)
-            In the network's dtype.
-        """
-        self.linear = linear
-        for name in ("head.weight", "head.bias"):
-            self._store[name][0][...] = 0
-
-    def _linear_forecast(self, values: NDArray) -> NDArray:
-        """Forecast contexts (n, L, C) by `linear`: (n, E, 1)."""
-        n, length, n_channels = values.shape
-        rows = np.ascontiguousarray(values.swapaxes(1, 2)).reshape(-1, length)
-        found = self._products(rows, self.linear, self._n_jobs).reshape(n, n_channels, -1)
-        return found.swapaxes(1, 2).reshape(n, -1, 1)
 
     def backward(self, draw: NDArray) -> None:
         """Fill `gradients` for the last `forward` that was called with training=True.
@@ -259,14 +234,13 @@ class ForecastNetwork:
         """Only what the network is: buffers and compiled code are made anew."""
         return {
             "config": self.config, "n_jobs": self._n_jobs, "parameters": self._store.values,
-            "random": self._random.bit_generator.state, "linear": self.linear,
+            "random": self._random.bit_generator.state,
         }  # fmt: skip
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the network again."""
         self.__init__(**state["config"], random_state=0, n_jobs=state["n_jobs"])
         self.restore((state["parameters"], state["random"]))
-        self.linear = state.get("linear")  # files of the first versions have none
 
     # ---- what a decoder says of itself
 

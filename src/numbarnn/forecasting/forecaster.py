@@ -20,7 +20,7 @@ from numbarnn.training import History, make_trainer
 
 from .evaluation import Evaluation
 from .likelihoods import LIKELIHOODS
-from .linear import linear_map
+from .linear import fit_linear
 from .metrics import naive_error
 from .model import ForecastModel, View, usual_gap
 from .networks import DECODERS, Widths, make_network
@@ -82,10 +82,11 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         series is first standardised as a whole (one that is constant in training is divided by a tenth of its
         size). None takes the values as they are.
     linear : bool or "auto", default="auto"
-        Whether the network learns what a linear forecast leaves: a ridge regression of the horizon on the
-        context, the same for all channels and found before training, to which the network adds [3]_. "auto":
-        if its squared error is below that of the last value (or of what else `normalize` subtracts) on the
-        part held out, which decides on the strength of the penalty too. Not for ``decoder="recursive"``.
+        Whether forecasts are weighted means of the network's and those of a linear model: a ridge regression
+        of the horizon on the context, the same for all channels [3]_. Its penalty and the weight are those
+        that forecast the part held out best. "auto": if there is one; with True the two are of equal weight
+        where there is none. Of quantiles the median is such a mean, and the others keep their distance to
+        it. Not for ``decoder="recursive"``.
     multivariate : {"independent", "joint"}, default="independent"
         "independent": all channels share one network that sees one of them at a time; "joint": the network
         reads and forecasts all channels together.
@@ -191,10 +192,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
 
     Notes
     -----
-    The part held out shapes the weights only through the choice of the epoch and of the linear forecast's
-    penalty, and `predict` goes on from the very end of the series. The intervals are calibrated on that part
-    as well; these choices make them narrower by far less than their error. Where no epoch forecasts that part
-    better than the linear forecast alone, this is what is left.
+    The part held out shapes the forecasts only through the choice of the epoch, of the linear model's penalty
+    and of its weight, and `predict` goes on from the very end of the series. The intervals are calibrated on
+    that part as well; these choices make them narrower by far less than their error.
 
     References
     ----------
@@ -202,9 +202,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
        arXiv 2308.11200 (2023), section 4.
     .. [2] Salinas et al., "DeepAR: Probabilistic forecasting with autoregressive recurrent networks",
        International Journal of Forecasting 36 (2020), 1181-1191.
-    .. [3] Lai et al., "Modeling Long- and Short-Term Temporal Patterns with Deep Neural Networks", arXiv
-       1703.07015 (2018); as a regression: Toner and Darlow, "An Analysis of Linear Time Series Forecasting
-       Models", arXiv 2403.14587 (2024).
+    .. [3] Toner and Darlow, "An Analysis of Linear Time Series Forecasting Models", arXiv 2403.14587 (2024);
+       weights by errors: Bates and Granger, "The Combination of Forecasts", Operational Research Quarterly
+       20 (1969), 451-468.
 
     Examples
     --------
@@ -411,12 +411,11 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         model = self._make_model(data, data.lengths - n_valid, seeds[0])
         view, rng = model.view(data), np.random.default_rng(seeds[1])
         sources = self._sources(view, n_valid)
-        if self.linear and not model.layout.stepwise:
-            linear = linear_map(*sources, self.n_jobs, always=self.linear != "auto")
-            if linear is not None:
-                model.network.go_on_from(linear)
         optimizer = OPTIMIZERS[self.solver](model.network.parameters.size, model.network.dtype)
         history = self._train(model, *sources, optimizer, rng, self.samples_per_epoch)
+        if self.linear and not model.layout.stepwise and (n_valid.any() or self.linear != "auto"):
+            model = replace(model, linear=fit_linear(model, *sources))
+            view = view._replace(model=model)
         own = self.intervals == "auto" and model.is_distribution
         conformal = None
         if n_valid.any() and self.intervals is not None and not (own and model.samples):
@@ -565,9 +564,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         schedule = ExponentialSchedule(0.8, after=3) if automatic else self.learning_rate
         # the automatic rate is near zero at the end: there is nothing left to converge
         trainer = make_trainer(
-            self, source.n_samples, model.loss, rng, learning_rate=schedule, warn=not automatic,
-            keeps_initial=model.network.linear is not None, **changes,
-        )  # fmt: skip
+            self, source.n_samples, model.loss, rng, learning_rate=schedule, warn=not automatic, **changes
+        )
         least, most = samples_per_epoch, samples_per_epoch
         if samples_per_epoch == "auto":
             least, most = SAMPLES_PER_EPOCH

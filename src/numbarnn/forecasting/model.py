@@ -17,11 +17,12 @@ import numpy as np
 from numbarnn.losses import Loss, Quantile
 
 from .likelihoods import Likelihood
+from .linear import LinearForecast
 from .networks import ForecastNetwork
 from .scaling import CovariateScaler, Filled, Normalizer, ScaledCovariates, Standardizer
 from .series import SeriesSet
 from .sets import offsets_of
-from .windows import Layout, WindowSource
+from .windows import Batch, Layout, WindowSource
 
 __all__ = ["ForecastModel", "View"]
 
@@ -46,6 +47,8 @@ class ForecastModel:
         Whether inputs tell what was observed.
     usual_gap : int, default=0
         So many missing steps at the end of a context are as often in training that the network knows them.
+    linear : LinearForecast or None, default=None
+        What the network's forecasts are combined with.
     """
 
     network: ForecastNetwork
@@ -56,6 +59,7 @@ class ForecastModel:
     covariates: CovariateScaler
     flags: bool
     usual_gap: int = 0
+    linear: LinearForecast | None = None
 
     @property
     def samples(self) -> bool:
@@ -93,6 +97,27 @@ class ForecastModel:
         if self.levels is None:
             return values[..., 0]
         return values[..., int(np.argmin(np.abs(self.levels - 0.5)))]
+
+    def predict(self, batch: Batch) -> np.ndarray:
+        """Forecast the horizon of windows, on their normalised scale; not stepwise.
+
+        Parameters
+        ----------
+        batch : Batch
+            Of n windows.
+
+        Returns
+        -------
+        ndarray of shape (n, H * C, q)
+        """
+        raw = self.network.forward(batch)
+        values = self.loss.predict(raw)
+        values = values.reshape(*raw.shape[:2], -1)  # quantiles have an axis for their single target
+        if self.linear is None:
+            return values
+        middle = self.middle(values)
+        combined = self.linear.combine(middle, batch.values, self.network.n_jobs)
+        return values + (combined - middle)[..., np.newaxis]
 
     def view(self, data: SeriesSet, members: np.ndarray | None = None) -> View:
         """Lay the model over data.
@@ -284,10 +309,7 @@ class View(NamedTuple):
         while True:
             known = None if ahead is None else ahead[:, :horizon]
             batch, center, scale = source.batch(rows, origins, known)
-            raw = model.network.forward(batch)
-            values = model.loss.predict(raw)
-            values = values.reshape(*raw.shape[:2], -1)  # quantiles have an axis for their single target
-            blocks.append(source.unscale(values, center, scale))
+            blocks.append(source.unscale(model.predict(batch), center, scale))
             if len(blocks) * horizon >= h:
                 return np.concatenate(blocks, axis=1)[:, :h]
             view = view._extended(rows, origins, model.middle(blocks[-1]), known)
