@@ -84,9 +84,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
     linear : bool or "auto", default="auto"
         Whether forecasts are weighted means of the network's and those of a linear model: a ridge regression
         of the horizon on the context, the same for all channels [3]_. Its penalty and the weight are those
-        that forecast the part held out best. "auto": if there is one; with True the two are of equal weight
-        where there is none. Of quantiles the median is such a mean, and the others keep their distance to
-        it. Not for ``decoder="recursive"``.
+        that forecast the part held out best, the weight near a half if that part is short. "auto": if there
+        is such a part; with True both have equal weight where there is none. Of quantiles the median is such
+        a mean, and the others keep their distance to it. Not for ``decoder="recursive"``.
     multivariate : {"independent", "joint"}, default="independent"
         "independent": all channels share one network that sees one of them at a time; "joint": the network
         reads and forecasts all channels together.

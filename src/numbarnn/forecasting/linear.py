@@ -163,14 +163,26 @@ def fit_linear(
     linear = LinearForecast(best_map(training, validation, n_jobs), 0.5)
     if validation is None:
         return linear
-    apart = needed = 0.0
+    sums = np.zeros(4)  # of d d, d e, e e, 1: d from the linear model to the network, e from it to the truth
     for batch, y, observed in _batches(validation):
         own = linear.forecast(batch.values, n_jobs)
-        difference = (model.middle(model.predict(batch)) - own) * observed
-        apart += float(np.square(difference, dtype=np.float64).sum())
-        needed += float((difference * (y - own)).sum(dtype=np.float64))
-    share = min(max(needed / apart, 0.0), 1.0) if apart > 0 else 1.0
+        d, e = (((each - own) * observed).ravel() for each in (model.middle(model.predict(batch)), y))
+        sums += d @ d, d @ e, e @ e, np.count_nonzero(observed)
+    share = _share(*sums.tolist(), validation.layout.horizon)
     return linear._replace(share=share) if share < 1 else None
+
+
+def _share(dd: float, de: float, ee: float, count: float, horizon: int) -> float:
+    """Return the share with the least squared error, drawn to a half where there is little to judge by.
+
+    As if it were known before to be 0.5, plus or minus 0.5. The windows overlap, so that as many as the
+    horizon is long count as one.
+    """
+    if dd == 0:
+        return 1.0
+    variance = max(ee - de * de / dd, 0.0) / count  # of errors that no share takes away
+    known = horizon * variance / 0.5**2
+    return min(max((de + 0.5 * known) / (dd + known), 0.0), 1.0)
 
 
 def best_map(training: WindowSource, validation: WindowSource | None, n_jobs: int | None = None) -> NDArray:
