@@ -83,10 +83,11 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         size). None takes the values as they are.
     linear : bool or "auto", default="auto"
         Whether forecasts are weighted means of the network's and those of a linear model: a ridge regression
-        of the horizon on the context, the same for all channels [3]_. Its penalty and the weight are those
-        that forecast the part held out best, the weight near a half if that part is short. "auto": if there
-        is such a part; with True both have equal weight where there is none. Of quantiles the median is such
-        a mean, and the others keep their distance to it. Not for ``decoder="recursive"``.
+        of the horizon on the context, the same for all channels [3]_. Its penalty is the one with the least
+        squared error on the part held out, the weight the one with the least loss; of little that is held out
+        not much is concluded, the weight is then near a half (of another loss than the squared error: nearly
+        all is the network's). "auto": if there is such a part; with True both have equal weight where there
+        is none. All quantiles are moved as the median is. Not for ``decoder="recursive"``.
     multivariate : {"independent", "joint"}, default="independent"
         "independent": all channels share one network that sees one of them at a time; "joint": the network
         reads and forecasts all channels together.
@@ -413,7 +414,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         sources = self._sources(view, n_valid)
         optimizer = OPTIMIZERS[self.solver](model.network.parameters.size, model.network.dtype)
         history = self._train(model, *sources, optimizer, rng, self.samples_per_epoch)
-        if self.linear and not model.layout.stepwise and (n_valid.any() or self.linear != "auto"):
+        wanted = self.linear != "auto" or sources[1] is not None
+        if self.linear and wanted and not model.layout.stepwise:
             model = replace(model, linear=fit_linear(model, *sources))
             view = view._replace(model=model)
         own = self.intervals == "auto" and model.is_distribution

@@ -1,6 +1,7 @@
 """`LinearForecast`: a linear model of windows, and how much a network's forecasts count beside its own.
 
-Letters: n windows, L context, H horizon, C channels, E = H * C elements of a forecast.
+Letters: n windows, N windows of one channel each, L context, H horizon, C channels, E = H * C elements of a
+forecast.
 
 References
 ----------
@@ -12,12 +13,13 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numbarnn.kernels.dense import Products
+from numbarnn.losses import SquaredError
 
 from .windows import WindowSource
 
@@ -25,14 +27,17 @@ if TYPE_CHECKING:
     from .model import ForecastModel
     from .windows import Batch
 
-__all__ = ["LinearForecast", "Moments", "best_map", "fit_linear", "ridge"]
+__all__ = ["LinearForecast", "fit_linear", "regressions", "ridge"]
 
 # strengths that are tried, as parts of the mean variance of a step of the context
 PENALTIES = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 USUAL = 0.3  # where nothing is held out to choose by
-MOST = 2**15  # contexts of one channel that are looked at
-CHUNK = 2**11  # windows that are looked at together
+SHARES = np.linspace(0, 1, 21)  # that are tried
+MOST = 2**15  # windows of a channel that are regressed on
+NUMBERS = 2**22  # in contexts and forecasts that a choice is made by
+CHUNK = 2**11  # windows of a channel that are looked at together
 REACH = 2048  # steps of a longer context that are read: the time goes with their third power
+ROUNDS = 5  # of regressions where targets are missing
 
 
 class LinearForecast(NamedTuple):
@@ -41,7 +46,8 @@ class LinearForecast(NamedTuple):
     Attributes
     ----------
     weights : ndarray of shape (L, H)
-        What the normalised values of one channel's context are multiplied by, the same for all channels.
+        By which the forecasts' distance from the last value of a channel's context is that of all its values,
+        the same for all channels.
     share : float
         Of the network's forecasts, from 0 to 1.
 
@@ -49,9 +55,9 @@ class LinearForecast(NamedTuple):
     --------
     >>> import numpy as np
     >>> from numbarnn.forecasting.linear import LinearForecast
-    >>> linear = LinearForecast(np.array([[0.0], [2.0]]), share=0.25)
-    >>> linear.combine(np.array([[10.0]]), np.array([[[5.0], [1.0]]]))
-    array([[4.]])
+    >>> linear = LinearForecast(np.array([[0.5], [0.0]]), share=0.25)
+    >>> linear.forecast(np.array([[[5.0], [1.0]]]))
+    array([[3.]])
     """
 
     weights: NDArray
@@ -72,179 +78,124 @@ class LinearForecast(NamedTuple):
         ndarray of shape (n, E)
         """
         n, _, n_channels = values.shape
-        found = Products(self.weights.dtype, most=1)(_lines(values), self.weights, n_jobs)
-        return found.reshape(n, n_channels, -1).swapaxes(1, 2).reshape(n, -1)
-
-    def combine(self, forecasts: NDArray, values: NDArray, n_jobs: int | None = None) -> NDArray:
-        """Return means of a network's forecasts (n, E) and those of the contexts; see `forecast`."""
-        own = self.forecast(values, n_jobs)
-        return own + own.dtype.type(self.share) * (forecasts - own)
-
-
-class Moments(NamedTuple):
-    """Mean products of contexts, of contexts and what followed, and of what followed.
-
-    Attributes
-    ----------
-    xx : ndarray of float64 of shape (L, L)
-    xy : ndarray of float64 of shape (L, H)
-    yy : ndarray of float64 of shape (H,)
-        Of what was observed of a step; the contexts count in any case.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from numbarnn.forecasting.linear import Moments, ridge
-    >>> x = np.random.default_rng(0).normal(size=(100, 2))
-    >>> y = x @ [[2.0], [-1.0]]
-    >>> moments = Moments(x.T @ x / 100, x.T @ y / 100, np.square(y).mean(axis=0))
-    >>> (found,) = ridge(moments, [1e-9], centered=False)
-    >>> np.round(found.ravel(), 6).tolist(), bool(abs(moments.error(found)) < 1e-9)
-    ([2.0, -1.0], True)
-    """
-
-    xx: NDArray
-    xy: NDArray
-    yy: NDArray
-
-    @classmethod
-    def of(cls, source: WindowSource, n_jobs: int | None = None) -> Self:
-        """Take them of the windows of a source, or of some if they are many.
-
-        Parameters
-        ----------
-        source : WindowSource
-            With at least one sample.
-        n_jobs : int or None, default=None
-
-        Returns
-        -------
-        Moments
-        """
-        context, horizon = min(source.layout.context, REACH), source.layout.horizon
-        xx, xy = np.zeros((context, context)), np.zeros((context, horizon))
-        yy, counts, n_rows = np.zeros(horizon), np.zeros(horizon), 0
-        products = Products(source.dtype, most=4)
-        for batch, y, observed in _batches(source):
-            x = _lines(batch.values)[:, -context:]
-            y, observed = (_lines(each.reshape(len(y), horizon, -1)) for each in (y, observed))
-            xx += products(x.T, x, n_jobs, transposed=True)
-            xy += products(x.T, y, n_jobs, transposed=True)
-            yy += np.square(y, dtype=np.float64).sum(axis=0)
-            counts += observed.sum(axis=0)
-            n_rows += len(x)
-        counts = np.maximum(counts, 1)
-        return cls(xx / n_rows, xy / counts, yy / counts)
-
-    def error(self, weights: NDArray) -> float:
-        """Return the mean squared error of a linear model."""
-        return float((self.yy - ((2 * self.xy - self.xx @ weights) * weights).sum(axis=0)).mean())
+        found = _apply(_lines(values), self.weights, n_jobs)
+        return found.reshape(n, n_channels, self.weights.shape[1]).swapaxes(1, 2).reshape(n, -1)
 
 
 def fit_linear(
     model: ForecastModel, training: WindowSource, validation: WindowSource | None
 ) -> LinearForecast | None:
-    """Find a linear model, and the share of a trained network whose means with it are best.
+    """Find a linear model, and the share of a trained network in the best means of both.
 
     Parameters
     ----------
     model : ForecastModel
-        Without a linear forecast.
-    training, validation : WindowSource
-        `validation` is what the share has the least squared error on, and the penalty of the regression;
-        None: both have equal parts.
+        Without a linear forecast. Not stepwise.
+    training : WindowSource
+        What the regression is made on.
+    validation : WindowSource or None
+        What is held out: the penalty is that with the least squared error there, the share that with the
+        least loss. The share is drawn to a half, or, of a network that was trained by another loss than the
+        squared error, to 1: the more, the fewer windows there are that do not overlap. None: equal parts.
 
     Returns
     -------
     LinearForecast or None
         None if the network alone is best.
     """
-    n_jobs = model.network.n_jobs
-    linear = LinearForecast(best_map(training, validation, n_jobs), 0.5)
+    n_jobs, tried = model.network.n_jobs, regressions(training, model.network.n_jobs)
     if validation is None:
-        return linear
-    sums = np.zeros(4)  # of d d, d e, e e, 1: d from the linear model to the network, e from it to the truth
-    for batch, y, observed in _batches(validation):
-        own = linear.forecast(batch.values, n_jobs)
-        d, e = (((each - own) * observed).ravel() for each in (model.middle(model.predict(batch)), y))
-        sums += d @ d, d @ e, e @ e, np.count_nonzero(observed)
-    share = _share(*sums.tolist(), validation.layout.horizon)
+        weights = next(weights for penalty, weights in tried if penalty == USUAL)
+        return LinearForecast(weights, 0.5) if np.isfinite(weights).all() else None
+    layout = validation.layout
+    held = list(_batches(validation, NUMBERS // (layout.context + layout.horizon)))
+    lowest, weights = np.inf, None
+    for _, each in tried:
+        error = sum(_squares(_lines(batch.values), each, *lines, n_jobs) for batch, *lines in held)
+        if error < lowest:
+            lowest, weights = error, each
+    if weights is None:  # no error was finite
+        return None
+    linear = LinearForecast(weights, 1.0)
+    share = _best_share(model, linear, held, validation)
     return linear._replace(share=share) if share < 1 else None
 
 
-def _share(dd: float, de: float, ee: float, count: float, horizon: int) -> float:
-    """Return the share with the least squared error, drawn to a half where there is little to judge by.
+def regressions(source: WindowSource, n_jobs: int | None = None) -> Iterator[tuple[float, NDArray]]:
+    """Find linear models by ridge regressions.
 
-    As if it were known before to be 0.5, plus or minus 0.5. The windows overlap, so that as many as the
-    horizon is long count as one.
-    """
-    if dd == 0:
-        return 1.0
-    variance = max(ee - de * de / dd, 0.0) / count  # of errors that no share takes away
-    known = horizon * variance / 0.5**2
-    return min(max((de + 0.5 * known) / (dd + known), 0.0), 1.0)
-
-
-def best_map(training: WindowSource, validation: WindowSource | None, n_jobs: int | None = None) -> NDArray:
-    """Find a linear model by ridge regression.
-
-    The strength of the penalty is the one that forecasts what is held out best, and so is what the forecast
-    is drawn to where the windows say little: the mean of the context, or the centre of its normalisation.
+    Missing targets are taken for those that the regression before forecasts, and at first for the last value
+    observed, so that what is found in the end is a regression on the others.
 
     Parameters
     ----------
-    training, validation : WindowSource
-        Not stepwise. `validation` is what is held out, None for nothing.
+    source : WindowSource
+        With at least one sample. If there are many, some are drawn.
     n_jobs : int or None, default=None
 
-    Returns
-    -------
+    Yields
+    ------
+    penalty : float
     weights : ndarray of shape (L, H)
-        In the dtype of the windows.
+        In the dtype of the windows; drawn to the mean of the context for all penalties, and then to its last
+        value.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from numbarnn.forecasting.linear import best_map
+    >>> from numbarnn.forecasting.linear import LinearForecast, regressions
     >>> from numbarnn.forecasting.scaling import Normalizer, Standardizer
     >>> from numbarnn.forecasting.series import read
     >>> from numbarnn.forecasting.windows import Layout, WindowSource
     >>> data, _ = read(np.sin(np.arange(200) * 2 * np.pi / 12))
     >>> filled = Standardizer(np.zeros(1), np.ones(1)).transform(data, "float64")
     >>> windows = WindowSource(data, filled, None, Layout(24, 2, 2, 2), Normalizer("last"), n_raw=1)
-    >>> weights = best_map(windows, windows)
+    >>> penalty, weights = next(regressions(windows))
     >>> x, y, _, _ = windows.gather(np.arange(10))
-    >>> bool(np.abs(x.values[:, :, 0] @ weights - y[:, :, 0]).max() < 0.01)
-    True
+    >>> error = LinearForecast(weights, 0.0).forecast(x.values) - y[:, :, 0]
+    >>> penalty, bool(np.abs(error).max() < 0.01)
+    (0.001, True)
     """
-    known = Moments.of(training, n_jobs)
-    if validation is None:
-        found = next(ridge(known, [USUAL], centered=True))
-    else:
-        held = Moments.of(validation, n_jobs)
-        tried = [each for centered in (True, False) for each in ridge(known, PENALTIES, centered)]
-        found = min(tried, key=held.error)
-    unread = training.layout.context - len(found)
-    return np.pad(found, ((unread, 0), (0, 0))).astype(training.dtype)
+    whole, xx, xy = _moments(source, None, n_jobs)
+    for _ in range(0 if whole else ROUNDS):
+        (weights,) = ridge(xx, xy, [USUAL], centered=True)
+        _, xx, xy = _moments(source, weights, n_jobs)
+    unread = source.layout.context - len(xx)
+    for centered in (True, False):
+        for penalty, weights in zip(PENALTIES, ridge(xx, xy, PENALTIES, centered), strict=True):
+            yield penalty, np.pad(weights, ((unread, 0), (0, 0))).astype(source.dtype)
 
 
-def ridge(moments: Moments, penalties: Sequence[float], centered: bool) -> Iterator[NDArray]:
-    """Find linear models by ridge regression.
+def ridge(xx: NDArray, xy: NDArray, penalties: Sequence[float], centered: bool) -> Iterator[NDArray]:
+    """Find linear models by ridge regressions, given mean products.
 
     Parameters
     ----------
-    moments : Moments
+    xx : ndarray of float64 of shape (L, L)
+        Of the steps of contexts, from each of which the last value is taken off.
+    xy : ndarray of float64 of shape (L, H)
+        Of these and what followed, from which it is taken off as well.
     penalties : sequence of float
         As parts of the mean variance of a step.
     centered : bool
-        Whether the mean of a context is taken off and is what it forecasts itself if nothing else is known.
+        Whether it is the mean of the context that is forecast if nothing else is known, or the last value.
 
     Yields
     ------
     weights : ndarray of float64 of shape (L, H)
         For one penalty after the other.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.forecasting.linear import ridge
+    >>> x = np.random.default_rng(0).normal(size=(100, 2))
+    >>> y = x @ [[2.0], [-1.0]]
+    >>> (weights,) = ridge(x.T @ x / 100, x.T @ y / 100, [1e-9], centered=False)
+    >>> np.round(weights.ravel(), 6).tolist()
+    [2.0, -1.0]
     """
-    xx, xy, mean = moments.xx, moments.xy, 0.0
+    mean = 0.0
     if centered:
         mean = 1 / len(xx)
         by_mean = xx.mean(axis=0)  # products of steps and the mean of the context
@@ -252,23 +203,80 @@ def ridge(moments: Moments, penalties: Sequence[float], centered: bool) -> Itera
         xy = xy - by_mean[:, np.newaxis]
         xy = xy - xy.mean(axis=0)
     sizes, axes = np.linalg.eigh(xx)
+    sizes = np.maximum(sizes, 0)
     usual = max(sizes.mean(), np.finfo(float).tiny)
     seen = axes.T @ xy
     for penalty in penalties:
-        found = axes @ (seen / (np.maximum(sizes, 0) + penalty * usual)[:, np.newaxis])
+        found = axes @ (seen / (sizes + penalty * usual)[:, np.newaxis])
         yield found - found.mean(axis=0) + mean if centered else found
 
 
-def _batches(source: WindowSource) -> Iterator[tuple[Batch, NDArray, NDArray]]:
-    """Yield windows, what followed (n, E), zero where it was not observed, and where it was."""
-    samples, most = np.arange(source.n_samples), max(1, MOST // source.n_channels)
+def _best_share(model, linear, held, source):
+    """Return the share of the network with the least loss."""
+    losses, count = np.zeros(len(SHARES)), 0
+    for batch, y, observed in held:
+        values = model.predict(batch)
+        toward = linear.forecast(batch.values, model.network.n_jobs) - model.middle(values)
+        # lines of channels, as in the batches, to steps of windows
+        y, observed = (
+            each.reshape(len(values), source.n_channels, -1).swapaxes(1, 2).reshape(len(values), -1)
+            for each in (y, observed)
+        )
+        count += np.count_nonzero(observed)
+        for k, share in enumerate(SHARES.astype(values.dtype)):
+            raw = values + ((1 - share) * toward)[..., np.newaxis]
+            terms, _ = model.loss.terms(y[..., np.newaxis], raw)
+            losses[k] += terms.sum(axis=2, where=observed[..., np.newaxis], dtype=np.float64).sum()
+    losses /= max(count, 1)
+    # As if the share were known before, give or take a half, and forecasts that overlap erred as one.
+    usual = 0.5 if isinstance(model.loss, SquaredError) else 1.0
+    doubt = 4 * source.layout.horizon / (source.n_samples * source.n_channels)
+    losses += losses.min() * doubt * np.square(SHARES - usual)
+    return float(SHARES[np.argmin(losses)]) if np.isfinite(losses).all() else 1.0
+
+
+def _moments(source, weights, n_jobs):
+    """Whether no target is missing, and mean products, see `ridge`; `weights` forecast what is missing."""
+    context, horizon = min(source.layout.context, REACH), source.layout.horizon
+    xx, xy = np.zeros((context, context)), np.zeros((context, horizon))
+    products, whole, n_lines = Products("float64", most=6), True, 0
+    for batch, y, observed in _batches(source, MOST):
+        x = _lines(batch.values)[:, -context:].astype(np.float64)
+        if not observed.all():
+            whole = False
+            y = y if weights is None else np.where(observed, y, _apply(x, weights, n_jobs))
+        last = x[:, -1:].copy()
+        x -= last
+        xx += products(x.T, x, n_jobs, transposed=True)
+        xy += products(x.T, y - last, n_jobs, transposed=True)
+        n_lines += len(x)
+    return whole, xx / n_lines, xy / n_lines
+
+
+def _apply(x, weights, n_jobs):
+    """Forecast lines (N, L) in the dtype of the weights: (N, H)."""
+    last = x[:, -1:]
+    return last + Products(weights.dtype, most=1)(x - last, weights, n_jobs)
+
+
+def _squares(x, weights, y, observed, n_jobs):
+    """Sum of the squared errors of lines where they are observed."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not taken
+        error = (_apply(x, weights, n_jobs) - y) * observed
+        return float(np.square(error, dtype=np.float64).sum())
+
+
+def _batches(source: WindowSource, most: int) -> Iterator[tuple[Batch, NDArray, NDArray]]:
+    """Yield windows, of their channels what followed (N, H), and where it was observed; `most` N in all."""
+    n_channels, horizon = source.n_channels, source.layout.horizon
+    samples, most = np.arange(source.n_samples), max(1, most // n_channels)
     if len(samples) > most:  # drawn, since a stride might be in step with a season
         samples = np.sort(np.random.default_rng(0).choice(len(samples), most, replace=False))
-    for start in range(0, len(samples), CHUNK):
-        batch, y, weight, _ = source.gather(samples[start : start + CHUNK])
-        y = y[..., 0]
-        observed = np.ones(y.shape, bool) if weight is None else weight > 0
-        yield batch, y * observed, observed
+    size = max(1, CHUNK // n_channels)
+    for start in range(0, len(samples), size):
+        batch, y, weight, _ = source.gather(samples[start : start + size])
+        observed = np.ones(y.shape[:2], bool) if weight is None else weight > 0
+        yield batch, *(_lines(each.reshape(len(y), horizon, n_channels)) for each in (y, observed))
 
 
 def _lines(values: NDArray) -> NDArray:

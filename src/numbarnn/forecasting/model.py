@@ -115,9 +115,8 @@ class ForecastModel:
         values = values.reshape(*raw.shape[:2], -1)  # quantiles have an axis for their single target
         if self.linear is None:
             return values
-        middle = self.middle(values)
-        combined = self.linear.combine(middle, batch.values, self.network.n_jobs)
-        return values + (combined - middle)[..., np.newaxis]
+        toward = self.linear.forecast(batch.values, self.network.n_jobs) - self.middle(values)
+        return values + (values.dtype.type(1 - self.linear.share) * toward)[..., np.newaxis]
 
     def view(self, data: SeriesSet, members: np.ndarray | None = None) -> View:
         """Lay the model over data.
