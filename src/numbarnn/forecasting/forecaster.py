@@ -437,7 +437,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
 
         The first call settles scales, lengths and ids; there is no part held out, hence there are no
         conformal intervals. Later calls, also after `fit`, may bring any data of the same series: these need
-        not follow the history. They are the history then, as after `update`.
+        not follow the history. They are the history then, as after `update`. A linear model and its weight
+        stay as they were found first.
 
         Parameters
         ----------

@@ -107,17 +107,17 @@ def fit_linear(
     if validation is None:
         weights = next(weights for penalty, weights in tried if penalty == USUAL)
         return LinearForecast(weights, 0.5) if np.isfinite(weights).all() else None
-    layout = validation.layout
-    held = list(_batches(validation, NUMBERS // (layout.context + layout.horizon)))
+    most = NUMBERS // (validation.layout.context + validation.layout.horizon)
+    held = [(_lines(batch.values), *lines) for batch, *lines in _batches(validation, most)]
     lowest, weights = np.inf, None
     for _, each in tried:
-        error = sum(_squares(_lines(batch.values), each, *lines, n_jobs) for batch, *lines in held)
+        error = sum(_squares(each, *lines, n_jobs) for lines in held)
         if error < lowest:
             lowest, weights = error, each
     if weights is None:  # no error was finite
         return None
     linear = LinearForecast(weights, 1.0)
-    share = _best_share(model, linear, held, validation)
+    share = _best_share(model, linear, validation, most)
     return linear._replace(share=share) if share < 1 else None
 
 
@@ -211,10 +211,10 @@ def ridge(xx: NDArray, xy: NDArray, penalties: Sequence[float], centered: bool) 
         yield found - found.mean(axis=0) + mean if centered else found
 
 
-def _best_share(model, linear, held, source):
-    """Return the share of the network with the least loss."""
+def _best_share(model, linear, source, most):
+    """Return the share of the network with the least loss, on so many windows of a channel at most."""
     losses, count = np.zeros(len(SHARES)), 0
-    for batch, y, observed in held:
+    for batch, y, observed in _batches(source, most):
         values = model.predict(batch)
         toward = linear.forecast(batch.values, model.network.n_jobs) - model.middle(values)
         # lines of channels, as in the batches, to steps of windows
@@ -259,7 +259,7 @@ def _apply(x, weights, n_jobs):
     return last + Products(weights.dtype, most=1)(x - last, weights, n_jobs)
 
 
-def _squares(x, weights, y, observed, n_jobs):
+def _squares(weights, x, y, observed, n_jobs):
     """Sum of the squared errors of lines where they are observed."""
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not taken
         error = (_apply(x, weights, n_jobs) - y) * observed
