@@ -354,7 +354,7 @@ def parse() -> argparse.Namespace:
     several("--schedule", nargs="+", default=["auto"], help="of the learning rate (%(default)s)")
     several("--ema-momentum", type=_or_none(float), nargs="+", default=[None], help="of averaged weights")
     several("--delta", type=float, nargs="+", default=[1.0], help="of the Huber loss")
-    several("--linear", type=_flag_or_auto, nargs="+", default=[False], help="auto, yes or no (no)")
+    several("--linear", type=_flag_or_auto, nargs="+", default=["auto"], help="auto, yes or no (auto)")
     several("--series-embedding", type=_or_none(_auto_or_int), nargs="+", default=["auto"], help="or none")
     return parser.parse_args()
 
