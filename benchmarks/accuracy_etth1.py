@@ -316,8 +316,8 @@ def _auto_or_int(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def _flag_or_auto(text: str) -> bool | str:
-    return text if text == "auto" else {"yes": True, "no": False}[text]
+def _flag(text: str) -> bool | str:
+    return {"yes": True, "no": False}.get(text, text)
 
 
 def parse() -> argparse.Namespace:
@@ -354,7 +354,8 @@ def parse() -> argparse.Namespace:
     several("--schedule", nargs="+", default=["auto"], help="of the learning rate (%(default)s)")
     several("--ema-momentum", type=_or_none(float), nargs="+", default=[None], help="of averaged weights")
     several("--delta", type=float, nargs="+", default=[1.0], help="of the Huber loss")
-    several("--linear", type=_flag_or_auto, nargs="+", default=["auto"], help="auto, yes or no (auto)")
+    several("--linear", type=_flag, choices=["auto", True, False], nargs="+", default=["auto"],
+            metavar="{auto,yes,no}")  # fmt: skip
     several("--series-embedding", type=_or_none(_auto_or_int), nargs="+", default=["auto"], help="or none")
     return parser.parse_args()
 

@@ -78,7 +78,7 @@ class LinearForecast(NamedTuple):
         ndarray of shape (n, E)
         """
         n, _, n_channels = values.shape
-        found = _apply(_lines(values), self.weights, n_jobs)
+        found = _apply(_lines(values, n_channels), self.weights, n_jobs)
         return found.reshape(n, n_channels, self.weights.shape[1]).swapaxes(1, 2).reshape(n, -1)
 
 
@@ -108,7 +108,10 @@ def fit_linear(
         weights = next(weights for penalty, weights in tried if penalty == USUAL)
         return LinearForecast(weights, 0.5) if np.isfinite(weights).all() else None
     most = NUMBERS // (validation.layout.context + validation.layout.horizon)
-    held = [(_lines(batch.values), *lines) for batch, *lines in _batches(validation, most)]
+    held = [
+        [_lines(each, validation.n_channels) for each in (batch.values, y, observed)]
+        for batch, y, observed in _batches(validation, most)
+    ]
     lowest, weights = np.inf, None
     for _, each in tried:
         error = sum(_squares(each, *lines, n_jobs) for lines in held)
@@ -217,11 +220,6 @@ def _best_share(model, linear, source, most):
     for batch, y, observed in _batches(source, most):
         values = model.predict(batch)
         toward = linear.forecast(batch.values, model.network.n_jobs) - model.middle(values)
-        # lines of channels, as in the batches, to steps of windows
-        y, observed = (
-            each.reshape(len(values), source.n_channels, -1).swapaxes(1, 2).reshape(len(values), -1)
-            for each in (y, observed)
-        )
         count += np.count_nonzero(observed)
         for k, share in enumerate(SHARES.astype(values.dtype)):
             raw = values + ((1 - share) * toward)[..., np.newaxis]
@@ -241,7 +239,8 @@ def _moments(source, weights, n_jobs):
     xx, xy = np.zeros((context, context)), np.zeros((context, horizon))
     products, whole, n_lines = Products("float64", most=6), True, 0
     for batch, y, observed in _batches(source, MOST):
-        x = _lines(batch.values)[:, -context:].astype(np.float64)
+        x, y, observed = (_lines(each, source.n_channels) for each in (batch.values, y, observed))
+        x = x[:, -context:].astype(np.float64)
         if not observed.all():
             whole = False
             y = y if weights is None else np.where(observed, y, _apply(x, weights, n_jobs))
@@ -267,18 +266,17 @@ def _squares(weights, x, y, observed, n_jobs):
 
 
 def _batches(source: WindowSource, most: int) -> Iterator[tuple[Batch, NDArray, NDArray]]:
-    """Yield windows, of their channels what followed (N, H), and where it was observed; `most` N in all."""
-    n_channels, horizon = source.n_channels, source.layout.horizon
-    samples, most = np.arange(source.n_samples), max(1, most // n_channels)
+    """Yield windows, what followed (n, E), and where it was observed; `most` windows of a channel in all."""
+    samples, most = np.arange(source.n_samples), max(1, most // source.n_channels)
     if len(samples) > most:  # drawn, since a stride might be in step with a season
         samples = np.sort(np.random.default_rng(0).choice(len(samples), most, replace=False))
-    size = max(1, CHUNK // n_channels)
+    size = max(1, CHUNK // source.n_channels)
     for start in range(0, len(samples), size):
         batch, y, weight, _ = source.gather(samples[start : start + size])
-        observed = np.ones(y.shape[:2], bool) if weight is None else weight > 0
-        yield batch, *(_lines(each.reshape(len(y), horizon, n_channels)) for each in (y, observed))
+        yield batch, y[..., 0], np.ones(y.shape[:2], bool) if weight is None else weight > 0
 
 
-def _lines(values: NDArray) -> NDArray:
-    """Put channels under each other: from (n, T, C) to (n * C, T)."""
-    return np.ascontiguousarray(values.swapaxes(1, 2)).reshape(-1, values.shape[1])
+def _lines(values: NDArray, n_channels: int) -> NDArray:
+    """Put channels under each other: from (n, T, C) or (n, T * C) to (n * C, T)."""
+    values = values.reshape(len(values), values[:1].size // n_channels, n_channels).swapaxes(1, 2)
+    return np.ascontiguousarray(values).reshape(-1, values.shape[2])

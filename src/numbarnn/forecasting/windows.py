@@ -162,6 +162,7 @@ class WindowSource:
     Attributes
     ----------
     n_samples, n_channels : int
+        Samples, and channels of each.
     dtype : dtype
         That of the values.
 
@@ -215,6 +216,7 @@ class WindowSource:
         step0 = data.n_channels * data.offsets[:-1, None] + np.arange(data.n_channels) * data.lengths[:, None]
         repeats = 1 if layout.joint else data.n_channels
         self._step0 = step0 if layout.joint else step0.reshape(-1, 1)
+        self.n_channels, self.dtype = self._step0.shape[1], self._values.dtype
         self._offsets, self._lengths, first, last = (
             None if each is None else np.repeat(np.asarray(each, np.int64), repeats)
             for each in (data.offsets[:-1], data.lengths, first, last)
@@ -228,7 +230,6 @@ class WindowSource:
         if self._observed is not None or layout.stepwise:
             self._count_observed()
         self.n_samples = int(self._ends[-1]) if self._kept is None else len(self._kept)
-        self.n_channels, self.dtype = self._step0.shape[1], self._values.dtype
 
     def gather(self, indices: np.ndarray) -> tuple[Batch, np.ndarray, np.ndarray | None, None]:
         """Copy out the samples of one batch.
@@ -384,7 +385,7 @@ class WindowSource:
             length = np.minimum(origins, context)
             unused = length - length // 4 - 1 if stepwise else 0  # steps of the context that are targets
             if not missing:
-                total += int((unused + horizon).sum()) * self._step0.shape[1]
+                total += int((unused + horizon).sum()) * self.n_channels
                 continue
             at = self._step0[rows] + origins[:, None]
             n_known = known[at] - known[at - length[:, None]]
@@ -398,7 +399,7 @@ class WindowSource:
             self._kept = kept if len(kept) < self._ends[-1] else None
         n = int(self._ends[-1]) if self._kept is None else len(self._kept)
         steps = context + horizon - 1 if stepwise else horizon
-        self._mean_weight = total / max(n * steps * self._step0.shape[1], 1) or 1.0
+        self._mean_weight = total / max(n * steps * self.n_channels, 1) or 1.0
 
     def _window(self, rows, origins, length):
         """Values, (n, length, C), from L steps before the origin on, and where they count (None: everywhere).
@@ -518,7 +519,7 @@ class WindowSource:
         if self._target is not None:
             weight = self._cut(self._target, self._step0[rows], origins, length)[:, first:].astype(dtype)
         elif self.layout.stepwise:
-            weight = np.ones((len(rows), length - first, self._step0.shape[1]), dtype)
+            weight = np.ones((len(rows), length - first, self.n_channels), dtype)
         else:
             return None
         if self.layout.stepwise:
