@@ -1,6 +1,6 @@
 """The forecaster beside others: ``python benchmarks/forecasters.py PART ...`` measures one part or several.
 
-epoch    an epoch of our default model beside the same model in PyTorch, in turns
+epoch    an epoch of our network beside the same one in PyTorch, in turns
 global   one model of 500 series beside one model per series, and beside the seasonal naive forecast
 memory   peak memory of fitting a million windows of one series
 peers    the same job done by neuralforecast's GRU and LSTM: time, memory, size of the installation, error
@@ -47,95 +47,85 @@ HORIZON, CONTEXT, SEGMENT, HIDDEN, DROPOUT, RATE, ROWS = 96, 96, 24, 128, 0.5, 1
 
 
 class TorchSide:
-    """The model of Lin et al. (2023), arXiv 2308.11200, written in PyTorch; windows of ETTh1.
+    """A model in PyTorch and windows of ETTh1.
 
     Parameters
     ----------
+    name : {"SegmentModel", "SharedSegmentModel"}
+        See `segment_model`.
     series : ndarray of shape (n_timesteps, n_channels)
         Training months, and those of validation behind them.
     threads, seed : int
     """
 
-    def __init__(self, series: np.ndarray, threads: int, seed: int) -> None:
+    def __init__(self, name: str, series: np.ndarray, threads: int, seed: int) -> None:
         import torch
-        from torch import nn
+
+        import segment_model
 
         torch.set_num_threads(threads)
         torch.manual_seed(seed)
-        self.torch, n_channels = torch, series.shape[1]
-        self.embed = nn.Sequential(nn.Linear(SEGMENT, HIDDEN), nn.ReLU())
-        self.gru = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
-        self.head = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(HIDDEN, SEGMENT))
-        self.position = nn.Parameter(torch.randn(HORIZON // SEGMENT, HIDDEN // 2))
-        self.channel = nn.Parameter(torch.randn(n_channels, HIDDEN // 2))
-        parameters = [self.position, self.channel]
-        for part in (self.embed, self.gru, self.head):
-            parameters += part.parameters()
-        self.optimizer = torch.optim.Adam(parameters, lr=RATE, fused=True)
+        self.torch, self.n_channels = torch, series.shape[1]
+        self.model = getattr(segment_model, name)(HORIZON, SEGMENT, HIDDEN, DROPOUT, self.n_channels)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=RATE, fused=True)
         values = torch.from_numpy(series.astype(np.float32)).T.contiguous()
         train, later = values[:, :N_TRAIN], values[:, N_TRAIN - CONTEXT :]
         # views [channels, windows, context + horizon]; rows of a batch are copied out
         self.train, self.later = (part.unfold(1, CONTEXT + HORIZON, 1) for part in (train, later))
 
-    def forecast(self, x, channel):
-        """Forecast (n, context) -> (n, horizon)."""
-        torch, n, m = self.torch, len(x), len(self.position)
-        last = x[:, -1:]
-        _, h = self.gru(self.embed((x - last).view(n, -1, SEGMENT)))
-        names = [self.position.expand(n, m, -1), self.channel[channel].unsqueeze(1).expand(n, m, -1)]
-        names = torch.cat(names, dim=2).view(n * m, 1, HIDDEN)
-        _, h = self.gru(names, h.repeat(1, 1, m).view(1, n * m, HIDDEN))
-        return self.head(h).view(n, HORIZON) + last
-
-    def rows(self, windows, n_batch):
-        """Yield (windows, channels) of batches; numbers count the channels of a window one by one."""
-        n_channels = len(self.channel)
-        for batch in windows.split(n_batch):
-            yield batch // n_channels, batch % n_channels
+    def batches(self, windows, numbers):
+        """Yield contexts, what followed, and channels; numbers count the channels of a window one by one."""
+        for batch in numbers.split(ROWS):
+            channel = batch % self.n_channels
+            rows = windows[channel, batch // self.n_channels]
+            yield rows[:, :CONTEXT], rows[:, CONTEXT:], channel
 
     def epoch(self) -> float:
         """Train on every window once, and return the seconds."""
-        torch = self.torch
+        torch, n_rows = self.torch, self.n_channels * self.train.shape[1]
         start = time.perf_counter()
-        self.head.train()
-        n_channels, n_windows, _ = self.train.shape
-        for window, channel in self.rows(torch.randperm(n_windows * n_channels), ROWS):
-            rows = self.train[channel, window]
+        self.model.train()
+        for x, y, channel in self.batches(self.train, torch.randperm(n_rows)):
             self.optimizer.zero_grad()
-            forecast = self.forecast(rows[:, :CONTEXT], channel)
-            torch.nn.functional.mse_loss(forecast, rows[:, CONTEXT:]).backward()
+            torch.nn.functional.mse_loss(self.model(x, channel), y).backward()
             self.optimizer.step()
         return time.perf_counter() - start
 
     def validation_mse(self) -> float:
         """Mean squared error over all windows whose forecast lies in the validation months."""
-        torch, total = self.torch, 0.0
-        self.head.eval()
-        n_channels, n_windows, _ = self.later.shape
+        torch, n_rows, total = self.torch, self.n_channels * self.later.shape[1], 0.0
+        self.model.eval()
         with torch.inference_mode():
-            for window, channel in self.rows(torch.arange(n_windows * n_channels), ROWS):
-                rows = self.later[channel, window]
-                error = self.forecast(rows[:, :CONTEXT], channel) - rows[:, CONTEXT:]
-                total += float(error.square().sum())
-        return total / (n_windows * n_channels * HORIZON)
+            for x, y, channel in self.batches(self.later, torch.arange(n_rows)):
+                total += float((self.model(x, channel) - y).square().sum())
+        return total / (n_rows * HORIZON)
+
+
+# in the table: the key in the results, and the model
+PEERS = {
+    "PyTorch, decoder as published": ("peer", "SegmentModel"),
+    "PyTorch, products shared as ours are": ("shared_peer", "SharedSegmentModel"),
+}
 
 
 def epochs_in_turns(
     series: np.ndarray, threads: int, seed: int, n_epochs: int, warm: int
-) -> dict[str, list[float]]:
-    """Fit both from one seed, epoch by epoch in turns; return seconds and validation errors of both."""
-    peer = TorchSide(series, threads, seed)
-    ours, theirs, their_mse = [], [], []
+) -> dict[str, dict[str, list[float]]]:
+    """Fit all from one seed, epoch by epoch in turns; return the seconds and validation errors of each."""
+    peers = {key: TorchSide(name, series, threads, seed) for key, name in PEERS.values()}
+    seconds: dict[str, list[float]] = {key: [] for key in ("our", *peers)}
+    mse: dict[str, list[float]] = {key: [] for key in peers}
     clock = {"start": time.perf_counter()}
 
     def take_turns(info):
         if info["event"] == "batch":
             if info["batch"] == info["n_batches"] - 1:
-                ours.append(time.perf_counter() - clock["start"])
+                seconds["our"].append(time.perf_counter() - clock["start"])
             return
-        time.sleep(PAUSE)
-        theirs.append(peer.epoch())
-        their_mse.append(peer.validation_mse())
+        for key, peer in peers.items():
+            time.sleep(PAUSE)
+            seconds[key].append(peer.epoch())
+            mse[key].append(peer.validation_mse())
         time.sleep(PAUSE)
         clock["start"] = time.perf_counter()
 
@@ -146,11 +136,9 @@ def epochs_in_turns(
         n_jobs=threads, callbacks=take_turns,
     )  # fmt: skip
     forecaster.fit(series[:N_TRAIN], validation=series[N_TRAIN : N_TRAIN + N_VALIDATION])
-    our_mse = [-2 * score for score in forecaster.validation_scores_]  # our loss is half the squared error
-    return {
-        "our_seconds": ours[warm:], "peer_seconds": theirs[warm:],
-        "our_validation_mse": our_mse, "peer_validation_mse": their_mse,
-    }  # fmt: skip
+    # our loss is half the squared error
+    mse["our"] = [-2 * score for score in forecaster.validation_scores_]
+    return {key: {"seconds": seconds[key][warm:], "validation_mse": mse[key]} for key in seconds}
 
 
 def measure_epoch(options: argparse.Namespace) -> dict[str, Any]:
@@ -159,8 +147,6 @@ def measure_epoch(options: argparse.Namespace) -> dict[str, Any]:
 
     series = etth1(options.data)[: N_TRAIN + N_VALIDATION]
     runs = [epochs_in_turns(series, options.threads, seed, options.epochs, warm=2) for seed in options.seeds]
-    pairs = [pair for run in runs for pair in zip(run["our_seconds"], run["peer_seconds"], strict=True)]
-    ratios = [theirs / ours for ours, theirs in pairs]
     found: dict[str, Any] = {
         "settings": {
             "data": "ETTh1, 12 months of training", "horizon": HORIZON, "context": CONTEXT,
@@ -168,17 +154,20 @@ def measure_epoch(options: argparse.Namespace) -> dict[str, Any]:
             "solver": "adam", "learning rate": RATE, "threads": options.threads, "epochs": options.epochs,
             "seeds": options.seeds, "torch": torch.__version__,
         },
-        "our_seconds": statistics.median(ours for ours, _ in pairs),
-        "peer_seconds": statistics.median(theirs for _, theirs in pairs),
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
     }  # fmt: skip
-    rows = []
-    for side, name in (("our", "numbarnn"), ("peer", "PyTorch")):
-        least = [min(run[f"{side}_validation_mse"]) for run in runs]
-        last = [run[f"{side}_validation_mse"][-1] for run in runs]
-        found[f"{side}_validation_mse"] = {"lowest": least, "last": last}
-        ratio = f"{found['ratio']['median']:.2f}" if side == "peer" else "1"
-        rows.append([name, f"{found[f'{side}_seconds']:.2f}", ratio, _spread(last), _spread(least)])
+    ours, rows = [second for run in runs for second in run["our"]["seconds"]], []
+    for name, (key, _) in {"numbarnn": ("our", None), **PEERS}.items():
+        theirs = [second for run in runs for second in run[key]["seconds"]]
+        ratios = [their / our for our, their in zip(ours, theirs, strict=True)]
+        least = [min(run[key]["validation_mse"]) for run in runs]
+        last = [run[key]["validation_mse"][-1] for run in runs]
+        found[key] = {
+            "seconds": statistics.median(theirs),
+            "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+            "validation_mse": {"lowest": least, "last": last},
+        }
+        seconds, ratio = found[key]["seconds"], found[key]["ratio"]["median"]
+        rows.append([name, f"{seconds:.2f}", f"{ratio:.2f}", _spread(last), _spread(least)])
     print(markdown(
         ["model, ETTh1 at horizon 96", "seconds an epoch", "ratio (median of pairs)",
          f"validation MSE, epoch {options.epochs}", "lowest of all epochs"], rows,

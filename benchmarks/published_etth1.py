@@ -23,6 +23,7 @@ from torch import nn
 
 from accuracy_etth1 import N_TRAIN, N_VALIDATION, PUBLISHED, read, z_score
 from numbarnn.bench.report import describe_machine, write_document
+from segment_model import SharedSegmentModel
 
 N_KNOWN = N_TRAIN + N_VALIDATION
 SEGMENT, HIDDEN, EPOCHS = 24, 512, 30
@@ -40,33 +41,11 @@ class Settings(NamedTuple):
 SETTINGS = {96: Settings(0.5, 256, 1e-3, 10), 720: Settings(0.1, 64, 3e-4, 5)}  # by the context
 
 
-class SegmentModel(nn.Module):
-    """Segments of the context read one by one by a GRU, those of the forecast written all at once."""
-
-    def __init__(self, horizon: int, n_channels: int, dropout: float) -> None:
-        super().__init__()
-        self.embed = nn.Sequential(nn.Linear(SEGMENT, HIDDEN), nn.ReLU())
-        self.gru = nn.GRU(HIDDEN, HIDDEN, batch_first=True)
-        self.position = nn.Parameter(torch.randn(horizon // SEGMENT, HIDDEN // 2))
-        self.channel = nn.Parameter(torch.randn(n_channels, HIDDEN // 2))
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(HIDDEN, SEGMENT))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Forecast (n, context, channels) -> (n, horizon, channels)."""
-        n, _, n_channels = x.shape
-        last = x[:, -1:]
-        rows = (x - last).transpose(1, 2).reshape(n * n_channels, -1, SEGMENT)
-        _, h = self.gru(self.embed(rows))
-        h = h[0].view(n, n_channels, 1, HIDDEN)
-        of_position, of_channel = self.gru.weight_ih_l0.split(HIDDEN // 2, dim=1)
-        inputs = (self.channel @ of_channel.T).unsqueeze(1) + self.position @ of_position.T
-        reset, update, new = (inputs + self.gru.bias_ih_l0).chunk(3, dim=-1)  # (channels, segments, hidden)
-        h_reset, h_update, h_new = nn.functional.linear(
-            h, self.gru.weight_hh_l0, self.gru.bias_hh_l0
-        ).chunk(3, dim=-1)
-        update = torch.sigmoid(update + h_update)
-        new = torch.tanh(new + torch.sigmoid(reset + h_reset) * h_new)
-        return self.head(new + update * (h - new)).reshape(n, n_channels, -1).transpose(1, 2) + last
+def rows(windows: torch.Tensor, context: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return contexts, what followed, and the channel, of each row of windows (n, channels, steps)."""
+    n, n_channels, _ = windows.shape
+    flat = windows.flatten(0, 1)
+    return flat[:, :context], flat[:, context:], torch.arange(n_channels).repeat(n)
 
 
 def mse(model: nn.Module, windows: torch.Tensor, context: int) -> float:
@@ -75,8 +54,8 @@ def mse(model: nn.Module, windows: torch.Tensor, context: int) -> float:
     total = 0.0
     with torch.inference_mode():
         for batch in windows.split(256):
-            batch = batch.transpose(1, 2)
-            total += float((model(batch[:, :context]) - batch[:, context:]).square().sum())
+            x, y, channel = rows(batch, context)
+            total += float((model(x, channel) - y).square().sum())
     return total / windows[:, :, context:].numel()
 
 
@@ -87,7 +66,7 @@ def train(context: int, horizon: int, seed: int, series: np.ndarray) -> dict[str
     values = torch.from_numpy(series.astype(np.float32))
     stretches = (0, N_TRAIN), (N_TRAIN - context, N_KNOWN), (N_KNOWN - context, len(values))
     fit, stop, test = (values[first:last].unfold(0, context + horizon, 1) for first, last in stretches)
-    model = SegmentModel(horizon, series.shape[1], dropout)
+    model = SharedSegmentModel(horizon, SEGMENT, HIDDEN, dropout, series.shape[1])
     optimizer = torch.optim.Adam(model.parameters(), lr=rate)
     start, curve, best = time.perf_counter(), [], None
     for epoch in range(EPOCHS):
@@ -96,9 +75,9 @@ def train(context: int, horizon: int, seed: int, series: np.ndarray) -> dict[str
         model.train()
         for chosen in torch.randperm(len(fit)).split(n_windows):
             if len(chosen) == n_windows:
-                batch = fit[chosen].transpose(1, 2)
+                x, y, channel = rows(fit[chosen], context)
                 optimizer.zero_grad()
-                nn.functional.mse_loss(model(batch[:, :context]), batch[:, context:]).backward()
+                nn.functional.mse_loss(model(x, channel), y).backward()
                 optimizer.step()
         curve.append(mse(model, stop, context))
         if curve[-1] == min(curve):
