@@ -316,6 +316,7 @@ TEST_HOURS = 120 * 24
 CONTENDERS: dict[str, dict[str, tuple[str | None, dict[str, Any]]]] = {
     "ETTh1": {
         "numbarnn": (None, {}),
+        "GRU, defaults": ("GRU", {}),
         "GRU, defaults but max_steps": ("GRU", {"max_steps": 200}),
         "LSTM, defaults but max_steps": ("LSTM", {"max_steps": 200}),
     },
