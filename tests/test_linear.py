@@ -12,7 +12,7 @@ from sklearn.metrics import mean_pinball_loss
 
 import numbarnn
 from numbarnn import RNNForecaster
-from numbarnn.forecasting.linear import LinearForecast, regressions, ridge
+from numbarnn.forecasting.linear import regressions, ridge
 from numbarnn.forecasting.scaling import Normalizer, Standardizer
 from numbarnn.forecasting.series import read
 from numbarnn.forecasting.windows import Layout, WindowSource
@@ -75,19 +75,30 @@ def alone(forecaster, share):
 def test_it_is_the_ridge_regression_of_scikit_learn(joint, penalty):
     source = source_of(waves(), joint=joint)
     x, y = contexts_and_targets(source)
+    batch = source.gather(np.arange(source.n_samples))[0]
+    level = batch.level.swapaxes(1, 2).reshape(-1, 1)
     for centered, center in ((True, x.mean(axis=1, keepdims=True)), (False, x[:, -1:])):
-        found = {p: w for p, w in list(regressions(source))[0 if centered else 8 :][:8]}[penalty]
+        found = {p: linear for p, linear in list(regressions(source))[0 if centered else 8 :][:8]}[penalty]
         strength = penalty * np.square(x - center).mean() * len(x)
         model = Ridge(alpha=strength, fit_intercept=False).fit(x - center, y - center)
-        forecast = LinearForecast(found, 0.0).forecast(x[:, :, np.newaxis])
+        forecast = found.forecast(x[:, :, np.newaxis])
         np.testing.assert_allclose(forecast, model.predict(x - center) + center, rtol=1e-6, atol=1e-8)
+        # with the reversion the mean of the context is one step more, the penalty of which is always 0.3
+        height = np.sqrt(penalty / 0.3) * (x + level).mean(axis=1, keepdims=True)
+        steps = np.concatenate([x - center, height], axis=1)
+        model = Ridge(alpha=strength, fit_intercept=False).fit(steps, y - center)
+        forecast += found.shift(x[:, :, np.newaxis], level[:, :, np.newaxis])
+        np.testing.assert_allclose(forecast, model.predict(steps) + center, rtol=1e-6, atol=1e-8)
+        assert np.abs(found.reversion.pull).min() > 1e-3
 
 
 def test_a_strong_penalty_leaves_the_mean_or_the_last_value():
     x = np.random.default_rng(0).normal(size=(50, 24))
     xx, xy = x.T @ x, x.T @ x[:, :6]
-    np.testing.assert_allclose(next(ridge(xx, xy, [1e9], True)), 1 / 24, atol=1e-6)
-    np.testing.assert_allclose(next(ridge(xx, xy, [1e9], False)), 0, atol=1e-6)
+    for centered, expected in ((True, 1 / 24), (False, 0)):
+        ((weights, reversion),) = ridge(xx, xy, [1e9], centered)
+        np.testing.assert_allclose(weights, expected, atol=1e-6)
+        assert reversion is None
 
 
 @pytest.mark.parametrize("level", [0.0, 1e4, 1e7])
@@ -125,8 +136,8 @@ def test_targets_that_are_missing_do_not_count(make):
     center = x.mean(axis=1, keepdims=True)
     strength = penalty * np.square(x - center).mean() * len(x)
     errors = []
-    found = {p: w for p, w in list(regressions(source))[:8]}[penalty]
-    forecast = LinearForecast(found, 0.0).forecast(x[:, :, np.newaxis])
+    found = {p: linear for p, linear in list(regressions(source))[:8]}[penalty]
+    forecast = found.forecast(x[:, :, np.newaxis])
     for step in range(6):
         seen = weight[:, step] > 0
         centered = (x - center)[seen]
@@ -138,9 +149,9 @@ def test_targets_that_are_missing_do_not_count(make):
 
 
 def test_what_is_far_back_in_a_long_context_is_not_read():
-    _, found = next(regressions(source_of(waves(4000, 1), context=2200)))
-    assert found.shape == (2200, 6)
-    assert not found[:152].any() and found[152:].all()
+    for _, (weights, _, _) in regressions(source_of(waves(4000, 1), context=2200)):
+        assert weights.shape == (2200, 6)
+        assert not weights[:152].any() and weights[152:-1].all()
 
 
 @pytest.mark.parametrize("y", [np.ones(100), np.zeros(100), np.r_[np.ones(90), 1e15 * np.ones(10)]])
@@ -162,18 +173,20 @@ OPTIONS = [
 def test_forecasts_are_means_of_both(options):
     y = waves()
     forecaster = RNNForecaster(6, **SMALL | options).fit(y)
-    weights, share = forecaster.model_.linear
+    weights, share, reversion = forecaster.model_.linear
     assert weights.shape == (24, 6) and weights.dtype == forecaster.dtype and 0 <= share < 1
     whole = forecaster.normalize is None
     center, scale = (0.0, 1.0) if whole else (forecaster.center_, forecaster.scale_)
     x = (y[-24:] - center) / scale
-    expected = (weights.T @ (x - x[-1]) + x[-1]) * scale + center
+    shift = 0.0
+    if reversion is not None:
+        shift = np.outer(reversion.pull, x.mean(axis=0) - reversion.steps @ (x - x[-1])) * scale
+    expected = (weights.T @ (x - x[-1]) + x[-1]) * scale + center + shift
     np.testing.assert_allclose(alone(forecaster, 0.0).predict(), expected, rtol=1e-4)
     network = RNNForecaster(6, **SMALL | options | {"linear": False}).fit(y)
-    np.testing.assert_allclose(alone(forecaster, 1.0).predict(), network.predict(), rtol=1e-4)
-    np.testing.assert_allclose(
-        forecaster.predict(), share * network.predict() + (1 - share) * expected, rtol=1e-4
-    )
+    np.testing.assert_allclose(alone(forecaster, 1.0).predict(), network.predict() + shift, rtol=1e-4)
+    means = share * (network.predict() + shift) + (1 - share) * expected
+    np.testing.assert_allclose(forecaster.predict(), means, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber", "quantile"])

@@ -86,8 +86,11 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         of the horizon on the context, the same for all channels [3]_. Its penalty is the one with the least
         squared error on the part held out, the weight the one with the least loss; of little that is held out
         not much is concluded, the weight is then near a half (of another loss than the squared error: nearly
-        all is the network's). "auto": if there is such a part; with True both have equal weight where there
-        is none. All quantiles are moved as the median is. Not for ``decoder="recursive"``.
+        all is the network's). Where it lowers the loss there by more than chance would, they are also moved
+        towards the mean that the series had in training, by an amount that is regressed on how far the
+        context's mean is from it (not with ``normalize=None``). "auto": if there is a part held out; with
+        True both have equal weight where there is none. All quantiles are moved as the median is. Not for
+        ``decoder="recursive"``.
     multivariate : {"independent", "joint"}, default="independent"
         "independent": all channels share one network that sees one of them at a time; "joint": the network
         reads and forecasts all channels together.
@@ -194,8 +197,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
     Notes
     -----
     The part held out shapes the forecasts only through the choice of the epoch, of the linear model's penalty
-    and of its weight, and `predict` goes on from the very end of the series. The intervals are calibrated on
-    that part as well; these choices make them narrower by far less than their error.
+    and weight, and of the part of the move towards the mean, and `predict` goes on from the very end of the
+    series. The intervals are calibrated on that part as well; these choices make them narrower by far less
+    than their error.
 
     References
     ----------

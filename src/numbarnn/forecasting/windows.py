@@ -73,6 +73,9 @@ class Batch(NamedTuple):
         (n, C, K).
     values : ndarray of shape (n, L, C) or None
         The normalised values of the context alone, in order of time; stepwise None.
+    level : ndarray of shape (n, 1, C) or None
+        What they were above before they were normalised, on their scale: by how much 0 is above the mean of
+        the channel in training. None where it is not known, and stepwise.
     """
 
     context: np.ndarray
@@ -82,6 +85,7 @@ class Batch(NamedTuple):
     static: np.ndarray | None = None
     offset: np.ndarray | None = None
     values: np.ndarray | None = None
+    level: np.ndarray | None = None
 
 
 class Tables(NamedTuple):
@@ -467,6 +471,7 @@ class WindowSource:
             None if static is None else static[self._series[rows]],
             self._offset(scale, (steps if training else 1) if layout.stepwise else layout.horizon),
             None if layout.stepwise else inputs,
+            None if layout.stepwise or self.normalizer.method is None else center / scale,
         )
         return x, center, scale
 
