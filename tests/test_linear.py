@@ -12,7 +12,7 @@ from sklearn.metrics import mean_pinball_loss
 
 import numbarnn
 from numbarnn import RNNForecaster
-from numbarnn.forecasting.linear import regressions, ridge
+from numbarnn.forecasting.linear import Reversion, regressions, ridge
 from numbarnn.forecasting.scaling import Normalizer, Standardizer
 from numbarnn.forecasting.series import read
 from numbarnn.forecasting.windows import Layout, WindowSource
@@ -66,6 +66,25 @@ def alone(forecaster, share):
     """Return a copy of a forecaster with another share of the network."""
     forecaster = copy.deepcopy(forecaster)
     linear = forecaster.model_.linear._replace(share=share)
+    forecaster.model_ = dataclasses.replace(forecaster.model_, linear=linear)
+    return forecaster
+
+
+def reverting(forecaster):
+    """Return a copy of a forecaster that moves its forecasts by a tenth to a third of the way to the mean."""
+    forecaster = copy.deepcopy(forecaster)
+    dtype = forecaster.model_.network.dtype
+    steps = np.linspace(0, 0.02, forecaster.context_length_, dtype=dtype)
+    reversion = Reversion(steps, np.linspace(-0.1, -0.3, forecaster.horizon_, dtype=dtype))
+    linear = forecaster.model_.linear._replace(reversion=reversion)
+    forecaster.model_ = dataclasses.replace(forecaster.model_, linear=linear)
+    return forecaster
+
+
+def still(forecaster):
+    """Return a copy of a forecaster without its reversion."""
+    forecaster = copy.deepcopy(forecaster)
+    linear = forecaster.model_.linear._replace(reversion=None)
     forecaster.model_ = dataclasses.replace(forecaster.model_, linear=linear)
     return forecaster
 
@@ -189,6 +208,94 @@ def test_forecasts_are_means_of_both(options):
     np.testing.assert_allclose(forecaster.predict(), means, rtol=1e-4)
 
 
+KNOWN_LEVEL = [each for each in OPTIONS if each.get("normalize", "last") in ("last", "standard")]
+
+
+@pytest.mark.parametrize("options", KNOWN_LEVEL, ids=str)
+def test_the_reversion_moves_forecasts_by_the_height_of_the_context(options):
+    forecaster = reverting(RNNForecaster(6, **SMALL | options).fit(waves()))
+    steps, pull = forecaster.model_.linear.reversion
+    center, scale = forecaster.center_, forecaster.scale_
+    # as far as training went; farther, where it fades; and where there is none
+    for level, weight in ((0.0, 1.0), (4.0, None), (-4.0, None), (7.0, 0.0), (100.0, 0.0)):
+        x = waves(seed=1)[:24] - center + level * scale
+        height = (x.mean(axis=0) - steps @ (x - x[-1])) / scale
+        weight = 2 - np.abs(height) / 3 if weight is None else weight
+        assert np.all((0 <= weight) & (weight <= 1))
+        moved = forecaster.predict(context=x + center) - still(forecaster).predict(context=x + center)
+        np.testing.assert_allclose(moved, np.outer(pull, weight * height) * scale, rtol=2e-3, atol=1e-5)
+
+
+def autoregressive(phi, n, seed=0, n_channels=1):
+    """Channels that lose the part 1 - phi of their distance from the mean 100 at each step."""
+    y = np.random.default_rng(seed).normal(size=(n, n_channels))
+    for i in range(1, n):
+        y[i] += phi * y[i - 1]
+    return 100 + y
+
+
+def losses(forecaster, y, first, horizon):
+    """Mean absolute error over all later windows, of the forecaster and without its reversion."""
+    origins = range(first, len(y) - horizon)
+    windows, truth = np.stack([y[i - 24 : i] for i in origins]), [y[i : i + horizon] for i in origins]
+    both = forecaster, still(forecaster)
+    return [np.abs(each.predict(context=windows) - np.stack(truth)).mean() for each in both]
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "quantile"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_series_that_return_to_their_mean_are_moved_there(loss, seed):
+    y = autoregressive(0.98, 6000, seed, n_channels=4)
+    options = SMALL | {"loss": loss, "learning_rate_init": 0.01, "batch_size": 256}
+    forecaster = RNNForecaster(48, **options).fit(y[:5000])
+    pull = forecaster.model_.linear.reversion.pull
+    assert pull[-1] < -0.1 and pull.dtype == np.float32
+    moved, unmoved = losses(forecaster, y, 5000, 48)
+    assert moved < 0.98 * unmoved
+
+
+@pytest.mark.parametrize(("n_channels", "n"), [(1, 100), (1, 1500), (20, 150)])
+def test_random_walks_are_hardly_moved(n_channels, n):
+    ratios = []
+    for seed in range(12):
+        y = np.cumsum(np.random.default_rng(seed).normal(size=(2 * n, n_channels)), axis=0)
+        forecaster = RNNForecaster(12, **SMALL).fit(y[:n])
+        linear = forecaster.model_.linear
+        if linear is not None and linear.reversion is not None:
+            moved, unmoved = losses(forecaster, y, n, 12)
+            ratios.append(moved / unmoved)
+    assert sum(ratios) - len(ratios) < 0.015 * 12 and max(ratios, default=1) < 1.1
+
+
+def test_forecasts_are_not_moved_away_from_the_mean():
+    y = autoregressive(1.003, 1500)
+    for _, linear in regressions(source_of(y, horizon=12)):
+        assert linear.reversion.pull.max() <= 0
+
+
+def test_a_new_level_is_followed():
+    y = autoregressive(0.9, 3000, n_channels=2)
+    forecaster = RNNForecaster(12, **SMALL).fit(y)
+    assert forecaster.model_.linear.reversion is not None
+    for level in (30.0, -1e4):
+        expected = still(forecaster).predict() + level
+        np.testing.assert_allclose(forecaster.predict(context=y + level), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6])
+def test_missing_targets_hardly_change_the_reversion(part):
+    y = autoregressive(0.95, 6000)[:, 0]
+    holed = np.where(np.random.default_rng(1).random(6000) < part, np.nan, y)
+    pulls = [dict(list(regressions(source_of(each)))[:8])[0.3].reversion.pull[-1] for each in (y, holed)]
+    assert pulls[1] < 0.75 * pulls[0] < -0.1
+
+
+def test_no_reversion_where_the_mean_is_not_known():
+    y = autoregressive(0.98, 3000)
+    for options in ({"normalize": None}, {"normalize": "window"}, {"early_stopping": False}):
+        assert RNNForecaster(24, **SMALL | options).fit(y).model_.linear.reversion is None
+
+
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber", "quantile"])
 def test_the_share_is_the_best_on_what_is_held_out(loss):
     y = waves(2000)
@@ -293,7 +400,7 @@ def test_frames_with_covariates(decoder):
 class TestAllElseHolds:
     def test_windows_are_forecast_alike_alone_and_together(self, options):
         y = waves()
-        forecaster = RNNForecaster(6, **SMALL | options).fit(y[:-30])
+        forecaster = reverting(RNNForecaster(6, **SMALL | options).fit(y[:-30]))
         windows = np.stack([y[i : i + 24] for i in range(40)])
         together = forecaster.predict(context=windows)
         for i in (0, 7, 39):
@@ -302,12 +409,13 @@ class TestAllElseHolds:
     def test_any_number_of_threads_gives_the_same(self, options):
         options = SMALL | options | {"context_length": 200}
         one, two = (
-            RNNForecaster(60, **options | {"n_jobs": n}).fit(waves(1500)).predict(80) for n in (1, 2)
+            reverting(RNNForecaster(60, **options | {"n_jobs": n}).fit(waves(1500))).predict(80)
+            for n in (1, 2)
         )
         np.testing.assert_array_equal(one, two)
 
     def test_saved_and_loaded(self, options, tmp_path):
-        forecaster = RNNForecaster(6, **SMALL | options).fit(waves())
+        forecaster = reverting(RNNForecaster(6, **SMALL | options).fit(waves()))
         numbarnn.save(forecaster, tmp_path / "model.safetensors")
         again = numbarnn.load(tmp_path / "model.safetensors")
         np.testing.assert_array_equal(again.predict(15), forecaster.predict(15))
@@ -316,7 +424,7 @@ class TestAllElseHolds:
         y = waves()
         changed = y.copy()
         changed[300:] += 100
-        forecaster = RNNForecaster(6, **SMALL | options).fit(y[:200])
+        forecaster = reverting(RNNForecaster(6, **SMALL | options).fit(y[:200]))
         folds = [
             forecaster.cross_validation(each, n_windows=5, step_size=10, refit=False).forecast
             for each in (y[:306], changed[:306])
@@ -325,7 +433,7 @@ class TestAllElseHolds:
 
     def test_update_is_like_more_history(self, options):
         y = waves()
-        forecaster = RNNForecaster(6, **SMALL | options).fit(y[:300])
+        forecaster = reverting(RNNForecaster(6, **SMALL | options).fit(y[:300]))
         expected = forecaster.predict(context=y[:340])
         np.testing.assert_allclose(forecaster.update(y[300:340]).predict(), expected, rtol=1e-6)
 
@@ -335,7 +443,7 @@ class TestAllElseHolds:
         y = waves()[:, 0]
         holed = y.copy()
         holed[[5, 40, 41, 200, 399]] = np.nan
-        forecaster = RNNForecaster(6, **SMALL | options).fit([y, holed, y[:20], y[:35]])
+        forecaster = reverting(RNNForecaster(6, **SMALL | options).fit([y, holed, y[:20], y[:35]]))
         assert np.isfinite(np.concatenate(forecaster.predict())).all()
 
     def test_partial_fit_leaves_it(self, options):

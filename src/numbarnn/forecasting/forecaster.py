@@ -86,11 +86,11 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         of the horizon on the context, the same for all channels [3]_. Its penalty is the one with the least
         squared error on the part held out, the weight the one with the least loss; of little that is held out
         not much is concluded, the weight is then near a half (of another loss than the squared error: nearly
-        all is the network's). Where it lowers the loss there by more than chance would, they are also moved
-        towards the mean that the series had in training, by an amount that is regressed on how far the
-        context's mean is from it (not with ``normalize=None``). "auto": if there is a part held out; with
-        True both have equal weight where there is none. All quantiles are moved as the median is. Not for
-        ``decoder="recursive"``.
+        all is the network's). "auto": if there is such a part; with True both have equal weight where there
+        is none. With ``normalize="last"`` or "standard" forecasts are also moved towards the mean that the
+        series had in training, by what a regression on the distance from it says, or a part of that; by none
+        where the loss on the part held out does not speak for it clearly, and of a level that is far from all
+        that was seen in training. All quantiles are moved as the median is. Not for ``decoder="recursive"``.
     multivariate : {"independent", "joint"}, default="independent"
         "independent": all channels share one network that sees one of them at a time; "joint": the network
         reads and forecasts all channels together.

@@ -33,7 +33,8 @@ __all__ = ["LinearForecast", "Reversion", "fit_linear", "regressions", "ridge"]
 PENALTIES = (1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0)
 USUAL = 0.3  # where nothing is held out to choose by
 SHARES = np.linspace(0, 1, 21)  # that are tried
-PARTS = np.array([0.0, 0.5, 1.0])  # of the reversion that are tried
+PARTS = np.linspace(0, 1, 5)  # of the reversion that are tried
+FAR = 3.0  # deviations of a channel in training: contexts that are farther from its mean return to it less
 MOST = 2**15  # windows of a channel that are regressed on
 NUMBERS = 2**22  # in contexts and forecasts that a choice is made by
 CHUNK = 2**11  # windows of a channel that are looked at together
@@ -42,23 +43,27 @@ ROUNDS = 5  # of regressions where targets are missing
 
 
 class Reversion(NamedTuple):
-    """How far forecasts of a series that is above the level it had in training are moved back towards it.
+    """How forecasts are moved towards the mean that their channel had in training.
+
+    The height of a context is how far its mean is above that, in deviations of the channel in training. Where
+    it says more than `FAR` the move is a smaller one, and from twice as far on there is none: training knows
+    no such level, and nothing tells that the channel returns from it.
 
     Attributes
     ----------
     steps : ndarray of shape (L,)
-        By which the distances of all values from the last tell how high the mean of the context is.
+        By which the height is told from the distances of all values to the last.
     pull : ndarray of shape (H,)
-        By which forecasts move for each unit that it is higher than that.
+        By which forecasts move for each unit of height beyond what is so told; not positive.
     """
 
     steps: NDArray
     pull: NDArray
 
     def shift(self, x: NDArray, height: NDArray, n_jobs: int | None = None) -> NDArray:
-        """Return by how much the forecasts of contexts (N, L) with such means (N, 1) are moved, (N, H)."""
-        told = Products(x.dtype, most=1)(x - x[:, -1:], self.steps[:, np.newaxis], n_jobs)
-        return (height - told) * self.pull
+        """Return by how much the forecasts of contexts (N, L) of some heights (N, 1) are moved, (N, H)."""
+        height = height - Products(x.dtype, most=1)(x - x[:, -1:], self.steps[:, np.newaxis], n_jobs)
+        return height * np.clip(2 - np.abs(height) / x.dtype.type(FAR), 0, 1) * self.pull
 
 
 class LinearForecast(NamedTuple):
@@ -131,9 +136,9 @@ def fit_linear(
         What the regression is made on.
     validation : WindowSource or None
         What is held out: the penalty is that with the least squared error there; the share, and the part of
-        the reversion (none, half or whole), those with the least loss. The share is drawn to a half, or, of
-        a network that was trained by another loss than the squared error, to 1, and the part to none: the
-        more, the fewer windows there are that do not overlap. None: equal parts, without a reversion.
+        the reversion, those with the least loss. The share is drawn to a half, or, of a network that was
+        trained by another loss than the squared error, to 1, and the part to none: the more, the fewer
+        windows there are that do not overlap. None: equal parts, without a reversion.
 
     Returns
     -------
@@ -202,15 +207,17 @@ def regressions(source: WindowSource, n_jobs: int | None = None) -> Iterator[tup
     def in_full(found):
         return np.pad(found, [(context - reach, 0)] + [(0, 0)] * (found.ndim - 1)).astype(dtype)
 
-    for _ in range(0 if whole else ROUNDS):
-        ((weights, _),) = ridge(xx[:reach, :reach], xy[:reach], [USUAL], centered=True)
-        _, xx, xy = _moments(source, in_full(weights), n_jobs)
-    for centered in (True, False):
-        found = ridge(xx, xy, PENALTIES, centered, level=len(xx) > reach)
-        for penalty, (weights, reversion) in zip(PENALTIES, found, strict=True):
+    def tried(penalties, centered):
+        for weights, reversion in ridge(xx, xy, penalties, centered, level=len(xx) > reach):
             if reversion is not None:
-                reversion = Reversion(in_full(reversion.steps), reversion.pull.astype(dtype))
-            yield penalty, LinearForecast(in_full(weights), 0.0, reversion)
+                reversion = Reversion(in_full(reversion.steps), np.minimum(reversion.pull, 0).astype(dtype))
+            yield LinearForecast(in_full(weights), 0.0, reversion)
+
+    for _ in range(0 if whole else ROUNDS):
+        (linear,) = tried([USUAL], centered=True)
+        _, xx, xy = _moments(source, linear, n_jobs)
+    for centered in (True, False):
+        yield from zip(PENALTIES, tried(PENALTIES, centered), strict=True)
 
 
 def ridge(
@@ -285,24 +292,25 @@ def _weigh(model, linear, source, most):
         count += np.count_nonzero(observed)
         for i, k in np.ndindex(losses.shape):
             part, rest = parts[i].astype(values.dtype), (1 - SHARES[k]).astype(values.dtype)
-            raw = values + (rest * toward + part * shift)[..., np.newaxis]
-            terms, _ = model.loss.terms(y[..., np.newaxis], raw)
-            losses[i, k] += terms.sum(axis=2, where=observed[..., np.newaxis], dtype=np.float64).sum()
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not taken
+                raw = values + (rest * toward + part * shift)[..., np.newaxis]
+                terms, _ = model.loss.terms(y[..., np.newaxis], raw)
+                losses[i, k] += terms.sum(axis=2, where=observed[..., np.newaxis], dtype=np.float64).sum()
     losses /= max(count, 1)
     if not np.isfinite(losses).all():
         return linear._replace(share=1.0, reversion=None)
-    # As if both were known before, give or take a half, and forecasts that overlap erred as one.
+    # As if the share were known before, give or take a half, and the part to be none, give or take 0.7, and
+    # forecasts that overlap erred as one. Random walks return to the mean of training, but not to that.
     usual = 0.5 if isinstance(model.loss, SquaredError) else 1.0
     doubt = 4 * source.layout.horizon / (source.n_samples * source.n_channels)
-    losses += losses.min() * doubt * np.square(SHARES - usual)
-    losses += losses.min() * doubt * np.square(parts / 2)[:, np.newaxis]
+    losses += losses.min() * doubt * (np.square(SHARES - usual) + np.square(parts)[:, np.newaxis] / 2)
     i, k = np.unravel_index(losses.argmin(), losses.shape)
     reversion = linear.reversion._replace(pull=linear.reversion.pull * float(parts[i])) if i else None
     return linear._replace(share=float(SHARES[k]), reversion=reversion)
 
 
-def _moments(source, weights, n_jobs):
-    """Whether no target is missing, and mean products, see `ridge`; `weights` forecast what is missing."""
+def _moments(source, linear, n_jobs):
+    """Whether no target is missing, and mean products, see `ridge`; `linear` forecasts what is missing."""
     reach, parts = min(source.layout.context, REACH), []
     products, whole, n_lines = Products("float64", most=6), True, 0
     for batch, y, observed in _batches(source, MOST):
@@ -310,7 +318,11 @@ def _moments(source, weights, n_jobs):
         y, observed = (_lines(each, batch.values).astype(np.float64) for each in (y, observed))
         if not observed.all():
             whole = False
-            y = y if weights is None else np.where(observed, y, _apply(x, weights, n_jobs))
+            if linear is not None:
+                forecast = _apply(x, linear.weights, n_jobs)
+                if linear.reversion is not None:
+                    forecast += linear.reversion.shift(x, height, n_jobs)
+                y = np.where(observed, y, forecast)
         last = x[:, -1:].astype(np.float64)
         x = x[:, -reach:] - last
         x = x if height is None else np.concatenate([x, height], axis=1)
@@ -345,7 +357,7 @@ def _batches(source: WindowSource, most: int) -> Iterator[tuple[Batch, NDArray, 
 
 
 def _contexts(values: NDArray, level: NDArray | None) -> tuple[NDArray, NDArray | None]:
-    """Put channels under each other: contexts (N, L), and how high their means are above it (N, 1)."""
+    """Put channels under each other: contexts (N, L), and their heights (N, 1)."""
     x = _lines(values, values)
     return x, None if level is None else x.mean(axis=1, keepdims=True) + _lines(level, values)
 

@@ -74,8 +74,8 @@ class Batch(NamedTuple):
     values : ndarray of shape (n, L, C) or None
         The normalised values of the context alone, in order of time; stepwise None.
     level : ndarray of shape (n, 1, C) or None
-        What they were above before they were normalised, on their scale: by how much 0 is above the mean of
-        the channel in training. None where it is not known, and stepwise.
+        What was subtracted of the standardised values, so that with it 0 is the mean of the channel in
+        training. None where windows are scaled too, or series are not; stepwise None.
     """
 
     context: np.ndarray
@@ -471,7 +471,7 @@ class WindowSource:
             None if static is None else static[self._series[rows]],
             self._offset(scale, (steps if training else 1) if layout.stepwise else layout.horizon),
             None if layout.stepwise else inputs,
-            None if layout.stepwise or self.normalizer.method is None else center / scale,
+            center if self.normalizer.method in ("last", "standard") and not layout.stepwise else None,
         )
         return x, center, scale
 
