@@ -12,7 +12,7 @@ from sklearn.metrics import mean_pinball_loss
 
 import numbarnn
 from numbarnn import RNNForecaster
-from numbarnn.forecasting.linear import Reversion, regressions, ridge
+from numbarnn.forecasting.linear import LinearForecast, regressions, ridge
 from numbarnn.forecasting.scaling import Normalizer, Standardizer
 from numbarnn.forecasting.series import read
 from numbarnn.forecasting.windows import Layout, WindowSource
@@ -70,54 +70,24 @@ def alone(forecaster, share):
     return forecaster
 
 
-def reverting(forecaster):
-    """Return a copy of a forecaster that moves its forecasts by a tenth to a third of the way to the mean."""
-    forecaster = copy.deepcopy(forecaster)
-    dtype = forecaster.model_.network.dtype
-    steps = np.linspace(0, 0.02, forecaster.context_length_, dtype=dtype)
-    reversion = Reversion(steps, np.linspace(-0.1, -0.3, forecaster.horizon_, dtype=dtype))
-    linear = forecaster.model_.linear._replace(reversion=reversion)
-    forecaster.model_ = dataclasses.replace(forecaster.model_, linear=linear)
-    return forecaster
-
-
-def still(forecaster):
-    """Return a copy of a forecaster without its reversion."""
-    forecaster = copy.deepcopy(forecaster)
-    linear = forecaster.model_.linear._replace(reversion=None)
-    forecaster.model_ = dataclasses.replace(forecaster.model_, linear=linear)
-    return forecaster
-
-
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("penalty", [1e-3, 1.0])
 def test_it_is_the_ridge_regression_of_scikit_learn(joint, penalty):
     source = source_of(waves(), joint=joint)
     x, y = contexts_and_targets(source)
-    batch = source.gather(np.arange(source.n_samples))[0]
-    level = batch.level.swapaxes(1, 2).reshape(-1, 1)
     for centered, center in ((True, x.mean(axis=1, keepdims=True)), (False, x[:, -1:])):
-        found = {p: linear for p, linear in list(regressions(source))[0 if centered else 8 :][:8]}[penalty]
+        found = {p: w for p, w in list(regressions(source))[0 if centered else 8 :][:8]}[penalty]
         strength = penalty * np.square(x - center).mean() * len(x)
         model = Ridge(alpha=strength, fit_intercept=False).fit(x - center, y - center)
-        forecast = found.forecast(x[:, :, np.newaxis])
+        forecast = LinearForecast(found, 0.0).forecast(x[:, :, np.newaxis])
         np.testing.assert_allclose(forecast, model.predict(x - center) + center, rtol=1e-6, atol=1e-8)
-        # with the reversion the mean of the context is one step more, the penalty of which is always 0.3
-        height = np.sqrt(penalty / 0.3) * (x + level).mean(axis=1, keepdims=True)
-        steps = np.concatenate([x - center, height], axis=1)
-        model = Ridge(alpha=strength, fit_intercept=False).fit(steps, y - center)
-        forecast += found.shift(x[:, :, np.newaxis], level[:, :, np.newaxis])
-        np.testing.assert_allclose(forecast, model.predict(steps) + center, rtol=1e-6, atol=1e-8)
-        assert np.abs(found.reversion.pull).min() > 1e-3
 
 
 def test_a_strong_penalty_leaves_the_mean_or_the_last_value():
     x = np.random.default_rng(0).normal(size=(50, 24))
     xx, xy = x.T @ x, x.T @ x[:, :6]
-    for centered, expected in ((True, 1 / 24), (False, 0)):
-        ((weights, reversion),) = ridge(xx, xy, [1e9], centered)
-        np.testing.assert_allclose(weights, expected, atol=1e-6)
-        assert reversion is None
+    np.testing.assert_allclose(next(ridge(xx, xy, [1e9], True)), 1 / 24, atol=1e-6)
+    np.testing.assert_allclose(next(ridge(xx, xy, [1e9], False)), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("level", [0.0, 1e4, 1e7])
@@ -155,8 +125,8 @@ def test_targets_that_are_missing_do_not_count(make):
     center = x.mean(axis=1, keepdims=True)
     strength = penalty * np.square(x - center).mean() * len(x)
     errors = []
-    found = {p: linear for p, linear in list(regressions(source))[:8]}[penalty]
-    forecast = found.forecast(x[:, :, np.newaxis])
+    found = {p: w for p, w in list(regressions(source))[:8]}[penalty]
+    forecast = LinearForecast(found, 0.0).forecast(x[:, :, np.newaxis])
     for step in range(6):
         seen = weight[:, step] > 0
         centered = (x - center)[seen]
@@ -168,9 +138,9 @@ def test_targets_that_are_missing_do_not_count(make):
 
 
 def test_what_is_far_back_in_a_long_context_is_not_read():
-    for _, (weights, _, _) in regressions(source_of(waves(4000, 1), context=2200)):
-        assert weights.shape == (2200, 6)
-        assert not weights[:152].any() and weights[152:-1].all()
+    _, found = next(regressions(source_of(waves(4000, 1), context=2200)))
+    assert found.shape == (2200, 6)
+    assert not found[:152].any() and found[152:].all()
 
 
 @pytest.mark.parametrize("y", [np.ones(100), np.zeros(100), np.r_[np.ones(90), 1e15 * np.ones(10)]])
@@ -192,108 +162,18 @@ OPTIONS = [
 def test_forecasts_are_means_of_both(options):
     y = waves()
     forecaster = RNNForecaster(6, **SMALL | options).fit(y)
-    weights, share, reversion = forecaster.model_.linear
+    weights, share = forecaster.model_.linear
     assert weights.shape == (24, 6) and weights.dtype == forecaster.dtype and 0 <= share < 1
     whole = forecaster.normalize is None
     center, scale = (0.0, 1.0) if whole else (forecaster.center_, forecaster.scale_)
     x = (y[-24:] - center) / scale
-    shift = 0.0
-    if reversion is not None:
-        shift = np.outer(reversion.pull, x.mean(axis=0) - reversion.steps @ (x - x[-1])) * scale
-    expected = (weights.T @ (x - x[-1]) + x[-1]) * scale + center + shift
+    expected = (weights.T @ (x - x[-1]) + x[-1]) * scale + center
     np.testing.assert_allclose(alone(forecaster, 0.0).predict(), expected, rtol=1e-4)
     network = RNNForecaster(6, **SMALL | options | {"linear": False}).fit(y)
-    np.testing.assert_allclose(alone(forecaster, 1.0).predict(), network.predict() + shift, rtol=1e-4)
-    means = share * (network.predict() + shift) + (1 - share) * expected
-    np.testing.assert_allclose(forecaster.predict(), means, rtol=1e-4)
-
-
-KNOWN_LEVEL = [each for each in OPTIONS if each.get("normalize", "last") in ("last", "standard")]
-
-
-@pytest.mark.parametrize("options", KNOWN_LEVEL, ids=str)
-def test_the_reversion_moves_forecasts_by_the_height_of_the_context(options):
-    forecaster = reverting(RNNForecaster(6, **SMALL | options).fit(waves()))
-    steps, pull = forecaster.model_.linear.reversion
-    center, scale = forecaster.center_, forecaster.scale_
-    # as far as training went; farther, where it fades; and where there is none
-    for level, weight in ((0.0, 1.0), (4.0, None), (-4.0, None), (7.0, 0.0), (100.0, 0.0)):
-        x = waves(seed=1)[:24] - center + level * scale
-        height = (x.mean(axis=0) - steps @ (x - x[-1])) / scale
-        weight = 2 - np.abs(height) / 3 if weight is None else weight
-        assert np.all((0 <= weight) & (weight <= 1))
-        moved = forecaster.predict(context=x + center) - still(forecaster).predict(context=x + center)
-        np.testing.assert_allclose(moved, np.outer(pull, weight * height) * scale, rtol=2e-3, atol=1e-5)
-
-
-def autoregressive(phi, n, seed=0, n_channels=1):
-    """Channels that lose the part 1 - phi of their distance from the mean 100 at each step."""
-    y = np.random.default_rng(seed).normal(size=(n, n_channels))
-    for i in range(1, n):
-        y[i] += phi * y[i - 1]
-    return 100 + y
-
-
-def losses(forecaster, y, first, horizon):
-    """Mean absolute error over all later windows, of the forecaster and without its reversion."""
-    origins = range(first, len(y) - horizon)
-    windows, truth = np.stack([y[i - 24 : i] for i in origins]), [y[i : i + horizon] for i in origins]
-    both = forecaster, still(forecaster)
-    return [np.abs(each.predict(context=windows) - np.stack(truth)).mean() for each in both]
-
-
-@pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "quantile"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_series_that_return_to_their_mean_are_moved_there(loss, seed):
-    y = autoregressive(0.98, 6000, seed, n_channels=4)
-    options = SMALL | {"loss": loss, "learning_rate_init": 0.01, "batch_size": 256}
-    forecaster = RNNForecaster(48, **options).fit(y[:5000])
-    pull = forecaster.model_.linear.reversion.pull
-    assert pull[-1] < -0.1 and pull.dtype == np.float32
-    moved, unmoved = losses(forecaster, y, 5000, 48)
-    assert moved < 0.98 * unmoved
-
-
-@pytest.mark.parametrize(("n_channels", "n"), [(1, 100), (1, 1500), (20, 150)])
-def test_random_walks_are_hardly_moved(n_channels, n):
-    ratios = []
-    for seed in range(12):
-        y = np.cumsum(np.random.default_rng(seed).normal(size=(2 * n, n_channels)), axis=0)
-        forecaster = RNNForecaster(12, **SMALL).fit(y[:n])
-        linear = forecaster.model_.linear
-        if linear is not None and linear.reversion is not None:
-            moved, unmoved = losses(forecaster, y, n, 12)
-            ratios.append(moved / unmoved)
-    assert sum(ratios) - len(ratios) < 0.015 * 12 and max(ratios, default=1) < 1.1
-
-
-def test_forecasts_are_not_moved_away_from_the_mean():
-    y = autoregressive(1.003, 1500)
-    for _, linear in regressions(source_of(y, horizon=12)):
-        assert linear.reversion.pull.max() <= 0
-
-
-def test_a_new_level_is_followed():
-    y = autoregressive(0.9, 3000, n_channels=2)
-    forecaster = RNNForecaster(12, **SMALL).fit(y)
-    assert forecaster.model_.linear.reversion is not None
-    for level in (30.0, -1e4):
-        expected = still(forecaster).predict() + level
-        np.testing.assert_allclose(forecaster.predict(context=y + level), expected, rtol=1e-4)
-
-
-@pytest.mark.parametrize("part", [0.3, 0.6])
-def test_missing_targets_hardly_change_the_reversion(part):
-    y = autoregressive(0.95, 6000)[:, 0]
-    holed = np.where(np.random.default_rng(1).random(6000) < part, np.nan, y)
-    pulls = [dict(list(regressions(source_of(each)))[:8])[0.3].reversion.pull[-1] for each in (y, holed)]
-    assert pulls[1] < 0.75 * pulls[0] < -0.1
-
-
-def test_no_reversion_where_the_mean_is_not_known():
-    y = autoregressive(0.98, 3000)
-    for options in ({"normalize": None}, {"normalize": "window"}, {"early_stopping": False}):
-        assert RNNForecaster(24, **SMALL | options).fit(y).model_.linear.reversion is None
+    np.testing.assert_allclose(alone(forecaster, 1.0).predict(), network.predict(), rtol=1e-4)
+    np.testing.assert_allclose(
+        forecaster.predict(), share * network.predict() + (1 - share) * expected, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("loss", ["squared_error", "absolute_error", "huber", "quantile"])
@@ -400,7 +280,7 @@ def test_frames_with_covariates(decoder):
 class TestAllElseHolds:
     def test_windows_are_forecast_alike_alone_and_together(self, options):
         y = waves()
-        forecaster = reverting(RNNForecaster(6, **SMALL | options).fit(y[:-30]))
+        forecaster = RNNForecaster(6, **SMALL | options).fit(y[:-30])
         windows = np.stack([y[i : i + 24] for i in range(40)])
         together = forecaster.predict(context=windows)
         for i in (0, 7, 39):
@@ -409,13 +289,12 @@ class TestAllElseHolds:
     def test_any_number_of_threads_gives_the_same(self, options):
         options = SMALL | options | {"context_length": 200}
         one, two = (
-            reverting(RNNForecaster(60, **options | {"n_jobs": n}).fit(waves(1500))).predict(80)
-            for n in (1, 2)
+            RNNForecaster(60, **options | {"n_jobs": n}).fit(waves(1500)).predict(80) for n in (1, 2)
         )
         np.testing.assert_array_equal(one, two)
 
     def test_saved_and_loaded(self, options, tmp_path):
-        forecaster = reverting(RNNForecaster(6, **SMALL | options).fit(waves()))
+        forecaster = RNNForecaster(6, **SMALL | options).fit(waves())
         numbarnn.save(forecaster, tmp_path / "model.safetensors")
         again = numbarnn.load(tmp_path / "model.safetensors")
         np.testing.assert_array_equal(again.predict(15), forecaster.predict(15))
@@ -424,7 +303,7 @@ class TestAllElseHolds:
         y = waves()
         changed = y.copy()
         changed[300:] += 100
-        forecaster = reverting(RNNForecaster(6, **SMALL | options).fit(y[:200]))
+        forecaster = RNNForecaster(6, **SMALL | options).fit(y[:200])
         folds = [
             forecaster.cross_validation(each, n_windows=5, step_size=10, refit=False).forecast
             for each in (y[:306], changed[:306])
@@ -433,7 +312,7 @@ class TestAllElseHolds:
 
     def test_update_is_like_more_history(self, options):
         y = waves()
-        forecaster = reverting(RNNForecaster(6, **SMALL | options).fit(y[:300]))
+        forecaster = RNNForecaster(6, **SMALL | options).fit(y[:300])
         expected = forecaster.predict(context=y[:340])
         np.testing.assert_allclose(forecaster.update(y[300:340]).predict(), expected, rtol=1e-6)
 
@@ -443,7 +322,7 @@ class TestAllElseHolds:
         y = waves()[:, 0]
         holed = y.copy()
         holed[[5, 40, 41, 200, 399]] = np.nan
-        forecaster = reverting(RNNForecaster(6, **SMALL | options).fit([y, holed, y[:20], y[:35]]))
+        forecaster = RNNForecaster(6, **SMALL | options).fit([y, holed, y[:20], y[:35]])
         assert np.isfinite(np.concatenate(forecaster.predict())).all()
 
     def test_partial_fit_leaves_it(self, options):

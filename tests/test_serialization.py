@@ -104,7 +104,6 @@ def example(kind):
         "SeriesSet": lambda: fitted().history_,
         "ForecastModel": lambda: fitted().model_,
         "LinearForecast": lambda: kind(np.ones((3, 2), "float32"), 0.25),
-        "Reversion": lambda: kind(np.ones(3, "float32"), np.ones(2, "float32")),
         "Standardizer": lambda: fitted().model_.standardizer,
         "Normalizer": lambda: kind("last"),
         "Layout": lambda: kind(12, 4, 3, 2),

@@ -87,10 +87,7 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         squared error on the part held out, the weight the one with the least loss; of little that is held out
         not much is concluded, the weight is then near a half (of another loss than the squared error: nearly
         all is the network's). "auto": if there is such a part; with True both have equal weight where there
-        is none. With ``normalize="last"`` or "standard" forecasts are also moved towards the mean that the
-        series had in training, by what a regression on the distance from it says, or a part of that; by none
-        where the loss on the part held out does not speak for it clearly, and of a level that is far from all
-        that was seen in training. All quantiles are moved as the median is. Not for ``decoder="recursive"``.
+        is none. All quantiles are moved as the median is. Not for ``decoder="recursive"``.
     multivariate : {"independent", "joint"}, default="independent"
         "independent": all channels share one network that sees one of them at a time; "joint": the network
         reads and forecasts all channels together.
@@ -197,9 +194,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
     Notes
     -----
     The part held out shapes the forecasts only through the choice of the epoch, of the linear model's penalty
-    and weight, and of the part of the move towards the mean, and `predict` goes on from the very end of the
-    series. The intervals are calibrated on that part as well; these choices make them narrower by far less
-    than their error.
+    and of its weight, and `predict` goes on from the very end of the series. The intervals are calibrated on
+    that part as well; these choices make them narrower by far less than their error.
 
     References
     ----------

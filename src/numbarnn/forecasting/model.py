@@ -115,11 +115,8 @@ class ForecastModel:
         values = values.reshape(*raw.shape[:2], -1)  # quantiles have an axis for their single target
         if self.linear is None:
             return values
-        linear, n_jobs = self.linear, self.network.n_jobs
-        toward = linear.forecast(batch.values, n_jobs) - self.middle(values)
-        toward *= values.dtype.type(1 - linear.share)
-        toward += linear.shift(batch.values, batch.level, n_jobs)
-        return values + toward[..., np.newaxis]
+        toward = self.linear.forecast(batch.values, self.network.n_jobs) - self.middle(values)
+        return values + (values.dtype.type(1 - self.linear.share) * toward)[..., np.newaxis]
 
     def view(self, data: SeriesSet, members: np.ndarray | None = None) -> View:
         """Lay the model over data.

@@ -73,9 +73,6 @@ class Batch(NamedTuple):
         (n, C, K).
     values : ndarray of shape (n, L, C) or None
         The normalised values of the context alone, in order of time; stepwise None.
-    level : ndarray of shape (n, 1, C) or None
-        What was subtracted of the standardised values, so that with it 0 is the mean of the channel in
-        training. None where windows are scaled too, or series are not; stepwise None.
     """
 
     context: np.ndarray
@@ -85,7 +82,6 @@ class Batch(NamedTuple):
     static: np.ndarray | None = None
     offset: np.ndarray | None = None
     values: np.ndarray | None = None
-    level: np.ndarray | None = None
 
 
 class Tables(NamedTuple):
@@ -471,7 +467,6 @@ class WindowSource:
             None if static is None else static[self._series[rows]],
             self._offset(scale, (steps if training else 1) if layout.stepwise else layout.horizon),
             None if layout.stepwise else inputs,
-            center if self.normalizer.method in ("last", "standard") and not layout.stepwise else None,
         )
         return x, center, scale
 

@@ -41,7 +41,7 @@ _HOMES = {
     "forecasting.segment": ("SegmentNetwork",),
     "forecasting.base": ("Widths",),
     "forecasting.windows": ("Layout",),
-    "forecasting.linear": ("LinearForecast", "Reversion"),
+    "forecasting.linear": ("LinearForecast",),
     "forecasting.model": ("ForecastModel",),
     "forecasting.scaling": ("CovariateScaler", "Normalizer", "Standardizer"),
     "forecasting.likelihoods": ("Gaussian", "StudentT", "NegativeBinomial"),
