@@ -126,6 +126,8 @@ def test_a_list_is_the_same_as_a_padded_array_with_lengths(ragged):
         model.predict(X), RNNRegressor(**SMALL).fit(array, y, lengths=lengths).predict(array, lengths)
     )
     assert_array_equal(model.predict(X)[:4], model.predict(X[:4]))
+    column = pd.Series(X, index=range(5, 5 + len(X)))
+    assert_array_equal(model.predict(X), RNNRegressor(**SMALL).fit(column, y).predict(column))
     array[np.arange(array.shape[1]) >= lengths[:, np.newaxis]] = 99  # what is past the end has no influence
     assert_array_equal(model.predict(X), model.predict(array, lengths))
 

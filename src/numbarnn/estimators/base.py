@@ -121,6 +121,8 @@ class BaseRNN(BaseEstimator):
         n_channels = self.n_channels if reset else self.network_.config["input_size"]
         with validation.naming("X"):
             validation.check_kind(X)
+            if getattr(X, "ndim", 0) == 1 and hasattr(X, "to_numpy"):
+                X = X.to_numpy()  # a column whose cells are sequences
             ndim = validation.input_ndim(X)
             validation.check_list(X, ndim)
             if not reset and ndim in (2, 3) and ndim != self._input_ndim:
