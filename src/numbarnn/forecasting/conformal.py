@@ -201,8 +201,13 @@ class Conformal:
         whole[:, : residuals.shape[1]] = residuals
         order = np.argsort(rows, kind="stable")
         found, first = np.unique(np.asarray(rows, np.int64)[order], return_index=True)
-        for row, begin, end in zip(found, first, [*first[1:], len(order)], strict=True):
-            self._history[row] = np.concatenate([self._history[row], whole[order[begin:end]]])
+        ends = np.append(first, len(order))[1:]
+        joined = {
+            row: np.concatenate([self._history[row], whole[order[begin:end]]])
+            for row, begin, end in zip(found, first, ends, strict=True)
+        }
+        for row, history in joined.items():
+            self._history[row] = history
         self._shared.clear()
 
     def paths(self, rows: Sequence[int], n_paths: int, h: int, rng: np.random.Generator) -> np.ndarray:

@@ -513,8 +513,9 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         """
         check_is_fitted(self)
         joined = self.history_.append(read_more(self, y, X, "y"), "y")
+        history = self._tail(joined)
         self._learn(joined, self.history_.lengths)
-        self.history_ = self._tail(joined)
+        self.history_ = history
         return self
 
     def _make_model(self, data: SeriesSet, ends: np.ndarray, seed: int) -> ForecastModel:

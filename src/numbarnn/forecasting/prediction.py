@@ -362,13 +362,16 @@ of those; or long frame
         rows, residuals = window_residuals(view, first, horizon, partial=True)
         order = np.argsort(rows, kind="stable")
         begins = np.searchsorted(rows[order], np.arange(data.n_rows))
+        learned = []
         for row, begin in enumerate(begins):
             series = row // data.n_channels
             # for each new step, the errors of the forecasts of it that were made 1, 2, ... steps before
             step = np.arange(seen[series], data.lengths[series])[:, np.newaxis]
             origin = step - np.arange(horizon) - first[series]
             found = residuals[order[begin + np.maximum(origin, 0)], np.arange(horizon)]
-            self.conformal_.update([row] * len(step), np.where(origin < 0, np.nan, found))
+            learned.append(np.where(origin < 0, np.nan, found))
+        of_rows = np.repeat(np.arange(data.n_rows), [len(found) for found in learned])
+        self.conformal_.update(of_rows, np.concatenate(learned))
 
     def _calibrated(self, h, whole=False) -> Conformal:
         """Return errors for `h` steps; those of `whole` windows, or beyond the horizon, are found anew."""
