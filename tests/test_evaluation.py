@@ -142,6 +142,10 @@ class TestCrossValidation:
     def test_progress(self, capsys):
         quick().cross_validation(waves(), n_windows=2, refit=True, verbose=1)
         assert "cross_validation: fit 2/2" in capsys.readouterr().err
+        quick().cross_validation(waves(), n_windows=2, verbose=1)
+        assert "epoch 2/3" in capsys.readouterr().err
+        quick(verbose=1).cross_validation(waves(), n_windows=2, verbose=0)
+        assert not capsys.readouterr().err
 
 
 class TestBacktest:

@@ -374,6 +374,21 @@ class TestSeries:
         assert (width[0, 1] >= (before.upper - before.lower)[0, 1]).all()
         assert np.isfinite(fitted.sample_paths(3, context=late)).all()
 
+    @pytest.mark.parametrize("options", [{}, {"decoder": "recursive"}, {"multivariate": "joint"}], ids=str)
+    def test_an_end_that_is_missing_for_longer_than_a_context(self, options):
+        """It is gone through from the last observed value on, also when that came in an earlier update."""
+        fitted = quick(**options).fit(Y[:N])
+        gap = fitted.context_length_ + 9
+        expected = fitted.predict(gap + 4)[gap:]
+        nothing = np.full((gap, 2), np.nan)
+        for found in (
+            fitted.predict(context=np.concatenate([Y[:N], nothing])),
+            fitted.update(nothing[:5]).update(nothing[5:]).predict(),
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
+        later = fitted.update(Y[N : N + 1]).predict()
+        assert np.isfinite(later).all() and not np.isnan(fitted.history_.values).all()
+
     def test_quantiles_without_a_part_held_out_are_there_within_the_horizon(self):
         fitted = quick(quantiles=[0.1, 0.9], early_stopping=False).fit(Y[:N])
         late = np.where(np.arange(80)[:, np.newaxis] < 77, Y[100:N], np.nan)
@@ -485,6 +500,22 @@ def in_zone(frame, zone):
     return frame.assign(ds=frame["ds"].dt.tz_localize(zone))
 
 
+def test_an_index_of_ids_is_a_column():
+    expected = quick().fit(LONG).predict()
+    static = pd.DataFrame({"size": [1.0, 2.0]}, pd.Index(["a", "b"], name="unique_id"))
+    pd.testing.assert_frame_equal(quick().fit(LONG.set_index("unique_id")).predict(), expected)
+    fitted = quick().fit(LONG, static=static)
+    pd.testing.assert_frame_equal(fitted.predict(), quick().fit(LONG, static=static.reset_index()).predict())
+
+
+def test_lists_of_numbers_are_series_as_in_fit():
+    fitted = quick().fit([Y[:N, 0], Y[:150, 1]])
+    contexts = [Y[:30, 0].tolist(), Y[:30, 1].tolist()]
+    found = fitted.predict(context=contexts)
+    np.testing.assert_array_equal(found, fitted.predict(context=[Y[:30, 0], Y[:30, 1]]))
+    fitted.update([[1.0, 2.0], [3.0, 4.0]])
+
+
 class TestErrors:
     def test_what_is_no_count(self):
         counts = np.random.default_rng(0).poisson(5.0, 80).astype(float)
@@ -505,6 +536,25 @@ class TestErrors:
             fitted.predict(context=np.stack([Y[:30], np.full((30, 2), np.nan)]))
         with pytest.raises(ValueError, match="the column 0 of X was named twice"):
             quick(past_covariates=[0], future_covariates=[0, 1]).fit(Y[:N], X[:N])
+
+    @pytest.mark.parametrize(
+        ("call", "message"),
+        [
+            (lambda: quick().fit([Y[:80]] * 2, [X[:90]], validation=[Y[80:]] * 2),
+             "^X was 1 arrays; expected a list of 2"),
+            (lambda: quick().fit(Y[:80], X[:80], validation=Y[80:]), "^X had 80 rows; expected those of y"),
+            (lambda: quick().fit(Y, X).predict(), "of the next 4 steps; X is an array of 4 rows"),
+            (lambda: quick().fit(pd.DataFrame(Y[:N], DAYS[:N]), static=pd.DataFrame({"s": [1.0]})),
+             "^static was a DataFrame; expected an array of shape .1, n_static., as y has no ids"),
+            (lambda: quick(freq="h").fit(LONG[:60]), "horizon: 96% of all steps .frequency h. are missing"),
+            (lambda: quick().fit(Y).sample_paths(3, random_state=-1), "^random_state was -1; expected"),
+            (lambda: quick(future_covariates=["p"]).fit(LONG.assign(p=1.0).drop(index=7)),
+             "'p' lacks 1 of 360 values.* expected one for every step, in y or in X"),
+        ],
+    )  # fmt: skip
+    def test_what_does_not_fit_together(self, call, message):
+        with pytest.raises((ValueError, TypeError), match=message):
+            call()
 
     def test_values_beyond_the_dtype(self):
         fitted = quick().fit(Y[:N])

@@ -581,6 +581,18 @@ class TestGoingOn:
         forecaster.update(y[180:185]).update(y[185:])
         np.testing.assert_array_equal(forecaster.predict(6), joined)
 
+    def test_an_update_of_some_series_leaves_the_others(self):
+        columns = {name: values for name, values in long_columns().items() if name != "promotion"}
+        ids, times = columns["shop"], columns["day"]
+        last = np.sort(np.unique(times))[-10]
+        fitted = quick(**LONG).fit({name: values[times < last] for name, values in columns.items()})
+        histories = [len(history) for history in fitted.conformal_._history]
+        late = (times >= last) & (ids == fitted.ids_[0])
+        fitted.update({name: values[late] for name, values in columns.items()})
+        grown = [len(history) for history in fitted.conformal_._history]
+        assert grown[0] == histories[0] + 10 and grown[1:] == histories[1:]
+        fitted.predict(level=50)
+
     def test_adaptive_intervals_grow_with_the_errors(self):
         y = waves()
         forecaster, split = quick().fit(y[:120, 0]), quick(intervals="split").fit(y[:120, 0])

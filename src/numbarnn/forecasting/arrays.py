@@ -94,9 +94,11 @@ def by_number(form: Form) -> Columns:
     return columns._replace(past=tuple(range(n_past)), future=future)
 
 
-def form_of(value: Any) -> Form:
-    """Find the form of an array or a list of arrays."""
+def form_of(value: Any, known: Form | None = None) -> Form:
+    """Find the form of an array or a list of arrays; lists of numbers may be either, as `known` data were."""
     several = _is_list(value)
+    if known is not None and known.kind == "list" and isinstance(value, list | tuple) and not several:
+        return Form("list", known.n_dims) if np.ndim(value) > known.n_dims else form_of(value)
     try:
         n_dims = max(map(np.ndim, value)) if several else np.ndim(value)
     except ValueError:  # uneven rows: `numbers` says so
@@ -120,7 +122,7 @@ def read_arrays(
     The parameters are those of `numbarnn.forecasting.series.read`.
     """
     y, X = _filled(name, y), _filled("X", X)
-    found = form_of(y)
+    found = form_of(y, form)
     if form is not None and (form.kind == "list") != (found.kind == "list"):
         expected = "a list of arrays" if form.kind == "list" else "an array"
         raise ValueError(
@@ -164,7 +166,7 @@ def read_arrays(
 def read_windows(context: Any, X: Any, form: Form) -> SeriesSet:
     """Read contexts of shape (T,), (T, C) or (n_windows, T, C), each window a series."""
     context, X = _filled("context", context), _filled("X", X)
-    columns, found = by_number(form), form_of(context)
+    columns, found = by_number(form), form_of(context, form)
     if found.kind != "windows":
         lengths = [len(part) for part in context] if found.kind == "list" else [len(context)]
         if X is not None:
@@ -371,6 +373,7 @@ def check_data(data: SeriesSet, name: str, fitting: bool, options: Columns = USU
         raise ValueError(
             f"the {kind} covariate {getattr(data.names, kind)[column]!r} lacks {missing[:, column].sum()} of "
             f"{len(array)} values, the first at {where}; expected one for every step"
+            f"{', in y or in X' if data.starts is not None else ''}"
         )
     if fitting:
         check_observed(data, name)

@@ -19,8 +19,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import metrics
 from .calendar import FEATURES
+from .model import gaps_at_end
 from .native import frame_of
-from .prediction import N_PATHS, NAME, Asked, bound_columns, by_series, check_levels, truth_of
+from .prediction import N_PATHS, NAME, Asked, bound_columns, by_series, check_levels, check_seed, truth_of
 from .preparation import find_members, read_more, read_training, with_static
 from .series import Form, SeriesSet, write
 
@@ -89,7 +90,8 @@ class Evaluation:
         level : float or sequence of float, default=None
             Intervals, see `predict`; bounds in a `CrossValidation` always have the axis of levels.
         verbose : int, default=None
-            If not 0, show progress; None takes the forecaster's.
+            If not 0, show progress: of the training where there is one, else by trainings. None takes the
+            forecaster's.
 
         Returns
         -------
@@ -243,6 +245,7 @@ class Evaluation:
         """
         check_is_fitted(self)
         measure, horizon, model = _measure(metric), self.horizon_, self.model_
+        rng = np.random.default_rng(check_seed(random_state))
         if not isinstance(n_repeats, Integral) or n_repeats < 1:
             raise ValueError(f"n_repeats was {n_repeats!r}; expected an integer from 1")
         data = read_more(self, y, X, "y")
@@ -266,7 +269,7 @@ class Evaluation:
             values = mixed.forecast(rows, origins, horizon, n_paths=FEW_PATHS, seed=self._seed)
             return float(measure(truth, model.middle(values), naive))
 
-        rng, n = np.random.default_rng(random_state), windows.n_series
+        n = windows.n_series
         baseline = error(view.covariates)
         names, mean, deviation = [], [], []
         for kind, values in view.covariates._asdict().items():
@@ -324,6 +327,7 @@ class Evaluation:
         for part in _with_progress(blocks, verbose):
             fitted = clone(self)
             fitted.callbacks = self.callbacks
+            fitted.verbose = verbose if len(blocks) == 1 else 0  # else a fit is a step of the bar
             try:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", ".*training was interrupted", ConvergenceWarning)
@@ -369,7 +373,8 @@ class Evaluation:
             if k:
                 # what `update` would do
                 steps = cutoffs[0, k] - cutoffs[0, k - 1]
-                known = data.cut(cutoffs[:, k]).tail(self.context_length_ + self.horizon_ + steps)
+                kept = self.context_length_ + self.horizon_ + gaps_at_end(data.cut(cutoffs[:, k - 1]))
+                known = data.cut(cutoffs[:, k]).tail(kept + steps)
                 self._learn(known, np.maximum(known.lengths - steps, 0))
             for bounds, each in zip((lower, upper), self._bounds(asked, part, levels), strict=True):
                 bounds.append(by_series(asked, each))

@@ -22,7 +22,7 @@ from .evaluation import Evaluation
 from .likelihoods import LIKELIHOODS
 from .linear import fit_linear
 from .metrics import naive_error
-from .model import ForecastModel, View, usual_gap
+from .model import ForecastModel, View, gaps_at_end, usual_gap
 from .networks import DECODERS, Widths, make_network
 from .prediction import Prediction, calibrate, with_calendar_ahead
 from .preparation import (
@@ -75,12 +75,13 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         layer; or step by step, each forecast read as if it had been observed.
     segment_length : int or "auto", default="auto"
         Steps that the network reads at once. "auto" is 24, at most the horizon and a quarter of the context,
-        and so many that there are no more than 64 segments.
+        and so many that there are no more than 64 segments. Always 1 with ``decoder="recursive"``.
     normalize : {"last", "window", "standard", None}, default="last"
         How each window is scaled: "last" subtracts the last observed value of its context, "window" subtracts
         the context's mean and divides by its standard deviation, "standard" leaves it. In these three, each
         series is first standardised as a whole (one that is constant in training is divided by a tenth of its
-        size). None takes the values as they are.
+        size). None takes the values as they are. Counts of a negative binomial distribution are none of this:
+        they are divided by one plus the context's mean [2]_.
     linear : bool or "auto", default="auto"
         Whether forecasts are weighted means of the network's and those of a linear model: a ridge regression
         of the horizon on the context, the same for all channels [3]_. Its penalty is the one with the least
@@ -369,7 +370,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
             or a long frame with the columns `id_col`, `time_col` and `target_col`. NaN is a missing value.
             Of a pandas Series or wide frame, an index of times or whole numbers is the times, unless it is
             0, 1, 2, ...; what it leaves out is missing. Ids are numbered as they first come: in another order
-            another network is trained.
+            another network is trained. In answers, ids are texts or integers of 64 bits, whatever column of
+            categories or integers they came from, and times that were texts are dates.
         X : array-like, list of array-like, data frame or dict of columns, default=None
             Covariates of the same steps: an array for each series (a frame beside an array counts as one, its
             columns by their order), or a frame that is joined on id and time. With a frame they may stand in
@@ -546,7 +548,11 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
         lengths, horizon = view.data.lengths, view.model.layout.horizon
         training, validation = view.source(last=lengths - n_valid - horizon), None
         if not training.n_samples:
-            raise ValueError("y has no window with an observed value both in its context and in its horizon")
+            missing, freq = np.isnan(view.data.values).mean(), view.data.frequency
+            raise ValueError(
+                "y has no window with an observed value both in its context and in its horizon: "
+                f"{missing:.0%} of all steps{f' (frequency {freq})' if freq else ''} are missing"
+            )
         if n_valid.any():
             # none of a series of which nothing is held out
             first = np.where(n_valid > 0, lengths - n_valid, 1)
@@ -619,7 +625,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
 
     def _tail(self, data: SeriesSet) -> SeriesSet:
         """Return the part of the data that is kept; a copy, so that the whole may go."""
-        tail = data.tail(self._kept)
+        # forecasts begin behind the last observed value
+        tail = data.tail(self._kept + gaps_at_end(data))
         return replace(tail, values=tail.values.copy())
 
 

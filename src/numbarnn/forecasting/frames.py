@@ -303,19 +303,7 @@ def _static(static, columns, data, order, first, options, form):
         return read_static(static, data.n_series, form)
     found = {}
     if static is not None:
-        table, _ = columns_of(static, None, "static")
-        if options.id is None or options.id not in table:
-            raise ValueError(
-                f"static has the columns {listed(tuple(table))}; expected the ids {options.id!r} of y"
-            )
-        keys = _keys(table[options.id])
-        place = {key: i for i, key in enumerate(keys)}
-        if len(place) < len(keys):
-            raise ValueError("static has an id twice; expected one row for each id")
-        missing = [key for key in data.ids if key not in place]
-        if missing:
-            raise ValueError(f"static lacks {len(missing)} of {data.n_series} ids, the first {missing[0]!r}")
-        rows = np.array([place[key] for key in data.ids])
+        table, rows = _static_frame(static, data, options)
         found = {
             c: table[c][rows] for c in (tuple(options.static) or table) if c != options.id and c in table
         }
@@ -344,6 +332,28 @@ def _static(static, columns, data, order, first, options, form):
     if not found:
         return None, () if form is None else form.columns.static, categories or ()
     return encode_static(found, categories)
+
+
+def _static_frame(static, data, options):
+    """Columns of a frame of static covariates, and its row for each series."""
+    if options.id is None:
+        raise TypeError(
+            f"static was a {type(static).__name__}; expected an array of shape ({data.n_series}, n_static), "
+            "as y has no ids"
+        )
+    table, _ = columns_of(static, None, "static", ids=options.id)
+    if options.id not in table:
+        raise ValueError(
+            f"static has the columns {listed(tuple(table))}; expected the ids {options.id!r} of y"
+        )
+    keys = _keys(table[options.id])
+    place = {key: i for i, key in enumerate(keys)}
+    if len(place) < len(keys):
+        raise ValueError("static has an id twice; expected one row for each id")
+    missing = [key for key in data.ids if key not in place]
+    if missing:
+        raise ValueError(f"static lacks {len(missing)} of {data.n_series} ids, the first {missing[0]!r}")
+    return table, np.array([place[key] for key in data.ids])
 
 
 def read_future_frame(X: Any, data: SeriesSet, h: int, form: Form, hint: str) -> np.ndarray:

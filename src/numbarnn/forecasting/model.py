@@ -253,15 +253,25 @@ class View(NamedTuple):
         gaps = self.gaps(rows, origins)
         if not gaps.any():
             return self._forecast(rows, origins, h, ahead, n_paths, seed)
-        pieces, places = [], []
-        for gap in np.unique(gaps):
-            chosen = np.flatnonzero(gaps == gap)
-            row, origin, known = rows[chosen], origins[chosen] - gap, None
+        starts, place = origins - gaps, np.arange(len(rows))
+        if ahead is None:  # origins in one gap are answered by one forecast, which begins where it does
+            pairs, place = np.unique(np.stack([rows, starts]), axis=1, return_inverse=True)
+            (rows, starts), place = pairs, place.ravel()
+        reach = np.zeros(len(rows), np.int64)
+        np.maximum.at(reach, place, gaps)
+        found: np.ndarray | None = None
+        for gap in np.unique(reach):
+            chosen = np.flatnonzero(reach == gap)
+            row, start, known = rows[chosen], starts[chosen], None
             if ahead is not None:
-                known = np.concatenate([self.ahead(row, origin, gap), ahead[chosen]], axis=1)
-            pieces.append(self._forecast(row, origin, h + gap, known, n_paths, seed)[:, gap:])
-            places.append(chosen)
-        return np.concatenate(pieces)[np.argsort(np.concatenate(places))]
+                known = np.concatenate([self.ahead(row, start, gap), ahead[chosen]], axis=1)
+            values = self._forecast(row, start, h + gap, known, n_paths, seed)
+            if found is None:
+                found = np.empty((len(origins), h, *values.shape[2:]))
+            asked = np.flatnonzero(reach[place] == gap)
+            steps = gaps[asked, np.newaxis] + np.arange(h)
+            found[asked] = values[np.searchsorted(chosen, place[asked])[:, np.newaxis], steps]
+        return found
 
     def gaps(self, rows: np.ndarray, origins: np.ndarray) -> np.ndarray:
         """Return how many missing steps before origins are forecast too, (n,)."""
@@ -269,7 +279,7 @@ class View(NamedTuple):
             return np.zeros(len(rows), np.int64)
         last = self.data.row_starts[self.rows_of(rows)] + origins[:, np.newaxis] - 1
         gaps = missing_before(self.filled.observed)[last].min(axis=1)  # of channels that are read together
-        known = (gaps <= self.model.usual_gap) | (gaps >= np.minimum(origins, self.model.layout.context))
+        known = (gaps <= self.model.usual_gap) | (gaps >= origins)  # or nothing was observed before
         return np.where(known, 0, gaps)
 
     def _forecast(self, rows, origins, h, ahead, n_paths, seed):
@@ -369,6 +379,15 @@ def missing_before(observed: np.ndarray) -> np.ndarray:
     """
     step = np.arange(len(observed))
     return step - np.maximum.accumulate(np.where(observed, step, -1))
+
+
+def gaps_at_end(data: SeriesSet) -> np.ndarray:
+    """Return how many steps are missing at the end of each series, in a channel that has others."""
+    if not data.has_missing:
+        return np.zeros(data.n_series, np.int64)
+    lengths = np.repeat(data.lengths, data.n_channels)
+    gaps = missing_before(~np.isnan(data.values))[np.maximum(data.row_starts + lengths - 1, 0)]
+    return np.where(gaps < lengths, gaps, 0).reshape(data.n_series, -1).max(axis=1)
 
 
 def usual_gap(data: SeriesSet) -> int:

@@ -159,6 +159,8 @@ def columns_of(
             f"pip install 'numbarnn[dataframe]'"
         ) from error
     index_name = getattr(getattr(frame, "index", None), "name", None)
+    if index_name is not None and index_name == ids and ids not in getattr(frame, "columns", (ids,)):
+        frame, index_name = frame.reset_index(), None
     frame, index, series = _without_index(frame, time, ids, name, known)
     names = list(frame.columns) if hasattr(frame, "iloc") else []  # pandas lets names be there twice
     if len(set(names)) < len(names):

@@ -191,7 +191,7 @@ of those; or long frame
         asked = self._ask(h, X, context)
         if not isinstance(n_paths, Integral) or n_paths < 1:
             raise ValueError(f"n_paths was {n_paths!r}; expected a number of paths from 1")
-        seed = self._seed if random_state is None else random_state
+        seed = self._seed if random_state is None else check_seed(random_state)
         values = self._values(asked, n_paths, seed)
         if not self.model_.samples:
             conformal, rng = self._calibrated(asked.h, whole=True), np.random.default_rng(seed)
@@ -408,6 +408,13 @@ def check_levels(level: ArrayLike) -> np.ndarray:
     if levels.ndim != 1 or not levels.size or not ((levels >= 1) & (levels < 100)).all():
         raise ValueError(f"level was {level!r}; expected numbers between 0 and 100: percent, from 1")
     return levels
+
+
+def check_seed(random_state: int | None) -> int | None:
+    """Return what draws are made from, which must be an integer from 0 or None."""
+    if random_state is not None and (not isinstance(random_state, Integral) or random_state < 0):
+        raise ValueError(f"random_state was {random_state!r}; expected an integer from 0 or None")
+    return random_state
 
 
 def between(values: np.ndarray, trained: np.ndarray, quantiles: np.ndarray) -> np.ndarray:

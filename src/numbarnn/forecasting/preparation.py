@@ -124,8 +124,17 @@ def _split(X, y):
     if X is None or is_frame(y):
         return X, X
     if isinstance(X, list) and isinstance(y, list) and np.ndim(y[0]) > 0:
-        pairs = [(x[: len(part)], x[len(part) :]) for x, part in zip(X, y, strict=True)]
+        if len(X) != len(y):
+            return X, None  # which is an error of X whatever follows
+        pairs = [_cut(f"X[{i}]", x, part) for i, (x, part) in enumerate(zip(X, y, strict=True))]
         return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return _cut("X", X, y)
+
+
+def _cut(name, X, y):
+    """Cut the rows of one series."""
+    if len(X) <= len(y):
+        raise ValueError(f"{name} had {len(X)} rows; expected those of y, {len(y)}, and of validation behind")
     return X[: len(y)], X[len(y) :]
 
 

@@ -158,7 +158,7 @@ def context_form(context: Any, form: Form) -> Form:
         return form
     from .arrays import by_number, form_of
 
-    return form_of(context)._replace(columns=by_number(form))
+    return form_of(context, form)._replace(columns=by_number(form))
 
 
 def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndarray = 0) -> np.ndarray | None:
@@ -189,7 +189,11 @@ def read_future(X: Any, data: SeriesSet, h: int, form: Form, skip: int | np.ndar
     if not form.columns.future:
         _check_wanted(X, form)
         return None
-    hint = "X goes on from the end of context" if np.ndim(skip) else f"make_future({h}) gives the rows needed"
+    hint = f"make_future({h}) gives the rows needed"
+    if np.ndim(skip):
+        hint = "X goes on from the end of context"
+    elif data.starts is None:
+        hint = f"X is an array of {h} rows"
     if X is None:
         raise ValueError(
             f"X was None; expected the known-future covariates {listed(form.columns.future)} of the "
