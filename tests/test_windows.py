@@ -115,8 +115,10 @@ def plain(data, filled, covariates, layout, method, flags, row, origin, counts=F
         steps = layout.context + (layout.horizon - 1 if training else 0)
         rows = [feature(t) for t in used]
         targets = range(start + 1, stop)
+        # the end of a context is 0 by the normalisation with its last value: nothing is to be learned of it
+        counted = origin if method == "last" else start + available // 4 + 1
         weight = [
-            [float(s[t] and t != b and t - start > available // 4) for s, b in zip(seen, begins, strict=True)]
+            [float(s[t] and t != b and t >= counted) for s, b in zip(seen, begins, strict=True)]
             for t in targets
         ]
     else:
@@ -301,7 +303,7 @@ class TestBatch:
     def test_a_first_value_carried_back_is_no_target_of_its_own(self):
         data = make([20])
         data.values[:6] = np.nan
-        source, _, _ = make_source(data, Layout(8, 3, 1, 1, stepwise=True))
+        source, _, _ = make_source(data, Layout(8, 3, 1, 1, stepwise=True), "standard")
         x, _, weight, _ = source.gather(np.array([0]))  # origin 8: target j is step j + 1
         assert weight[0, 5] == 0 and weight[0, 6] > 0
         assert (x.context[0, :6, 1] == 0).all()

@@ -51,6 +51,8 @@ class Cut(NamedTuple):
         Columns of flags, known-future, past and static covariates.
     missing : int
         1 if there are values that were not observed, else 0.
+    betrayed : int
+        1 if the normalizer betrays the context, so that no step of it is a target, else 0.
     """
 
     B: int
@@ -70,6 +72,7 @@ class Cut(NamedTuple):
     P: int
     S: int
     missing: int
+    betrayed: int
 
 
 @inline
@@ -207,9 +210,9 @@ def window_targets(
 def step_targets(
     n, counts, zero, weight, control, rows, origins, step0, first, values, target, center, scale, y, weights
 ):
-    """Take the step behind each that is read, (T, B, C); the first quarter of the context has no weight.
+    """Take the step behind each that is read, (T, B, C), and weigh it as a target.
 
-    Counts are left as they are.
+    The first quarter of the context has none, or if it is betrayed the whole. Counts are left as they are.
     """
     start = int(control[0]) * n.size
     for i in range(cuda.grid(1), n.T * n.B * n.C, cuda.gridsize(1)):
@@ -221,7 +224,8 @@ def step_targets(
         if t < known + n.further:
             value = _value(values, step0[own], step, first[own], origin, zero)
             y[i] = value if counts else (value - center[b * n.C + c]) / scale[b * n.C + c]
-            if step > origin - known + known // 4 and _seen(target, n.missing, step0[own], step):
+            begin = origin if n.betrayed else origin - known + known // 4 + 1
+            if step >= begin and _seen(target, n.missing, step0[own], step):
                 weights[i] = weight
 
 
@@ -324,7 +328,7 @@ class DeviceWindows:
             B, size, layout.context, layout.horizon, C, layout.segment, self.T,
             -(-layout.horizon // layout.decode), layout.decode, -layout.context % layout.segment,
             self._further, int(layout.stepwise), C * found.flags, future, past, static,
-            int(found.observed is not None),
+            int(found.observed is not None), int(found.normalizer.betrays_context),
         )  # fmt: skip
 
     def gather(self, program: Program, way: ForecastWay, y: Any, weights: Any, size: int) -> None:

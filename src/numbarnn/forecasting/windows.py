@@ -245,8 +245,8 @@ class WindowSource:
         y : ndarray of shape (n, E, 1)
             What followed, on the scale of `x` (counts: as it was); 0 where the weight is 0 for good.
         sample_weight : ndarray of shape (n, E) or None
-            0 where the target was not observed, and stepwise in the first quarter of the context; the mean
-            over all samples is 1. None for ones.
+            0 where the target was not observed, and stepwise in the first quarter of the context, or in
+            all of it where the normalizer betrays it; the mean over all samples is 1. None for ones.
         lengths : None
             Those of `x` are no matter of the outputs.
         """
@@ -383,16 +383,16 @@ class WindowSource:
             samples = np.arange(start, min(start + CHUNK, int(self._ends[-1])))
             rows, origins = self._locate(samples)
             length = np.minimum(origins, context)
-            unused = length - length // 4 - 1 if stepwise else 0  # steps of the context that are targets
+            n_before = self._targets_before(length)
             if not missing:
-                total += int((unused + horizon).sum()) * self.n_channels
+                total += int((n_before + horizon).sum()) * self.n_channels
                 continue
             at = self._step0[rows] + origins[:, None]
             n_known = known[at] - known[at - length[:, None]]
             n_counted = counted[at + horizon] - counted[at]
             keep = (n_known.sum(axis=1) > 0) & (n_counted.sum(axis=1) > 0)
             kept.append(samples[keep])
-            from_context = counted[at] - counted[at - np.broadcast_to(unused, len(at))[:, None]]
+            from_context = counted[at] - counted[at - n_before[:, None]]
             total += int((n_counted + from_context)[keep].sum())
         if missing:
             kept = np.concatenate([np.zeros(0, np.int64), *kept])
@@ -400,6 +400,12 @@ class WindowSource:
         n = int(self._ends[-1]) if self._kept is None else len(self._kept)
         steps = context + horizon - 1 if stepwise else horizon
         self._mean_weight = total / max(n * steps * self.n_channels, 1) or 1.0
+
+    def _targets_before(self, length):
+        """How many of the last steps of contexts, whose lengths are given, are targets too."""
+        if not self.layout.stepwise or self.normalizer.betrays_context:
+            return np.zeros_like(length)
+        return length - length // 4 - 1
 
     def _window(self, rows, origins, length):
         """Values, (n, length, C), from L steps before the origin on, and where they count (None: everywhere).
@@ -523,10 +529,8 @@ class WindowSource:
         else:
             return None
         if self.layout.stepwise:
-            step = np.arange(first, length)
-            available = np.minimum(origins, self.layout.context)
-            begin = self.layout.context - available + available // 4
-            weight[step <= begin[:, None]] = 0
+            begin = self.layout.context - self._targets_before(np.minimum(origins, self.layout.context))
+            weight[np.arange(first, length) < begin[:, None]] = 0
         weight /= dtype.type(self._mean_weight)
         return weight
 
