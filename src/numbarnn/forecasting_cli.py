@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .tables import Table, frame_library, parquet_library, read_table, write_table
+from .cli_input import read_future, read_series
+from .cli_output import check_outputs, draw_errors, draw_forecasts, write_answer
+from .tables import frame_library
 from .zones import constant_offset, wall_times
 
 __all__ = ["add_commands"]
 
-_MOST_PANELS = 6
 # parameters of the forecaster that messages name -> options
 _OPTIONS = {
     "freq": "--freq", "context_length": "--context", "hidden_size": "--hidden", "max_iter": "--epochs",
@@ -147,7 +146,7 @@ def _level(text: str) -> float:
 
 def _forecast(arguments: argparse.Namespace) -> None:
     """Run ``numbarnn forecast``."""
-    _check_outputs(arguments)
+    check_outputs(arguments)
     if arguments.future_covariates and not arguments.future:
         names = ", ".join(arguments.future_covariates)
         raise ValueError(
@@ -158,26 +157,26 @@ def _forecast(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"--future {arguments.future} was given, but no --future-covariates; name its columns with them"
         )
-    data, names, zone = _read(arguments)
+    data, names, zone = read_series(arguments)
     time, future = names["time"], None
     if arguments.future:
-        future = _for_forecaster(_read_future(arguments, data, names, zone), time, zone)
+        future = _for_forecaster(read_future(arguments, data, names, zone), time, zone)
     with _own_words(arguments):
         forecaster, y = _make_forecaster(arguments, names), _for_forecaster(data, time, zone)
         if arguments.future:
             _check_future(forecaster, y, future)
         table = _from_forecaster(forecaster.fit(y).predict(X=future, level=arguments.level), time, zone)
-    _write(table, arguments, {} if zone is None else {time: zone})
+    write_answer(table, arguments, {} if zone is None else {time: zone})
     if arguments.plot:
         if zone is not None:
             data, table = ({**each, time: wall_times(each[time], zone)} for each in (data, table))
-        _draw_forecasts(Path(arguments.plot), data, table, names, arguments)
+        draw_forecasts(data, table, names, arguments)
 
 
 def _backtest(arguments: argparse.Namespace) -> None:
     """Run ``numbarnn backtest``."""
-    _check_outputs(arguments)
-    data, names, zone = _read(arguments)
+    check_outputs(arguments)
+    data, names, zone = read_series(arguments)
     with _own_words(arguments):
         forecaster = _make_forecaster(arguments, names)
         table = forecaster.backtest(
@@ -185,15 +184,9 @@ def _backtest(arguments: argparse.Namespace) -> None:
             step_size=arguments.step, refit=arguments.refit, level=arguments.level,
         )  # fmt: skip
         table = _from_forecaster(table, None, None)
-    _write(table, arguments)
+    write_answer(table, arguments)
     if arguments.plot:
-        from matplotlib.figure import Figure
-
-        from .plotting import plot_horizon_error
-
-        figure = Figure(figsize=(8, 4), layout="constrained")
-        plot_horizon_error(table, figure.add_subplot())
-        figure.savefig(arguments.plot, dpi=150)
+        draw_errors(table, arguments)
 
 
 def _make_forecaster(arguments: argparse.Namespace, names: dict[str, str | None]) -> Any:
@@ -245,95 +238,6 @@ def _reword(text: str, arguments: argparse.Namespace) -> str:
     return _PARAMETER.sub(lambda match: _OPTIONS[match[1]], text)
 
 
-def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Find out before the training whether the answers can be written."""
-    for option, path in (("--out", arguments.out), ("--plot", arguments.plot)):
-        if path is None:
-            continue
-        folder = Path(path).parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise ValueError(
-                f"cannot write {path}: its folder must exist and be writable; choose another {option}"
-            )
-        if Path(path).is_dir():
-            raise ValueError(f"cannot write {path}: it is a folder; choose another {option}")
-    if arguments.out is not None:
-        if Path(arguments.out).suffix.lower() not in {".csv", ".parquet"}:
-            raise ValueError(f"cannot write {arguments.out}: --out must end in .csv or .parquet")
-        if Path(arguments.out).suffix.lower() == ".parquet":
-            parquet_library()
-    if arguments.plot is not None:
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-        except ImportError as error:
-            raise ImportError("--plot needs matplotlib: pip install 'numbarnn[plot]'") from error
-        formats = FigureCanvasAgg.get_supported_filetypes()
-        if Path(arguments.plot).suffix[1:].lower() not in formats:
-            raise ValueError(
-                f"cannot write {arguments.plot}: --plot must end in one of .{', .'.join(sorted(formats))}"
-            )
-
-
-def _read(arguments: argparse.Namespace) -> tuple[Table, dict[str, str | None], str | None]:
-    """Read the table and find its columns: those that were named, or those that can be meant.
-
-    Also return the zone of the times, which are in UTC then.
-    """
-    time, target, series = arguments.time, arguments.target, arguments.id
-    covariates = [*arguments.past_covariates, *arguments.future_covariates]
-    named = [name for name in (time, target, series, *covariates) if name is not None]
-    usual = {name for name in ("ds", "y", "unique_id") if name not in named}
-    data = read_table(
-        arguments.file,
-        times=[time] if time else usual & {"ds"},
-        texts=[series] if series else usual & {"unique_id"},
-        numbers=[*([target] if target else usual & {"y"}), *covariates],
-    )
-    _check_columns(data, named, arguments.file)
-    usual &= data.keys()
-    if series is None and "unique_id" in usual:
-        series = "unique_id"
-    if time is None:
-        times = [name for name, values in data.items() if values.dtype.kind == "M"]
-        time = "ds" if "ds" in usual else _the_one(times, list(data), "of times", "--time")
-    if target is None:
-        others = [name for name in data if name not in {time, series, *covariates}]
-        numbers = [name for name in others if data[name].dtype.kind in "iuf"]
-        target = "y" if "y" in usual else _the_one(numbers, others, "of numbers to forecast", "--target")
-    for option, name, kinds, expected in (
-        ("--time", time, "Miu", "times such as 2024-01-31 or 2024-01-31 18:00, or whole numbers"),
-        ("--target", target, "iuf", "numbers"),
-    ):
-        if data[name].dtype.kind not in kinds:
-            example = next(
-                (str(value) for value in data[name] if not _says_number(str(value))), data[name][0]
-            )
-            raise ValueError(f"{option} {name} holds {str(example)[:40]!r}; expected {expected}")
-    kept = [name for name in data if name in {time, target, series, *covariates}]
-    names = {"time": time, "target": target, "id": series}
-    return Table({name: data[name] for name in kept}), names, _zone_of(data, time, arguments, arguments.file)
-
-
-def _zone_of(data: Table, time: str, arguments: argparse.Namespace, path: str) -> str | None:
-    """Return the zone that the answer is to have."""
-    zone = data.zones.get(time)
-    if arguments.timezone is not None:
-        if zone is None:
-            raise ValueError(
-                f"--timezone {arguments.timezone} was given, but --time {time} of {path} has no zone and no "
-                "offset from UTC as in 2024-01-31 18:00+01:00; write it, or leave --timezone out"
-            )
-        zone = arguments.timezone
-    if zone == "":
-        raise ValueError(
-            f"--time {time} of {path} has several offsets from UTC; name the zone, as in "
-            "--timezone Europe/Berlin, or write all times with one offset"
-        )
-    if zone is not None and constant_offset(zone) is None:
-        frame_library(f"the time zone {zone}")
-    return zone
-
-
 def _for_forecaster(data: dict[str, np.ndarray], time: str, zone: str | None) -> Any:
     """Give the times their zone: what clocks show if they never change, else a frame that knows it."""
     if zone is None:
@@ -356,26 +260,6 @@ def _from_forecaster(table: Any, time: str | None, zone: str | None) -> dict[str
     return columns
 
 
-def _read_future(
-    arguments: argparse.Namespace, data: Table, names: dict[str, str | None], zone: str | None
-) -> Table:
-    """Read what is known of the steps to come."""
-    time, series, path = names["time"], names["id"], arguments.future
-    # a name in a CSV file is a text, but it may be that of a number in a Parquet file
-    texts = [series] if series is not None and data[series].dtype.kind == "U" else []
-    future = read_table(path, times=[time], texts=texts, numbers=arguments.future_covariates)
-    _check_columns(future, [time, *([] if series is None else [series]), *arguments.future_covariates], path)
-    if texts:
-        future[series] = future[series].astype(str)
-    if (time in future.zones) != (zone is not None):
-        having = ("no zone", "a zone or an offset from UTC")
-        raise ValueError(
-            f"--time {time} of {path} has {having[time in future.zones]}; expected "
-            f"{having[zone is not None]}, as in {arguments.file}"
-        )
-    return future
-
-
 def _check_future(forecaster: Any, y: Any, future: Any) -> None:
     """Find out before the training whether all is there that the forecast will ask for."""
     from .forecasting.preparation import read_training
@@ -385,65 +269,3 @@ def _check_future(forecaster: Any, y: Any, future: Any) -> None:
     read_future(future, known, forecaster.horizon, form)
 
 
-def _says_number(text: str) -> bool:
-    """Whether a text is empty or that of a number."""
-    try:
-        float(text or 0)
-    except ValueError:
-        return False
-    return True
-
-
-def _the_one(found: list[str], others: list[str], what: str, option: str) -> str:
-    """Return the only column that can be meant, or ask for it."""
-    if len(found) > 1:
-        raise ValueError(f"there are {len(found)} columns {what}; name one with {option}: {', '.join(found)}")
-    if not found:
-        raise ValueError(f"there is no column {what}; name it with {option}: {', '.join(others)}")
-    return found[0]
-
-
-def _check_columns(data: dict[str, np.ndarray], names: list[str], path: str) -> None:
-    """Say which column is not there, and which are."""
-    for name in names:
-        if name not in data:
-            raise ValueError(f"{path} has no column {name!r}; it has {', '.join(data)}")
-
-
-def _write(
-    table: dict[str, np.ndarray], arguments: argparse.Namespace, zones: dict[str, str] | None = None
-) -> None:
-    """Write the answer, and say where."""
-    write_table(table, arguments.out, zones)
-    if arguments.out and not arguments.quiet:
-        print(f"table: {Path(arguments.out).resolve()}", file=sys.stderr)
-
-
-def _draw_forecasts(path, data, table, names, arguments) -> None:
-    """Draw the first series, a panel each, with three horizons of history."""
-    from matplotlib.figure import Figure
-
-    from .plotting import plot_forecast
-
-    time, target, series = names["time"], names["target"], names["id"]
-    shown = [None] if series is None else list(dict.fromkeys(table[series].tolist()))[:_MOST_PANELS]
-    model = next(name for name in table if name not in (time, series))
-    n_past = max(3 * arguments.horizon, 24)
-    figure = Figure(figsize=(9, 1 + 3 * len(shown)), layout="constrained")
-    for ax, one in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
-        past, future = (
-            columns if one is None else {name: v[columns[series] == one] for name, v in columns.items()}
-            for columns in (data, table)
-        )
-        bounds = {}
-        if arguments.level:
-            bounds["level"] = arguments.level
-            for name, side in (("lower", "lo"), ("upper", "hi")):
-                bounds[name] = np.stack(
-                    [future[f"{model}-{side}-{level:g}"] for level in arguments.level], axis=1
-                )
-        times = np.concatenate([past[time][-n_past:], future[time]])
-        title = None if one is None else str(one)
-        history = past[target][-n_past:]
-        plot_forecast(history, future[model], ax=ax, time=times, ylabel=target, title=title, **bounds)
-    figure.savefig(path, dpi=150)

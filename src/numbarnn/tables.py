@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import sys
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
+from .columns import WrongCell, parse_column
 from .zones import constant_offset, read_zone
 
 __all__ = [
@@ -23,14 +23,6 @@ __all__ = [
     "read_table",
     "write_table",
 ]
-
-# what a cell may say where a value is missing
-_MISSING = ("", "-", "na", "n/a", "#n/a", "nan", "null", "none")
-# 20,5; 1,234 may be a thousand and more
-_COMMA = re.compile(r"[+-]?\d*,\d+")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-# +01:00 or Z at the end of a time
-_OFFSET = re.compile(r":\d\d.*([+-]\d\d:?\d\d|[zZ])$")
 
 
 class Table(dict[str, np.ndarray]):
@@ -126,123 +118,22 @@ def read_table(
             )
     table = Table()
     for name, column in zip(names, zip(*(row for _, row in numbered), strict=True), strict=True):
-        cells = np.array(column)
         if name in texts and name not in numbers:
-            table[name] = cells
+            table[name] = np.array(column)
             continue
         try:
-            table[name] = _parse(name, cells, name in times, delimiter, table.zones)
-        except _WrongTime as error:
+            table[name], zone = parse_column(column, delimiter, name in times, name in numbers)
+        except WrongCell as error:
             line = numbered[error.row][0]
             raise ValueError(f"{path}, line {line}: the column {name!r} {error}") from error
-        if name in numbers and table[name].dtype.kind not in "iuf":
-            row = _first_text(column, delimiter)
-            raise ValueError(_no_number(f"{path}, line {numbered[row][0]}", name, column[row], delimiter))
+        if zone is not None:
+            table.zones[name] = zone
     return table
 
 
 def _counted(n: int, thing: str) -> str:
     """Spell a number of things."""
     return f"{n} {thing if n == 1 else f'{thing}s'}"
-
-
-def _no_number(where: str, name: str, cell: str, delimiter: str) -> str:
-    """Say which cell is no number, and what to do."""
-    hint = "an empty cell where it is missing"
-    if "," in cell:
-        hint += ", a decimal point" if delimiter == "," else ", no separators of thousands"
-    return f"{where}: the column {name!r} holds {cell.strip()[:40]!r}; expected numbers ({hint})"
-
-
-def _first_text(cells: Sequence[str], delimiter: str) -> int:
-    """Find the cell for which a column is none of numbers."""
-    odd = [i for i, cell in enumerate(cells) if _floats(np.array([cell.strip()]), ",") is None]
-    commas = delimiter != ","
-    return next((i for i in odd if not (commas and _COMMA.fullmatch(cells[i].strip()))), odd[0])
-
-
-def _floats(cells: np.ndarray, delimiter: str) -> np.ndarray | None:
-    """Read numbers, with NaN where they are missing; None if a cell is none."""
-    cells = np.where(np.isin(np.char.lower(cells), _MISSING), "nan", cells)
-    try:
-        return cells.astype(np.float64)
-    except ValueError:
-        pass
-    if delimiter == ",":
-        return None
-    commas = [cell for cell in cells if _COMMA.fullmatch(cell)]
-    # with semicolons the comma is the decimal one; with tabs 1,234 alone does not tell
-    if any("." in cell for cell in cells) or (delimiter == "\t" and all(map(_THOUSANDS.fullmatch, commas))):
-        return None
-    try:
-        return np.array([cell.replace(",", ".") for cell in cells]).astype(np.float64)
-    except ValueError:
-        return None
-
-
-def _parse(name: str, cells: np.ndarray, is_time: bool, delimiter: str, zones: dict[str, str]) -> np.ndarray:
-    """Turn the cells of a column into whole numbers, numbers, times, or leave them as strings."""
-    cells = np.char.strip(cells)
-    missing = np.isin(np.char.lower(cells), _MISSING)
-    if not missing.any():
-        try:
-            whole = cells.astype(np.int64)
-            # 007 is a name, and int() would take 1_000
-            if (whole.astype(cells.dtype) == cells).all():
-                return whole
-        except (ValueError, OverflowError):
-            pass
-    if not missing.all() and (numbers := _floats(cells, delimiter)) is not None:
-        return numbers
-    if is_time and missing.any():
-        raise _WrongTime(int(missing.argmax()), "is empty; expected a time in each row")
-    if is_time or (not missing.any() and cells[0][:4].isdecimal() and "-" in cells[0]):
-        try:
-            return _parse_times(name, cells, zones)
-        except ValueError:
-            if is_time:
-                raise _wrong_time(cells) from None
-    return np.full(len(cells), np.nan) if missing.all() else cells
-
-
-class _WrongTime(ValueError):
-    """What is wrong with the time in a row."""
-
-    def __init__(self, row: int, message: str) -> None:
-        super().__init__(message)
-        self.row = row
-
-
-def _wrong_time(cells: np.ndarray) -> _WrongTime:
-    """Find the first time that cannot be read."""
-    for row, cell in enumerate(cells):
-        try:
-            _parse_times("", cells[row : row + 1], {})
-        except ValueError:
-            expected = "times such as 2024-01-31 or 2024-01-31 18:00"
-            return _WrongTime(row, f"holds {str(cell)[:40]!r}; expected {expected}")
-    here = [bool(_OFFSET.search(cell)) for cell in cells]
-    what = ("an offset", "none") if here[0] else ("no offset", "one")
-    message = f"begins with {what[0]} from UTC and has {what[1]} here; expected all times to be alike"
-    return _WrongTime(here.index(not here[0]), message)
-
-
-def _parse_times(name: str, cells: np.ndarray, zones: dict[str, str]) -> np.ndarray:
-    """Read ISO 8601 times, with a blank or a T; those with an offset become UTC, and zones tells it."""
-    if not any(_OFFSET.search(cell) for cell in cells):
-        return cells.astype("datetime64[us]")
-    times = [datetime.fromisoformat(str(cell)) for cell in cells]  # NumPy has no offsets
-    if any(time.tzinfo is None for time in times):
-        raise ValueError("some times have an offset from UTC and others have none")
-    offsets = {time.utcoffset() for time in times}
-    zones[name] = _spell_offset(offsets.pop()) if len(offsets) == 1 else ""
-    return np.array([time.astimezone(UTC).replace(tzinfo=None) for time in times], dtype="datetime64[us]")
-
-
-def _spell_offset(offset: timedelta) -> str:
-    """Spell an offset from UTC: "+05:30"."""
-    minutes = round(offset.total_seconds() / 60)
-    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
 
 
 def parquet_library() -> str:

@@ -1,0 +1,164 @@
+"""What the commands write: tables and pictures, and whether they can be written."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from .tables import parquet_library, write_table
+
+__all__ = ["check_outputs", "draw_errors", "draw_forecasts", "write_answer"]
+
+_MOST_PANELS = 6
+
+
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Find out before the training whether the answers can be written.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        Of the command line.
+
+    Raises
+    ------
+    ImportError
+        If a library for it is not installed.
+    ValueError
+        If a file cannot be written.
+
+    Examples
+    --------
+    >>> import argparse
+    >>> from numbarnn.cli_output import check_outputs
+    >>> check_outputs(argparse.Namespace(file="a.csv", out=None, plot=None))
+    """
+    for option, path in (("--out", arguments.out), ("--plot", arguments.plot)):
+        if path is None:
+            continue
+        folder = Path(path).parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise ValueError(
+                f"cannot write {path}: its folder must exist and be writable; choose another {option}"
+            )
+        if Path(path).is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder; choose another {option}")
+    if arguments.out is not None:
+        if Path(arguments.out).suffix.lower() not in {".csv", ".parquet"}:
+            raise ValueError(f"cannot write {arguments.out}: --out must end in .csv or .parquet")
+        if Path(arguments.out).suffix.lower() == ".parquet":
+            parquet_library()
+    if arguments.plot is not None:
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+        except ImportError as error:
+            raise ImportError("--plot needs matplotlib: pip install 'numbarnn[plot]'") from error
+        formats = FigureCanvasAgg.get_supported_filetypes()
+        if Path(arguments.plot).suffix[1:].lower() not in formats:
+            raise ValueError(
+                f"cannot write {arguments.plot}: --plot must end in one of .{', .'.join(sorted(formats))}"
+            )
+
+
+def write_answer(
+    table: dict[str, np.ndarray], arguments: argparse.Namespace, zones: dict[str, str] | None = None
+) -> None:
+    """Write the table, and say where.
+
+    Parameters
+    ----------
+    table : dict of str to ndarray
+    arguments : argparse.Namespace
+        Of the command line.
+    zones : dict of str to str, default=None
+        See `numbarnn.tables.write_table`.
+
+    Examples
+    --------
+    >>> import argparse
+    >>> import numpy as np
+    >>> from numbarnn.cli_output import write_answer
+    >>> write_answer({"y": np.array([1.5])}, argparse.Namespace(out=None, quiet=True))
+    y
+    1.5
+    """
+    write_table(table, arguments.out, zones)
+    if arguments.out and not arguments.quiet:
+        print(f"table: {Path(arguments.out).resolve()}", file=sys.stderr)
+
+
+def draw_forecasts(
+    data: dict[str, np.ndarray],
+    table: dict[str, np.ndarray],
+    names: dict[str, str | None],
+    arguments: argparse.Namespace,
+) -> None:
+    """Draw the first series, a panel each, with three horizons of history.
+
+    Parameters
+    ----------
+    data, table : dict of str to ndarray
+        The series, and their forecasts.
+    names : dict of str to str or None
+        Columns of "time", "target" and "id".
+    arguments : argparse.Namespace
+        Of the command line.
+
+    Examples
+    --------
+    >>> from numbarnn.cli_output import draw_forecasts
+    >>> draw_forecasts(data, table, names, arguments)  # doctest: +SKIP
+    """
+    from matplotlib.figure import Figure
+
+    from .plotting import plot_forecast
+
+    time, target, series = names["time"], names["target"], names["id"]
+    shown = [None] if series is None else list(dict.fromkeys(table[series].tolist()))[:_MOST_PANELS]
+    model = next(name for name in table if name not in (time, series))
+    n_past = max(3 * arguments.horizon, 24)
+    figure = Figure(figsize=(9, 1 + 3 * len(shown)), layout="constrained")
+    for ax, one in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
+        past, future = (
+            columns if one is None else {name: v[columns[series] == one] for name, v in columns.items()}
+            for columns in (data, table)
+        )
+        bounds = {}
+        if arguments.level:
+            bounds["level"] = arguments.level
+            for name, side in (("lower", "lo"), ("upper", "hi")):
+                bounds[name] = np.stack(
+                    [future[f"{model}-{side}-{level:g}"] for level in arguments.level], axis=1
+                )
+        times = np.concatenate([past[time][-n_past:], future[time]])
+        title = None if one is None else str(one)
+        history = past[target][-n_past:]
+        plot_forecast(history, future[model], ax=ax, time=times, ylabel=target, title=title, **bounds)
+    figure.savefig(arguments.plot, dpi=150)
+
+
+def draw_errors(table: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
+    """Draw the errors of a backtest by step.
+
+    Parameters
+    ----------
+    table : dict of str to ndarray
+    arguments : argparse.Namespace
+        Of the command line.
+
+    Examples
+    --------
+    >>> from numbarnn.cli_output import draw_errors
+    >>> draw_errors(table, arguments)  # doctest: +SKIP
+    """
+    from matplotlib.figure import Figure
+
+    from .plotting import plot_horizon_error
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    plot_horizon_error(table, figure.add_subplot())
+    figure.savefig(arguments.plot, dpi=150)
