@@ -449,6 +449,28 @@ def test_errors_of_forecast(naive, sales, capsys, monkeypatch, tmp_path, argumen
     assert line.startswith("numbarnn: error: ") and all(word in line for word in words), line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "sales of shops.csv"], "shops.csv: it is the file of FILE too; choose another --out"),
+        (["--out", "link.csv"], "link.csv: it is the file of FILE too"),
+        (["--out", "hard.csv"], "hard.csv: it is the file of FILE too"),
+        (["--out", "./next.csv", "--future", "next.csv"], "it is the file of --future too"),
+        (["--plot", "sales of shops.csv"], "it is the file of FILE too; choose another --plot"),
+        (["--out", "new.csv", "--plot", "../{}/new.csv"], "it is the file of --out too"),
+    ],
+)
+def test_no_file_that_is_read_is_written(sales, capsys, monkeypatch, tmp_path, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    before = sales.read_bytes()
+    (tmp_path / "link.csv").symlink_to(sales)
+    (tmp_path / "hard.csv").hardlink_to(sales)
+    (tmp_path / "next.csv").write_text("unique_id,ds,promo\n")
+    arguments = [each.format(tmp_path.name) for each in arguments]
+    assert words in failure(capsys, ["forecast", sales.name, "--horizon", "2", *arguments])
+    assert sales.read_bytes() == before
+
+
 @pytest.fixture
 def small(sales):
     """Options that train a real forecaster in no time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
             )
         if Path(path).is_dir():
             raise ValueError(f"cannot write {path}: it is a folder; choose another {option}")
+    _check_apart(arguments)
     if arguments.out is not None:
         if Path(arguments.out).suffix.lower() not in {".csv", ".parquet"}:
             raise ValueError(f"cannot write {arguments.out}: --out must end in .csv or .parquet")
@@ -62,6 +64,23 @@ def check_outputs(arguments: argparse.Namespace) -> None:
             raise ValueError(
                 f"cannot write {arguments.plot}: --plot must end in one of .{', .'.join(sorted(formats))}"
             )
+
+
+def _check_apart(arguments):
+    """Raise a ValueError if an answer would take the place of what is read, or of the other answer."""
+    paths = {"FILE": arguments.file, "--future": getattr(arguments, "future", None)}
+    paths |= {"--out": arguments.out, "--plot": arguments.plot}
+    given = [(option, path) for option, path in paths.items() if path is not None]
+    for (other, first), (option, second) in combinations(given, 2):
+        if option in ("--out", "--plot") and _is_same(first, second):
+            raise ValueError(f"cannot write {second}: it is the file of {other} too; choose another {option}")
+
+
+def _is_same(one, other):
+    """Whether two paths, which need not be there, lead to one file; devices and pipes may be named twice."""
+    if os.path.exists(one) and os.path.exists(other):
+        return os.path.isfile(one) and os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def write_answer(
