@@ -43,7 +43,8 @@ def read_series(arguments: argparse.Namespace) -> tuple[Table, dict[str, str | N
     usual = {name for name in ("ds", "y", "unique_id") if name not in named}
     data = read_table(
         arguments.file,
-        times=[time] if time else usual & {"ds"},
+        # --freq 1 says that they are whole numbers, even such as look like dates
+        times=[] if isinstance(arguments.freq, int) else [time] if time else usual & {"ds"},
         texts=[series] if series else usual & {"unique_id"},
         numbers=[*([target] if target else usual & {"y"}), *covariates],
     )
@@ -67,6 +68,8 @@ def read_series(arguments: argparse.Namespace) -> tuple[Table, dict[str, str | N
                 (str(value) for value in data[name] if not _says_number(str(value))), data[name][0]
             )
             raise ValueError(f"{option} {name} holds {str(example)[:40]!r}; expected {expected}")
+    if series is None:
+        _check_one_series(data, time, arguments.file)
     kept = [name for name in data if name in {time, target, series, *covariates}]
     names = {"time": time, "target": target, "id": series}
     return Table({name: data[name] for name in kept}), names, _zone_of(data, time, arguments, arguments.file)
@@ -99,9 +102,10 @@ def read_future(
     >>> future = read_future(arguments, data, names, zone)  # doctest: +SKIP
     """
     time, series, path = names["time"], names["id"], arguments.future
+    times = [time] if data[time].dtype.kind == "M" else []
     # a name in a CSV file is a text, but it may be that of a number in a Parquet file
     texts = [series] if series is not None and data[series].dtype.kind == "U" else []
-    future = read_table(path, times=[time], texts=texts, numbers=arguments.future_covariates)
+    future = read_table(path, times=times, texts=texts, numbers=arguments.future_covariates)
     _check_columns(future, [time, *([] if series is None else [series]), *arguments.future_covariates], path)
     if texts:
         future[series] = future[series].astype(str)
@@ -132,6 +136,21 @@ def _zone_of(data: Table, time: str, arguments: argparse.Namespace, path: str) -
     if zone is not None and constant_offset(zone) is None:
         frame_library(f"the time zone {zone}")
     return zone
+
+
+def _check_one_series(data: Table, time: str, path: str) -> None:
+    """Raise a ValueError unless the times ascend, as they do not where rows are of several series."""
+    wrong = data[time][1:] <= data[time][:-1]
+    if wrong.any():
+        from .forecasting.frequency import show_time
+
+        late, early = (show_time(data[time][i]) for i in (wrong.argmax(), wrong.argmax() + 1))
+        texts = ", ".join(name for name, values in data.items() if values.dtype.kind == "U")
+        hint = f" (columns of texts: {texts})" if texts else ""
+        raise ValueError(
+            f"--time {time} of {path} does not ascend: {early} comes after {late}; if the file holds several "
+            f"series, name their column with --id{hint}, otherwise sort its rows by {time}"
+        )
 
 
 def _says_number(text: str) -> bool:

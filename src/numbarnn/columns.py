@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-__all__ = ["WrongCell", "parse_column"]
+__all__ = ["WrongCell", "compact_dates", "parse_column"]
 
 # what a cell may say where a value is missing
 _MISSING = ("", "-", "na", "n/a", "#n/a", "nan", "null", "none")
@@ -74,6 +74,37 @@ def parse_column(
     return values, zone
 
 
+def compact_dates(whole: np.ndarray) -> np.ndarray:
+    """Read whole numbers such as 20240131 or 202401 as dates, if all of them are dates; else leave them.
+
+    Parameters
+    ----------
+    whole : ndarray of int of shape (n,)
+
+    Returns
+    -------
+    ndarray of datetime64[us] or int of shape (n,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbarnn.columns import compact_dates
+    >>> compact_dates(np.array([202411, 202412])).astype("M8[M]")
+    array(['2024-11', '2024-12'], dtype='datetime64[M]')
+    >>> compact_dates(np.array([202412, 202413]))
+    array([202412, 202413])
+    """
+    for n_digits in (8, 6):
+        if len(whole) and 10 ** (n_digits - 1) <= whole.min() and whole.max() < 10**n_digits:
+            texts = map(str, whole.tolist())
+            dates = [f"{text[:4]}-{text[4:6]}-{text[6:] or '01'}" for text in texts]
+            try:
+                return np.array(dates, "datetime64[us]")
+            except ValueError:
+                break
+    return whole
+
+
 def _parse(texts: np.ndarray, delimiter: str, is_time: bool) -> tuple[np.ndarray, str | None]:
     """Find out what a column holds; also return the zone of times."""
     cells = np.char.strip(texts)
@@ -83,7 +114,7 @@ def _parse(texts: np.ndarray, delimiter: str, is_time: bool) -> tuple[np.ndarray
             whole = cells.astype(np.int64)
             # 007 is a name, and int() would take 1_000
             if (whole.astype(cells.dtype) == cells).all():
-                return whole, None
+                return (compact_dates(whole) if is_time else whole), None
         except (ValueError, OverflowError):
             pass
     if not missing.all() and (numbers := _floats(cells, delimiter)) is not None:

@@ -13,7 +13,7 @@ from typing import TextIO
 
 import numpy as np
 
-from .columns import WrongCell, parse_column
+from .columns import WrongCell, compact_dates, parse_column
 from .zones import constant_offset, read_zone
 
 __all__ = [
@@ -60,7 +60,8 @@ def read_table(
         Ends in ``.parquet``, or is a CSV file in UTF-8 with a header, separated by commas, semicolons or
         tabs. Numbers of the latter two may have a decimal comma.
     times : collection of str, default=()
-        Columns that hold times; a column of whole numbers there stays numbers.
+        Columns that hold times; a column of whole numbers there stays numbers, unless all of them are dates
+        such as 20240131 or 202401.
     texts : collection of str, default=()
         Columns of a CSV file that stay as they are: names such as 007, 1e3 or 2024-01.
     numbers : collection of str, default=()
@@ -91,7 +92,7 @@ def read_table(
     array([1.5, nan])
     """
     if Path(path).suffix.lower() == ".parquet":
-        return _read_parquet(path)
+        return _read_parquet(path, times)
     try:
         # utf-8-sig: spreadsheets write a byte-order mark
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -194,7 +195,7 @@ def _installed(libraries: Sequence[str], needs: str) -> str:
     raise ImportError(f"{needs} and narwhals: pip install 'numbarnn[dataframe]'")
 
 
-def _read_parquet(path: str | os.PathLike) -> Table:
+def _read_parquet(path: str | os.PathLike, times: Collection[str]) -> Table:
     """Read with polars or pyarrow."""
     library = parquet_library()
     import narwhals as nw
@@ -214,7 +215,7 @@ def _read_parquet(path: str | os.PathLike) -> Table:
                 columns.zones[name] = zone
         elif values.dtype.kind == "O":
             values = np.array(["" if value is None else str(value) for value in values])
-        columns[name] = values
+        columns[name] = compact_dates(values) if name in times and values.dtype.kind in "iu" else values
     return columns
 
 
