@@ -207,15 +207,15 @@ def sales(tmp_path):
 
 def test_forecast_writes_a_table_and_a_picture(naive, sales, tmp_path, capsys):
     out, picture = tmp_path / "out.csv", tmp_path / "out.png"
-    arguments = ["forecast", str(sales), "--horizon", "2", "--level", "80", "95.5", "--hidden", "8"]
+    arguments = ["forecast", str(sales), "--horizon", "2", "--level", "80", "50.5", "--hidden", "8"]
     assert main([*arguments, "--jobs", "1", "--calendar", "--out", str(out), "--plot", str(picture)]) == 0
     assert out.read_text(encoding="utf-8").splitlines() == [
         "unique_id,ds,RNNForecaster,RNNForecaster-lo-80,RNNForecaster-hi-80,"
-        "RNNForecaster-lo-95.5,RNNForecaster-hi-95.5",
-        "a,2024-01-31,30.5,-49.5,110.5,-65,126",
-        "a,2024-02-01,30.5,-49.5,110.5,-65,126",
-        "\u00e9,2024-01-31,30.5,-49.5,110.5,-65,126",
-        "\u00e9,2024-02-01,30.5,-49.5,110.5,-65,126",
+        "RNNForecaster-lo-50.5,RNNForecaster-hi-50.5",
+        "a,2024-01-31,30.5,-49.5,110.5,-20,81",
+        "a,2024-02-01,30.5,-49.5,110.5,-20,81",
+        "\u00e9,2024-01-31,30.5,-49.5,110.5,-20,81",
+        "\u00e9,2024-02-01,30.5,-49.5,110.5,-20,81",
     ]
     assert picture.read_bytes().startswith(b"\x89PNG")
     given = naive.last.parameters
@@ -516,6 +516,24 @@ def test_errors_of_the_forecaster_name_options(small, capsys):
     assert f"error: {small[0]} has 30 time steps; expected at least" in line and "--windows=40" in line
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "options", "words"),
+    [
+        (30, ["--horizon", "20", "--level", "80"], "needs at least 41 time steps of a series for --hor"),
+        (30, ["--horizon", "2", "--level", "80", "99"], "--level 99 needs 199 errors of forecasts of the l"),
+        (9, ["--horizon", "2", "--level", "50"], "has values for 0; expected a lower --level, a"),
+    ],
+)
+def test_a_level_too_many_is_found_before_any_training(tmp_path, capsys, monkeypatch, n_rows, options, words):
+    """The last rows have no value."""
+    monkeypatch.setattr(Trainer, "fit", None)
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["ds,y", *(f"{i},{i % 5 if i < n_rows else ''}" for i in range(30))]))
+    assert words in failure(capsys, ["forecast", str(path), *options])
+    if "20" not in options:
+        assert "--level" in failure(capsys, ["backtest", str(path), *options, "--windows", "2"])
+
+
 def press_ctrl_c_in_fit(monkeypatch, number):
     """Press it in the training of this number, from 0."""
     fit, fits = Trainer.fit, []
@@ -549,6 +567,30 @@ def test_ctrl_c_in_a_backtest_loses_no_window(small, capsys, monkeypatch):
     assert captured.err == "numbarnn: warning: interrupted: the last 1 of 3 windows are left out\n"
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("times", "option", "expected"),
+    [
+        (range(20240101, 20240132), [], ["2024-02-01", "2024-02-02"]),
+        ([*range(202301, 202313), *range(202401, 202413)], [], ["2025-01-01", "2025-02-01"]),
+        (range(20240101, 20240132), ["--freq", "1"], ["20240132", "20240133"]),
+        (range(20240101, 20240133), [], ["20240133", "20240134"]),
+        (range(300), ["--freq", "1"], ["300", "301"]),
+    ],
+)
+def test_whole_numbers_that_are_dates_are_read_as_dates(tmp_path, capsys, times, option, expected, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        write_times(path, times, "y")
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.table({"ds": list(times), "y": range(len(times))}), path)
+    short = ["--horizon", "2", "--hidden", "4", "--epochs", "1", "--jobs", "1", "--quiet"]
+    assert main(["forecast", str(path), *short, *option]) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]] == expected
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -577,6 +619,12 @@ def test_ctrl_c_in_a_backtest_loses_no_window(small, capsys, monkeypatch):
             "holds '1,234'; expected numbers (an empty cell where it is missing, no",
         ),
         ("ds;y\n2024-01-01;1,5\n2024-01-01;1.234,5\n", "line 3: the column 'y' holds '1.234,5'; expected"),
+        (
+            "ds,shop,y\n2024-01-01,a,1\n2024-01-02,a,1\n2024-01-01,b,2\n",
+            "2024-01-01 comes after 2024-01-02; if the file holds several series, name their column with "
+            "--id (columns of texts: shop), otherwise sort its rows by ds",
+        ),
+        ("ds,y\n5,1\n5,2\n", "5 comes after 5; if the file holds several series, name their column with"),
         ("ds,y\n2024-01-01T00:00Z,1\n2024-01-01,2\n", "line 3: the column 'ds' begins with an offset from"),
     ],
 )

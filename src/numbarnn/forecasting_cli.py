@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import textwrap
@@ -99,7 +100,11 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     add("--future-covariates", nargs="+", metavar="COLUMN", default=[], help="columns known in advance")
     add("--past-covariates", nargs="+", metavar="COLUMN", default=[], help="columns known afterwards only")
     add("--calendar", action="store_true", help="tell the network hour, weekday, month and the like")
-    add("--freq", metavar="STEP", help="time between rows: h, 15min, D, W, MS ... (default: inferred)")
+    add(
+        "--freq", type=_freq, metavar="STEP",
+        help="time between rows: h, 15min, D, W, MS ..., or a whole number: times are whole numbers, also "
+        "those that look like the date 20240131 (default: inferred)",
+    )  # fmt: skip
     add(
         "--timezone", type=_zone, metavar="NAME",
         help="zone of the answer and of days, hours and the like, as Europe/Berlin; for times that have an "
@@ -122,6 +127,11 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
     return int(text)
+
+
+def _freq(text: str) -> str | int:
+    """Read the number of a step of whole numbers; what it may say else, the forecaster knows."""
+    return int(text) if text.isdecimal() else text
 
 
 def _zone(text: str) -> str:
@@ -163,8 +173,7 @@ def _forecast(arguments: argparse.Namespace) -> None:
         future = _for_forecaster(read_future(arguments, data, names, zone), time, zone)
     with _own_words(arguments):
         forecaster, y = _make_forecaster(arguments, names), _for_forecaster(data, time, zone)
-        if arguments.future:
-            _check_future(forecaster, y, future)
+        _check_before(forecaster, y, future, 0, arguments)
         table = _from_forecaster(forecaster.fit(y).predict(X=future, level=arguments.level), time, zone)
     write_answer(table, arguments, {} if zone is None else {time: zone})
     if arguments.plot:
@@ -178,9 +187,11 @@ def _backtest(arguments: argparse.Namespace) -> None:
     check_outputs(arguments)
     data, names, zone = read_series(arguments)
     with _own_words(arguments):
-        forecaster = _make_forecaster(arguments, names)
+        forecaster, y = _make_forecaster(arguments, names), _for_forecaster(data, names["time"], zone)
+        span = arguments.horizon + (arguments.windows - 1) * (arguments.step or arguments.horizon)
+        _check_before(forecaster, y, None, span, arguments)
         table = forecaster.backtest(
-            _for_forecaster(data, names["time"], zone), n_windows=arguments.windows,
+            y, n_windows=arguments.windows,
             step_size=arguments.step, refit=arguments.refit, level=arguments.level,
         )  # fmt: skip
         table = _from_forecaster(table, None, None)
@@ -260,12 +271,44 @@ def _from_forecaster(table: Any, time: str | None, zone: str | None) -> dict[str
     return columns
 
 
-def _check_future(forecaster: Any, y: Any, future: Any) -> None:
-    """Find out before the training whether all is there that the forecast will ask for."""
-    from .forecasting.preparation import read_training
+def _check_before(forecaster: Any, y: Any, future: Any, span: int, arguments: argparse.Namespace) -> None:
+    """Find out before the training whether all is there that the forecast will ask for.
+
+    The last `span` steps are not trained on.
+    """
+    from .forecasting.conformal import ROUNDING
+    from .forecasting.preparation import held_out, read_training
     from .forecasting.series import read_future
 
-    known, _, form = read_training(forecaster, y, None, None, None)
-    read_future(future, known, forecaster.horizon, form)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the training says it again
+        known, _, form = read_training(forecaster, y, None, None, None)
+        if future is not None:
+            read_future(future, known, forecaster.horizon, form)
+        known = known.take(np.flatnonzero(known.lengths > span + forecaster.horizon))
+        if arguments.level is None or not known.n_series:
+            return
+        known = known.cut(known.lengths - span)
+        n_valid = held_out(forecaster, known, None, None)
+    if not n_valid.any():
+        raise ValueError(
+            f"--level needs at least {span + 2 * arguments.horizon + 1} time steps of a series for --horizon "
+            f"{arguments.horizon}, and {arguments.file} has {known.lengths.max() + span}; expected a shorter "
+            "--horizon, a longer file, or no --level"
+        )
+    # the truths of forecasts from every step of the part held out
+    tails = known.tail(n_valid)
+    n_errors = sum(
+        int((np.isfinite(tails.row(i)) * np.minimum(np.arange(n) + 1, arguments.horizon)).sum())
+        for i, n in enumerate(n_valid)
+    )
+    most = max(arguments.level)
+    needed = math.ceil(2 / round(1 - most / 100, 12) - 1 - ROUNDING)  # as bounds are found
+    if n_errors < needed:
+        raise ValueError(
+            f"--level {most:g} needs {needed} errors of forecasts of the last {n_valid.max()} time steps, "
+            f"and {arguments.file} has values for {n_errors}; expected a lower --level, a longer file, or no "
+            "--level"
+        )
 
 
