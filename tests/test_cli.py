@@ -1,5 +1,6 @@
 """The command: what it prints and writes, and that every error is one line that says what to do."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -619,6 +620,11 @@ def test_whole_numbers_that_are_dates_are_read_as_dates(tmp_path, capsys, times,
             "holds '1,234'; expected numbers (an empty cell where it is missing, no",
         ),
         ("ds;y\n2024-01-01;1,5\n2024-01-01;1.234,5\n", "line 3: the column 'y' holds '1.234,5'; expected"),
+        ("ds,y\n2024-01-01,1\n\n2024-01-02,-inf\n", "a.csv, line 4: the column 'y' holds '-inf'; expected"),
+        ("2024-01-01,1\n2024-01-02,2\n", "a.csv has no header: its first line holds '2024-01-01'; add"),
+        ("a;5,5;1\nb;2;3\n", "a.csv has no header: its first line holds '1'; add one"),
+        ("ds,y\n2024-01-01 12:00 AM,1\n", "line 2: the column 'ds' holds '2024-01-01 12:00 AM'; exp"),
+        ("ds,y\n2024-01-01T00:00 UTC,1\n", "line 2: the column 'ds' holds '2024-01-01T00:00 UTC'; e"),
         (
             "ds,shop,y\n2024-01-01,a,1\n2024-01-02,a,1\n2024-01-01,b,2\n",
             "2024-01-01 comes after 2024-01-02; if the file holds several series, name their column with "
@@ -632,6 +638,20 @@ def test_errors_of_tables(tmp_path, capsys, text, words):
     path = tmp_path / "a.csv"
     path.write_text(text)
     assert words in failure(capsys, ["forecast", str(path), "--horizon", "1"])
+
+
+@pytest.mark.parametrize("file", ["-", "/dev/stdin", "/dev/fd/{}"])
+def test_a_table_from_a_pipe(sales, file):
+    """By its name, or as the shell gives one for <(...)."""
+    read, write = os.pipe()
+    with open(write, "wb") as pipe:
+        pipe.write(sales.read_bytes())
+    command = [sys.executable, "-m", "numbarnn", "forecast", file.format(read), "--horizon", "2", "--quiet"]
+    options = {"stdin": read, "pass_fds": [read], "capture_output": True, "text": True}
+    found = subprocess.run([*command, "--target", "none"], **options)
+    os.close(read)
+    name = "/dev/stdin" if file == "-" else file.format(read)
+    assert found.stderr == f"numbarnn: error: {name} has no column 'none'; it has unique_id, ds, y, promo\n"
 
 
 def test_a_pipe_that_is_closed(sales):
@@ -660,6 +680,7 @@ def test_a_file_that_is_no_text(tmp_path, capsys):
         (["", ""], np.array([np.nan, np.nan])),
         (["a", ""], np.array(["a", ""])),
         (["2024-01-31 18:00", "2024-02-01T00:00"], np.array(["2024-01-31T18", "2024-02-01"], "M8[us]")),
+        (["2024-01-13T12-05", "2024-01-14T12+05"], np.array(["2024-01-13T17", "2024-01-14T07"], "M8[us]")),
         (["2024-01-31T18:00+01:00"], np.array(["2024-01-31T17"], "M8[us]")),
         (["2024-xyz"], np.array(["2024-xyz"])),
     ],
@@ -678,6 +699,8 @@ def test_a_column_has_one_type(tmp_path, cells, expected):
         (";", ["20,0", "1,234", "-0,5", "", "7"], [20.0, 1.234, -0.5, np.nan, 7.0]),
         ("\t", ["20,0", "1,234"], [20.0, 1.234]),
         ("\t", ["20.5", "1"], [20.5, 1.0]),
+        ("|", ["20,0", "1,234"], [20.0, 1.234]),
+        ("|", ["1,234", "5,678"], ["1,234", "5,678"]),
         ("\t", ["1,234", "5,678"], ["1,234", "5,678"]),
         (";", ["1,5", "1.5"], ["1,5", "1.5"]),
     ],

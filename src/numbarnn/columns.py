@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -15,8 +16,8 @@ _MISSING = ("", "-", "na", "n/a", "#n/a", "nan", "null", "none")
 # 20,5; 1,234 may be a thousand and more
 _COMMA = re.compile(r"[+-]?\d*,\d+")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-# +01:00 or Z at the end of a time
-_OFFSET = re.compile(r":\d\d.*([+-]\d\d:?\d\d|[zZ])$")
+# +01:00, +01 or Z at the end of a time
+_OFFSET = re.compile(r"[T ]\d\d.*([+-]\d\d(:?\d\d)?|[zZ])$")
 
 
 class WrongCell(ValueError):
@@ -68,8 +69,9 @@ def parse_column(
     (array([ 1., nan]), None)
     """
     values, zone = _parse(np.array(cells), delimiter, is_time)
-    if is_number and values.dtype.kind not in "iuf":
-        row = _first_text(cells, delimiter)
+    is_wrong = values.dtype.kind not in "iuf"
+    if is_number and (is_wrong or np.isinf(values).any()):
+        row = _first_text(cells, delimiter) if is_wrong else int(np.isinf(values).argmax())
         raise WrongCell(row, _no_number(cells[row], delimiter))
     return values, zone
 
@@ -140,8 +142,8 @@ def _floats(cells: np.ndarray, delimiter: str) -> np.ndarray | None:
     if delimiter == ",":
         return None
     commas = [cell for cell in cells if _COMMA.fullmatch(cell)]
-    # with semicolons the comma is the decimal one; with tabs 1,234 alone does not tell
-    if any("." in cell for cell in cells) or (delimiter == "\t" and all(map(_THOUSANDS.fullmatch, commas))):
+    # with semicolons the comma is the decimal one; with tabs and bars 1,234 alone does not tell
+    if any("." in cell for cell in cells) or (delimiter != ";" and all(map(_THOUSANDS.fullmatch, commas))):
         return None
     try:
         return np.array([cell.replace(",", ".") for cell in cells]).astype(np.float64)
@@ -181,7 +183,12 @@ def _wrong_time(cells: np.ndarray) -> WrongCell:
 def _parse_times(cells: np.ndarray) -> tuple[np.ndarray, str | None]:
     """Read ISO 8601 times, with a blank or a T; those with an offset become UTC, and have a zone."""
     if not any(_OFFSET.search(cell) for cell in cells):
-        return cells.astype("datetime64[us]"), None
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # NumPy warns, and leaves out what it takes for a zone
+            try:
+                return cells.astype("datetime64[us]"), None
+            except (UserWarning, DeprecationWarning) as warning:
+                raise ValueError(str(warning)) from warning
     times = [datetime.fromisoformat(str(cell)) for cell in cells]  # NumPy has no offsets
     if any(time.tzinfo is None for time in times):
         raise ValueError("some times have an offset from UTC and others have none")

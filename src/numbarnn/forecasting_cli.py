@@ -16,7 +16,7 @@ import numpy as np
 
 from .cli_input import read_future, read_series
 from .cli_output import check_outputs, draw_errors, draw_forecasts, write_answer
-from .tables import frame_library
+from .tables import STDIN, frame_library
 from .zones import constant_offset, wall_times
 
 __all__ = ["add_commands"]
@@ -64,6 +64,7 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     forecast.add_argument(
         "--future",
+        type=_source,
         metavar="FILE",
         help="the time (and id) and --future-covariates of the steps to come, "
         "a row for each of the steps after the end of every series",
@@ -88,8 +89,10 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     add = parser.add_argument
     add(
         "file",
+        type=_source,
         metavar="FILE",
-        help="a table, .csv (, ; or tabs) or .parquet, one row for each time and series",
+        help="a table, .csv (, ; | or tabs) or .parquet, one row for each time and series; - reads CSV from "
+        "the standard input",
     )
     add("--horizon", type=_count, required=True, metavar="N", help="steps ahead")
     add("--time", metavar="COLUMN", help="times, oldest first (default: ds, or the one column of times)")
@@ -120,6 +123,11 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     add("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=run)
     return parser
+
+
+def _source(text: str) -> str:
+    """Give the standard input the name that messages have for it."""
+    return STDIN if text == "-" else text
 
 
 def _count(text: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import sys
 from collections.abc import Collection, Sequence
@@ -17,12 +18,16 @@ from .columns import WrongCell, compact_dates, parse_column
 from .zones import constant_offset, read_zone
 
 __all__ = [
+    "STDIN",
     "Table",
     "frame_library",
     "parquet_library",
     "read_table",
     "write_table",
 ]
+
+# the standard input, also where no file has this name
+STDIN = "/dev/stdin"
 
 
 class Table(dict[str, np.ndarray]):
@@ -57,8 +62,8 @@ def read_table(
     Parameters
     ----------
     path : path
-        Ends in ``.parquet``, or is a CSV file in UTF-8 with a header, separated by commas, semicolons or
-        tabs. Numbers of the latter two may have a decimal comma.
+        Ends in ``.parquet``, or is a CSV file in UTF-8 with a header, separated by commas, semicolons, tabs
+        or bars. Numbers of the latter three may have a decimal comma. It may be a pipe or `STDIN`.
     times : collection of str, default=()
         Columns that hold times; a column of whole numbers there stays numbers, unless all of them are dates
         such as 20240131 or 202401.
@@ -94,14 +99,11 @@ def read_table(
     if Path(path).suffix.lower() == ".parquet":
         return _read_parquet(path, times)
     try:
-        # utf-8-sig: spreadsheets write a byte-order mark
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            start = file.read(4096)
-            file.seek(0)
-            header = start.partition("\n")[0]
-            delimiter = max(",;\t", key=header.count)  # of equal counts the first
-            reader = csv.reader(file, delimiter=delimiter)
-            numbered = [(reader.line_num, row) for row in reader if row]
+        text = _read_text(path)
+        header = text.partition("\n")[0]
+        delimiter = max(",;\t|", key=header.count)  # of equal counts the first
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        numbered = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         what = "save it again as CSV in UTF-8, unpacked, or as .parquet"
         raise ValueError(f"{path} is no CSV file in UTF-8 ({error}); {what}") from error
@@ -109,6 +111,11 @@ def read_table(
         found = "only one line" if numbered else "no lines"
         raise ValueError(f"{path} has {found}; expected a header and at least one row")
     names = numbered.pop(0)[1]
+    if not {*times, *texts, *numbers} & set(names) and (value := next(filter(_is_value, names), None)):
+        raise ValueError(
+            f"{path} has no header: its first line holds {value!r}; add one such as ds,y (if it is one, name "
+            "its columns with --time and --target)"
+        )
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has two columns of the same name; its header is {', '.join(names)}")
     for line, row in numbered:
@@ -130,6 +137,20 @@ def read_table(
         if zone is not None:
             table.zones[name] = zone
     return table
+
+
+def _read_text(path: str | os.PathLike) -> str:
+    """Read a file or, as one that cannot be sought in, the standard input."""
+    here = path == STDIN
+    # utf-8-sig: spreadsheets write a byte-order mark
+    with open(0 if here else path, encoding="utf-8-sig", newline="", closefd=not here) as file:
+        return file.read()
+
+
+def _is_value(cell: str) -> bool:
+    """Whether a cell is a number or a time, and so no name of a column."""
+    values, _ = parse_column([cell])
+    return values.dtype.kind in "iM" or (values.dtype.kind == "f" and bool(np.isfinite(values[0])))
 
 
 def _counted(n: int, thing: str) -> str:
