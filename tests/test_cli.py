@@ -1,15 +1,18 @@
 """The command: what it prints and writes, and that every error is one line that says what to do."""
 
+import errno
+import io
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import numbarnn
-from numbarnn import bench, demo, forecasting, tables, zones
+from numbarnn import bench, demo, forecasting, forecasting_cli, tables, zones
 from numbarnn.cli import main
 from numbarnn.training import Trainer
 
@@ -412,6 +415,79 @@ def test_parquet_without_a_library_for_it(sales, tmp_path, capsys, monkeypatch, 
     assert expected in failure(capsys, ["forecast", "sales.parquet", "--horizon", "1"])
 
 
+@pytest.mark.parametrize("spelling", [["--level", "80", "50"], ["--level", "80", "--level", "50"]])
+def test_many_series_and_letters_that_no_font_has(naive, tmp_path, capsys, spelling):
+    ids = ["\u6771\u4eac", *"abcdefg"]
+    path, picture = tmp_path / "a.csv", tmp_path / "a.png"
+    path.write_text("\n".join(["unique_id,ds,y", *(f"{i},{t},{t}" for i in ids for t in range(30))]), "utf-8")
+    arguments = ["forecast", str(path), "--horizon", "2", "--quiet", "--plot", str(picture), *spelling]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert [f"-lo-{level}" in captured.out.splitlines()[0] for level in (80, 50)] == [True, True]
+    assert captured.err.splitlines() == [
+        "numbarnn: warning: --plot shows the first 6 of 8 series",
+        "numbarnn: warning: --plot: the font of pictures lacks letters of names, and shows boxes for them",
+    ]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_older_answer_stays_until_the_new_one_is_whole(naive, sales, tmp_path, capsys, monkeypatch):
+    older, link = tmp_path / "older.csv", tmp_path / "link.csv"
+    older.write_text("older")
+    older.chmod(0o640)
+    link.symlink_to(older)
+    arguments = ["forecast", str(sales), "--horizon", "1", "--quiet", "--out", str(link)]
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "_write_rows", fail)
+        line = failure(capsys, arguments)
+        assert line == f"numbarnn: error: cannot write {link}: No space left on device"
+        assert "cannot write the standard output: No space left" in failure(capsys, arguments[:-2])
+    assert older.read_text() == "older"
+    assert main(arguments) == 0
+    assert older.read_text().startswith("unique_id,ds") and link.is_symlink()
+    assert older.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.csv", "older.csv", sales.name]
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != link)  # root may write everything
+    assert f"cannot write {link}: it is read-only; choose another --out" in failure(capsys, arguments)
+
+
+def test_what_is_no_plain_file_is_written_as_it_stands(naive, sales, tmp_path):
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    read = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert main(["forecast", str(sales), "--horizon", "1", "--quiet", "--out", str(pipe)]) == 0
+    assert os.read(read, 9) == b"unique_id" and pipe.is_fifo()
+    os.close(read)
+    assert main(["forecast", str(sales), "--horizon", "1", "--quiet", "--out", os.devnull]) == 0
+
+
+def test_the_standard_output_is_utf8_whatever_the_locale_says(naive, sales, monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert main(["forecast", str(sales), "--horizon", "1", "--quiet"]) == 0
+    assert raw.getvalue().decode().splitlines()[-1] == "\u00e9,2024-01-31,30.5"
+
+
+def test_calendar_needs_dates(tmp_path, capsys):
+    write_times(tmp_path / "a.csv", range(30), "y")
+    line = failure(capsys, ["forecast", str(tmp_path / "a.csv"), "--horizon", "1", "--calendar"])
+    assert "--calendar needs dates, and --time ds of" in line
+
+
+def test_ctrl_c_at_the_start_is_one_line(capsys, monkeypatch):
+    """Where NumPy is imported; the module of the command itself imports next to nothing."""
+    monkeypatch.setattr(forecasting_cli, "add_commands", lambda commands: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "numbarnn: interrupted\n"
+    code = "import sys, numbarnn.cli; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_backtest(naive, sales, tmp_path, capsys):
     picture = tmp_path / "errors.png"
     arguments = ["backtest", str(sales), "--horizon", "2", "--windows", "3", "--step", "1", "--refit"]
@@ -428,6 +504,8 @@ def test_backtest(naive, sales, tmp_path, capsys):
         (["--horizon", "0"], ["'0' is no whole number from 1"]),
         (["--horizon", "2", "--level", "120"], ["'120' is no level in percent, from 1 up to"]),
         (["--horizon", "2", "--level", "0.8"], ["'0.8' is no level in percent"]),
+        (["--horizon", "2", "--level", "80", "a.csv"], ["'a.csv' is no level", "put FILE before the opt"]),
+        (["--horizon", "2", "--seed", "-1"], ["--seed: '-1' is no whole number from 0 to 4294967295"]),
         (["--horizon", "2", "--jobs", "0"], ["--jobs: '0' is no whole number from 1"]),
         (["--horizon", "2", "--covariates", "a"], ["unknown argument '--covariates'", "forecast --help"]),
         (["--horizon", "2", "--out", "."], ["cannot write .: it is a folder; choose another --out"]),
@@ -601,6 +679,7 @@ def test_whole_numbers_that_are_dates_are_read_as_dates(tmp_path, capsys, times,
         ("ds,ds\n2024-01-01,1\n", "two columns of the same name"),
         ("ds,y\n31.01.2024,1\n", "a.csv, line 2: the column 'ds' holds '31.01.2024'; expected times such as"),
         ("ds,y\n2024-01-01,1\n,2\n", "a.csv, line 3: the column 'ds' is empty; expected a time in each row"),
+        ("ds\n2024-01-01\n", "there is no column of numbers to forecast; expected one beside times"),
         ("a,b\n1,2\n", "there is no column of times; name it with --time: a, b"),
         (
             "ds,a,b\n2024-01-01,1,2\n",

@@ -68,6 +68,10 @@ def read_series(arguments: argparse.Namespace) -> tuple[Table, dict[str, str | N
                 (str(value) for value in data[name] if not _says_number(str(value))), data[name][0]
             )
             raise ValueError(f"{option} {name} holds {str(example)[:40]!r}; expected {expected}")
+    if arguments.calendar and data[time].dtype.kind != "M":
+        raise ValueError(
+            f"--calendar needs dates, and --time {time} of {arguments.file} holds whole numbers; leave it out"
+        )
     if series is None:
         _check_one_series(data, time, arguments.file)
     kept = [name for name in data if name in {time, target, series, *covariates}]
@@ -167,7 +171,8 @@ def _the_one(found: list[str], others: list[str], what: str, option: str) -> str
     if len(found) > 1:
         raise ValueError(f"there are {len(found)} columns {what}; name one with {option}: {', '.join(found)}")
     if not found:
-        raise ValueError(f"there is no column {what}; name it with {option}: {', '.join(others)}")
+        hint = f"name it with {option}: {', '.join(others)}" if others else "expected one beside times"
+        raise ValueError(f"there is no column {what}; {hint}")
     return found[0]
 
 

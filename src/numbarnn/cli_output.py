@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import shutil
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .tables import parquet_library, write_table
 
-__all__ = ["check_outputs", "draw_errors", "draw_forecasts", "write_answer"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-_MOST_PANELS = 6
+__all__ = ["MOST_PANELS", "check_outputs", "draw_errors", "draw_forecasts", "show_warning", "write_answer"]
+
+MOST_PANELS = 6
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
@@ -41,16 +50,18 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     for option, path in (("--out", arguments.out), ("--plot", arguments.plot)):
         if path is None:
             continue
-        folder = Path(path).parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
+        if Path(path).is_dir():
+            raise ValueError(f"cannot write {path}: it is a folder; choose another {option}")
+        if os.path.exists(path) and not os.access(path, os.W_OK):
+            raise ValueError(f"cannot write {path}: it is read-only; choose another {option}")
+        folder = Path(os.path.realpath(path)).parent
+        if not _is_stream(path) and not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise ValueError(
                 f"cannot write {path}: its folder must exist and be writable; choose another {option}"
             )
-        if Path(path).is_dir():
-            raise ValueError(f"cannot write {path}: it is a folder; choose another {option}")
     _check_apart(arguments)
     if arguments.out is not None:
-        if Path(arguments.out).suffix.lower() not in {".csv", ".parquet"}:
+        if not _is_stream(arguments.out) and Path(arguments.out).suffix.lower() not in {".csv", ".parquet"}:
             raise ValueError(f"cannot write {arguments.out}: --out must end in .csv or .parquet")
         if Path(arguments.out).suffix.lower() == ".parquet":
             parquet_library()
@@ -105,9 +116,69 @@ def write_answer(
     y
     1.5
     """
-    write_table(table, arguments.out, zones)
-    if arguments.out and not arguments.quiet:
+    if arguments.out is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # as files are: that of the locale may lack letters
+        with _naming("the standard output"):
+            write_table(table, None, zones)
+            sys.stdout.flush()
+        return
+    with _replaced(arguments.out) as path:
+        write_table(table, path, zones)
+    if not arguments.quiet:
         print(f"table: {Path(arguments.out).resolve()}", file=sys.stderr)
+
+
+@contextmanager
+def _replaced(path: str) -> Iterator[str | Path]:
+    """Yield a file to write, which takes the place of `path` when it is whole: an older one stays till then.
+
+    What is no plain file is written as it stands.
+    """
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{os.getpid()}.{target.name}")
+    with _naming(path):
+        if _is_stream(path):
+            yield path
+            return
+        try:
+            yield part
+            if target.exists():
+                shutil.copymode(target, part)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _is_stream(path):
+    """Whether a path is that of a pipe or a device, or of a file that the shell has opened."""
+    return os.path.exists(path) and (not os.path.isfile(path) or str(path).startswith("/dev/"))
+
+
+@contextmanager
+def _naming(what):
+    """Say what could not be written: the error of a full disk does not."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(f"cannot write {what}: {error.strerror or error}") from error
+
+
+def show_warning(text: str) -> None:
+    """Show a warning, as one line.
+
+    Parameters
+    ----------
+    text : str
+
+    Examples
+    --------
+    >>> from numbarnn.cli_output import show_warning
+    >>> show_warning("a line")  # to the standard error
+    """
+    print(f"numbarnn: warning: {' '.join(text.split())}", file=sys.stderr)
 
 
 def draw_forecasts(
@@ -137,7 +208,10 @@ def draw_forecasts(
     from .plotting import plot_forecast
 
     time, target, series = names["time"], names["target"], names["id"]
-    shown = [None] if series is None else list(dict.fromkeys(table[series].tolist()))[:_MOST_PANELS]
+    shown = [None] if series is None else list(dict.fromkeys(table[series].tolist()))
+    if len(shown) > MOST_PANELS:
+        show_warning(f"--plot shows the first {MOST_PANELS} of {len(shown)} series")
+        shown = shown[:MOST_PANELS]
     model = next(name for name in table if name not in (time, series))
     n_past = max(3 * arguments.horizon, 24)
     figure = Figure(figsize=(9, 1 + 3 * len(shown)), layout="constrained")
@@ -157,7 +231,7 @@ def draw_forecasts(
         title = None if one is None else str(one)
         history = past[target][-n_past:]
         plot_forecast(history, future[model], ax=ax, time=times, ylabel=target, title=title, **bounds)
-    figure.savefig(arguments.plot, dpi=150)
+    _save(figure, arguments.plot)
 
 
 def draw_errors(table: dict[str, np.ndarray], arguments: argparse.Namespace) -> None:
@@ -180,4 +254,16 @@ def draw_errors(table: dict[str, np.ndarray], arguments: argparse.Namespace) -> 
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     plot_horizon_error(table, figure.add_subplot())
-    figure.savefig(arguments.plot, dpi=150)
+    _save(figure, arguments.plot)
+
+
+def _save(figure: Figure, path: str) -> None:
+    """Write a picture; what matplotlib warns of is a line each."""
+    with warnings.catch_warnings(record=True) as found, _replaced(path) as part:
+        warnings.simplefilter("always")
+        figure.savefig(part, dpi=150)
+    texts = [str(warning.message) for warning in found]
+    # there is one for each letter
+    lacks = "--plot: the font of pictures lacks letters of names, and shows boxes for them"
+    for text in dict.fromkeys(lacks if text.startswith("Glyph ") else text for text in texts):
+        show_warning(text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import sys
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .cli_input import read_future, read_series
-from .cli_output import check_outputs, draw_errors, draw_forecasts, write_answer
+from .cli_output import MOST_PANELS, check_outputs, draw_errors, draw_forecasts, show_warning, write_answer
 from .tables import STDIN, frame_library
 from .zones import constant_offset, wall_times
 
@@ -83,7 +82,8 @@ def add_commands(commands: Any) -> None:
 def _add_command(commands, name, summary, description, example, run) -> argparse.ArgumentParser:
     """Add a command with the arguments that both have."""
     parser = commands.add_parser(
-        name, help=summary, description=textwrap.fill(description), epilog=example,
+        name, help=summary, usage=f"numbarnn {name} FILE --horizon N [options]",
+        description=textwrap.fill(description), epilog=example,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     add = parser.add_argument
@@ -98,10 +98,11 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     add("--time", metavar="COLUMN", help="times, oldest first (default: ds, or the one column of times)")
     add("--target", metavar="COLUMN", help="what is forecast (default: y, or the one column of numbers)")
     add("--id", metavar="COLUMN", help="which series a row is of (default: unique_id; without, one series)")
-    add("--level", type=_level, nargs="+", metavar="PERCENT", help="intervals, as in --level 80 95")
+    several = {"nargs": "+", "action": "extend"}
+    add("--level", type=_level, **several, metavar="PERCENT", help="intervals, as in --level 80 95")
     add("--context", type=_count, metavar="N", help="steps looked back upon (default: from the horizon)")
-    add("--future-covariates", nargs="+", metavar="COLUMN", default=[], help="columns known in advance")
-    add("--past-covariates", nargs="+", metavar="COLUMN", default=[], help="columns known afterwards only")
+    add("--future-covariates", **several, metavar="COLUMN", default=[], help="columns known in advance")
+    add("--past-covariates", **several, metavar="COLUMN", default=[], help="columns known afterwards only")
     add("--calendar", action="store_true", help="tell the network hour, weekday, month and the like")
     add(
         "--freq", type=_freq, metavar="STEP",
@@ -115,11 +116,15 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     )  # fmt: skip
     add("--hidden", type=_count, metavar="N", help="units of the network")
     add("--epochs", type=_count, metavar="N", help="most passes over the data")
-    add("--seed", type=int, default=0, metavar="N", help="of the random numbers (default: %(default)s)")
+    add("--seed", type=_seed, default=0, metavar="N", help="of the random numbers (default: %(default)s)")
     add("--device", choices=["cpu", "cuda"], help="where to train (default: cpu)")
     add("--jobs", type=_count, metavar="N", help="threads (default: all cores)")
     add("--out", metavar="FILE", help="where the table goes, .csv or .parquet (default: standard output)")
-    add("--plot", metavar="FILE", help="a picture, .png, .svg or .pdf; needs matplotlib")
+    add(
+        "--plot",
+        metavar="FILE",
+        help=f"a picture, .png, .svg or .pdf (of the first {MOST_PANELS} series); needs matplotlib",
+    )
     add("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=run)
     return parser
@@ -134,6 +139,13 @@ def _count(text: str) -> int:
     """Read a number of steps."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    """Read the seed of random numbers."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to {2**32 - 1}")
     return int(text)
 
 
@@ -154,11 +166,11 @@ def _zone(text: str) -> str:
 def _level(text: str) -> float:
     """Read a level in percent."""
     try:
-        level = float(text)
+        level, hint = float(text), ""
     except ValueError:
-        level = np.nan
+        level, hint = np.nan, "; put FILE before the options"
     if not 1 <= level < 100:
-        raise argparse.ArgumentTypeError(f"{text!r} is no level in percent, from 1 up to less than 100")
+        raise argparse.ArgumentTypeError(f"{text!r} is no level in percent, from 1 up to less than 100{hint}")
     return level
 
 
@@ -231,8 +243,7 @@ def _own_words(arguments: argparse.Namespace) -> Iterator[None]:
     """Make a line of each warning, and let warnings and errors of the forecaster name options and files."""
 
     def show(message, category, *_, **__):
-        text = _reword(str(message), arguments)
-        print(f"numbarnn: warning: {' '.join(text.split())}", file=sys.stderr)
+        show_warning(_reword(str(message), arguments))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
