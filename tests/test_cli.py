@@ -16,6 +16,9 @@ from numbarnn import bench, demo, forecasting, forecasting_cli, tables, zones
 from numbarnn.cli import main
 from numbarnn.training import Trainer
 
+# pipes with names, links and rights
+posix = pytest.mark.skipif(os.name != "posix", reason="files here are others")
+
 
 @pytest.fixture
 def quick(monkeypatch):
@@ -431,6 +434,7 @@ def test_many_series_and_letters_that_no_font_has(naive, tmp_path, capsys, spell
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@posix
 def test_an_older_answer_stays_until_the_new_one_is_whole(naive, sales, tmp_path, capsys, monkeypatch):
     older, link = tmp_path / "older.csv", tmp_path / "link.csv"
     older.write_text("older")
@@ -455,6 +459,7 @@ def test_an_older_answer_stays_until_the_new_one_is_whole(naive, sales, tmp_path
     assert f"cannot write {link}: it is read-only; choose another --out" in failure(capsys, arguments)
 
 
+@posix
 def test_what_is_no_plain_file_is_written_as_it_stands(naive, sales, tmp_path):
     pipe = tmp_path / "pipe.csv"
     os.mkfifo(pipe)
@@ -528,6 +533,7 @@ def test_errors_of_forecast(naive, sales, capsys, monkeypatch, tmp_path, argumen
     assert line.startswith("numbarnn: error: ") and all(word in line for word in words), line
 
 
+@posix
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -719,6 +725,7 @@ def test_errors_of_tables(tmp_path, capsys, text, words):
     assert words in failure(capsys, ["forecast", str(path), "--horizon", "1"])
 
 
+@posix
 @pytest.mark.parametrize("file", ["-", "/dev/stdin", "/dev/fd/{}"])
 def test_a_table_from_a_pipe(sales, file):
     """By its name, or as the shell gives one for <(...)."""
