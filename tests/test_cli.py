@@ -1,16 +1,23 @@
 """The command: what it prints and writes, and that every error is one line that says what to do."""
 
+import errno
+import io
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import numbarnn
-from numbarnn import bench, demo, forecasting, tables, zones
+from numbarnn import bench, demo, forecasting, forecasting_cli, tables, zones
 from numbarnn.cli import main
 from numbarnn.training import Trainer
+
+# pipes with names, links and rights
+posix = pytest.mark.skipif(os.name != "posix", reason="files here are others")
 
 
 @pytest.fixture
@@ -207,15 +214,15 @@ def sales(tmp_path):
 
 def test_forecast_writes_a_table_and_a_picture(naive, sales, tmp_path, capsys):
     out, picture = tmp_path / "out.csv", tmp_path / "out.png"
-    arguments = ["forecast", str(sales), "--horizon", "2", "--level", "80", "95.5", "--hidden", "8"]
+    arguments = ["forecast", str(sales), "--horizon", "2", "--level", "80", "50.5", "--hidden", "8"]
     assert main([*arguments, "--jobs", "1", "--calendar", "--out", str(out), "--plot", str(picture)]) == 0
     assert out.read_text(encoding="utf-8").splitlines() == [
         "unique_id,ds,RNNForecaster,RNNForecaster-lo-80,RNNForecaster-hi-80,"
-        "RNNForecaster-lo-95.5,RNNForecaster-hi-95.5",
-        "a,2024-01-31,30.5,-49.5,110.5,-65,126",
-        "a,2024-02-01,30.5,-49.5,110.5,-65,126",
-        "\u00e9,2024-01-31,30.5,-49.5,110.5,-65,126",
-        "\u00e9,2024-02-01,30.5,-49.5,110.5,-65,126",
+        "RNNForecaster-lo-50.5,RNNForecaster-hi-50.5",
+        "a,2024-01-31,30.5,-49.5,110.5,-20,81",
+        "a,2024-02-01,30.5,-49.5,110.5,-20,81",
+        "\u00e9,2024-01-31,30.5,-49.5,110.5,-20,81",
+        "\u00e9,2024-02-01,30.5,-49.5,110.5,-20,81",
     ]
     assert picture.read_bytes().startswith(b"\x89PNG")
     given = naive.last.parameters
@@ -411,6 +418,81 @@ def test_parquet_without_a_library_for_it(sales, tmp_path, capsys, monkeypatch, 
     assert expected in failure(capsys, ["forecast", "sales.parquet", "--horizon", "1"])
 
 
+@pytest.mark.parametrize("spelling", [["--level", "80", "50"], ["--level", "80", "--level", "50"]])
+def test_many_series_and_letters_that_no_font_has(naive, tmp_path, capsys, spelling):
+    ids = ["\u6771\u4eac", *"abcdefg"]
+    path, picture = tmp_path / "a.csv", tmp_path / "a.png"
+    path.write_text("\n".join(["unique_id,ds,y", *(f"{i},{t},{t}" for i in ids for t in range(30))]), "utf-8")
+    arguments = ["forecast", str(path), "--horizon", "2", "--quiet", "--plot", str(picture), *spelling]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert [f"-lo-{level}" in captured.out.splitlines()[0] for level in (80, 50)] == [True, True]
+    assert captured.err.splitlines() == [
+        "numbarnn: warning: --plot shows the first 6 of 8 series",
+        "numbarnn: warning: --plot: the font of pictures lacks letters of names, and shows boxes for them",
+    ]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@posix
+def test_an_older_answer_stays_until_the_new_one_is_whole(naive, sales, tmp_path, capsys, monkeypatch):
+    older, link = tmp_path / "older.csv", tmp_path / "link.csv"
+    older.write_text("older")
+    older.chmod(0o640)
+    link.symlink_to(older)
+    arguments = ["forecast", str(sales), "--horizon", "1", "--quiet", "--out", str(link)]
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "_write_rows", fail)
+        line = failure(capsys, arguments)
+        assert line == f"numbarnn: error: cannot write {link}: No space left on device"
+        assert "cannot write the standard output: No space left" in failure(capsys, arguments[:-2])
+    assert older.read_text() == "older"
+    assert main(arguments) == 0
+    assert older.read_text().startswith("unique_id,ds") and link.is_symlink()
+    assert older.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.csv", "older.csv", sales.name]
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != link)  # root may write everything
+    assert f"cannot write {link}: it is read-only; choose another --out" in failure(capsys, arguments)
+
+
+@posix
+def test_what_is_no_plain_file_is_written_as_it_stands(naive, sales, tmp_path):
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    read = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    assert main(["forecast", str(sales), "--horizon", "1", "--quiet", "--out", str(pipe)]) == 0
+    assert os.read(read, 9) == b"unique_id" and pipe.is_fifo()
+    os.close(read)
+    assert main(["forecast", str(sales), "--horizon", "1", "--quiet", "--out", os.devnull]) == 0
+
+
+def test_the_standard_output_is_utf8_whatever_the_locale_says(naive, sales, monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    assert main(["forecast", str(sales), "--horizon", "1", "--quiet"]) == 0
+    assert raw.getvalue().decode().splitlines()[-1] == "\u00e9,2024-01-31,30.5"
+
+
+def test_calendar_needs_dates(tmp_path, capsys):
+    write_times(tmp_path / "a.csv", range(30), "y")
+    line = failure(capsys, ["forecast", str(tmp_path / "a.csv"), "--horizon", "1", "--calendar"])
+    assert "--calendar needs dates, and --time ds of" in line
+
+
+def test_ctrl_c_at_the_start_is_one_line(capsys, monkeypatch):
+    """Where NumPy is imported; the module of the command itself imports next to nothing."""
+    monkeypatch.setattr(forecasting_cli, "add_commands", lambda commands: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "numbarnn: interrupted\n"
+    code = "import sys, numbarnn.cli; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_backtest(naive, sales, tmp_path, capsys):
     picture = tmp_path / "errors.png"
     arguments = ["backtest", str(sales), "--horizon", "2", "--windows", "3", "--step", "1", "--refit"]
@@ -427,6 +509,8 @@ def test_backtest(naive, sales, tmp_path, capsys):
         (["--horizon", "0"], ["'0' is no whole number from 1"]),
         (["--horizon", "2", "--level", "120"], ["'120' is no level in percent, from 1 up to"]),
         (["--horizon", "2", "--level", "0.8"], ["'0.8' is no level in percent"]),
+        (["--horizon", "2", "--level", "80", "a.csv"], ["'a.csv' is no level", "put FILE before the opt"]),
+        (["--horizon", "2", "--seed", "-1"], ["--seed: '-1' is no whole number from 0 to 4294967295"]),
         (["--horizon", "2", "--jobs", "0"], ["--jobs: '0' is no whole number from 1"]),
         (["--horizon", "2", "--covariates", "a"], ["unknown argument '--covariates'", "forecast --help"]),
         (["--horizon", "2", "--out", "."], ["cannot write .: it is a folder; choose another --out"]),
@@ -447,6 +531,29 @@ def test_errors_of_forecast(naive, sales, capsys, monkeypatch, tmp_path, argumen
     monkeypatch.chdir(tmp_path)
     line = failure(capsys, ["forecast", sales.name, *arguments])
     assert line.startswith("numbarnn: error: ") and all(word in line for word in words), line
+
+
+@posix
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "sales of shops.csv"], "shops.csv: it is the file of FILE too; choose another --out"),
+        (["--out", "link.csv"], "link.csv: it is the file of FILE too"),
+        (["--out", "hard.csv"], "hard.csv: it is the file of FILE too"),
+        (["--out", "./next.csv", "--future", "next.csv"], "it is the file of --future too"),
+        (["--plot", "sales of shops.csv"], "it is the file of FILE too; choose another --plot"),
+        (["--out", "new.csv", "--plot", "../{}/new.csv"], "it is the file of --out too"),
+    ],
+)
+def test_no_file_that_is_read_is_written(sales, capsys, monkeypatch, tmp_path, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    before = sales.read_bytes()
+    (tmp_path / "link.csv").symlink_to(sales)
+    (tmp_path / "hard.csv").hardlink_to(sales)
+    (tmp_path / "next.csv").write_text("unique_id,ds,promo\n")
+    arguments = [each.format(tmp_path.name) for each in arguments]
+    assert words in failure(capsys, ["forecast", sales.name, "--horizon", "2", *arguments])
+    assert sales.read_bytes() == before
 
 
 @pytest.fixture
@@ -494,6 +601,24 @@ def test_errors_of_the_forecaster_name_options(small, capsys):
     assert f"error: {small[0]} has 30 time steps; expected at least" in line and "--windows=40" in line
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "options", "words"),
+    [
+        (30, ["--horizon", "20", "--level", "80"], "needs at least 41 time steps of a series for --hor"),
+        (30, ["--horizon", "2", "--level", "80", "99"], "--level 99 needs 199 errors of forecasts of the l"),
+        (9, ["--horizon", "2", "--level", "50"], "has values for 0; expected a lower --level, a"),
+    ],
+)
+def test_a_level_too_many_is_found_before_any_training(tmp_path, capsys, monkeypatch, n_rows, options, words):
+    """The last rows have no value."""
+    monkeypatch.setattr(Trainer, "fit", None)
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["ds,y", *(f"{i},{i % 5 if i < n_rows else ''}" for i in range(30))]))
+    assert words in failure(capsys, ["forecast", str(path), *options])
+    if "20" not in options:
+        assert "--level" in failure(capsys, ["backtest", str(path), *options, "--windows", "2"])
+
+
 def press_ctrl_c_in_fit(monkeypatch, number):
     """Press it in the training of this number, from 0."""
     fit, fits = Trainer.fit, []
@@ -527,6 +652,30 @@ def test_ctrl_c_in_a_backtest_loses_no_window(small, capsys, monkeypatch):
     assert captured.err == "numbarnn: warning: interrupted: the last 1 of 3 windows are left out\n"
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("times", "option", "expected"),
+    [
+        (range(20240101, 20240132), [], ["2024-02-01", "2024-02-02"]),
+        ([*range(202301, 202313), *range(202401, 202413)], [], ["2025-01-01", "2025-02-01"]),
+        (range(20240101, 20240132), ["--freq", "1"], ["20240132", "20240133"]),
+        (range(20240101, 20240133), [], ["20240133", "20240134"]),
+        (range(300), ["--freq", "1"], ["300", "301"]),
+    ],
+)
+def test_whole_numbers_that_are_dates_are_read_as_dates(tmp_path, capsys, times, option, expected, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind == "csv":
+        write_times(path, times, "y")
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.table({"ds": list(times), "y": range(len(times))}), path)
+    short = ["--horizon", "2", "--hidden", "4", "--epochs", "1", "--jobs", "1", "--quiet"]
+    assert main(["forecast", str(path), *short, *option]) == 0
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]] == expected
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -536,6 +685,7 @@ def test_ctrl_c_in_a_backtest_loses_no_window(small, capsys, monkeypatch):
         ("ds,ds\n2024-01-01,1\n", "two columns of the same name"),
         ("ds,y\n31.01.2024,1\n", "a.csv, line 2: the column 'ds' holds '31.01.2024'; expected times such as"),
         ("ds,y\n2024-01-01,1\n,2\n", "a.csv, line 3: the column 'ds' is empty; expected a time in each row"),
+        ("ds\n2024-01-01\n", "there is no column of numbers to forecast; expected one beside times"),
         ("a,b\n1,2\n", "there is no column of times; name it with --time: a, b"),
         (
             "ds,a,b\n2024-01-01,1,2\n",
@@ -555,6 +705,17 @@ def test_ctrl_c_in_a_backtest_loses_no_window(small, capsys, monkeypatch):
             "holds '1,234'; expected numbers (an empty cell where it is missing, no",
         ),
         ("ds;y\n2024-01-01;1,5\n2024-01-01;1.234,5\n", "line 3: the column 'y' holds '1.234,5'; expected"),
+        ("ds,y\n2024-01-01,1\n\n2024-01-02,-inf\n", "a.csv, line 4: the column 'y' holds '-inf'; expected"),
+        ("2024-01-01,1\n2024-01-02,2\n", "a.csv has no header: its first line holds '2024-01-01'; add"),
+        ("a;5,5;1\nb;2;3\n", "a.csv has no header: its first line holds '1'; add one"),
+        ("ds,y\n2024-01-01 12:00 AM,1\n", "line 2: the column 'ds' holds '2024-01-01 12:00 AM'; exp"),
+        ("ds,y\n2024-01-01T00:00 UTC,1\n", "line 2: the column 'ds' holds '2024-01-01T00:00 UTC'; e"),
+        (
+            "ds,shop,y\n2024-01-01,a,1\n2024-01-02,a,1\n2024-01-01,b,2\n",
+            "2024-01-01 comes after 2024-01-02; if the file holds several series, name their column with "
+            "--id (columns of texts: shop), otherwise sort its rows by ds",
+        ),
+        ("ds,y\n5,1\n5,2\n", "5 comes after 5; if the file holds several series, name their column with"),
         ("ds,y\n2024-01-01T00:00Z,1\n2024-01-01,2\n", "line 3: the column 'ds' begins with an offset from"),
     ],
 )
@@ -562,6 +723,21 @@ def test_errors_of_tables(tmp_path, capsys, text, words):
     path = tmp_path / "a.csv"
     path.write_text(text)
     assert words in failure(capsys, ["forecast", str(path), "--horizon", "1"])
+
+
+@posix
+@pytest.mark.parametrize("file", ["-", "/dev/stdin", "/dev/fd/{}"])
+def test_a_table_from_a_pipe(sales, file):
+    """By its name, or as the shell gives one for <(...)."""
+    read, write = os.pipe()
+    with open(write, "wb") as pipe:
+        pipe.write(sales.read_bytes())
+    command = [sys.executable, "-m", "numbarnn", "forecast", file.format(read), "--horizon", "2", "--quiet"]
+    options = {"stdin": read, "pass_fds": [read], "capture_output": True, "text": True}
+    found = subprocess.run([*command, "--target", "none"], **options)
+    os.close(read)
+    name = "/dev/stdin" if file == "-" else file.format(read)
+    assert found.stderr == f"numbarnn: error: {name} has no column 'none'; it has unique_id, ds, y, promo\n"
 
 
 def test_a_pipe_that_is_closed(sales):
@@ -590,6 +766,7 @@ def test_a_file_that_is_no_text(tmp_path, capsys):
         (["", ""], np.array([np.nan, np.nan])),
         (["a", ""], np.array(["a", ""])),
         (["2024-01-31 18:00", "2024-02-01T00:00"], np.array(["2024-01-31T18", "2024-02-01"], "M8[us]")),
+        (["2024-01-13T12-05", "2024-01-14T12+05"], np.array(["2024-01-13T17", "2024-01-14T07"], "M8[us]")),
         (["2024-01-31T18:00+01:00"], np.array(["2024-01-31T17"], "M8[us]")),
         (["2024-xyz"], np.array(["2024-xyz"])),
     ],
@@ -608,6 +785,8 @@ def test_a_column_has_one_type(tmp_path, cells, expected):
         (";", ["20,0", "1,234", "-0,5", "", "7"], [20.0, 1.234, -0.5, np.nan, 7.0]),
         ("\t", ["20,0", "1,234"], [20.0, 1.234]),
         ("\t", ["20.5", "1"], [20.5, 1.0]),
+        ("|", ["20,0", "1,234"], [20.0, 1.234]),
+        ("|", ["1,234", "5,678"], ["1,234", "5,678"]),
         ("\t", ["1,234", "5,678"], ["1,234", "5,678"]),
         (";", ["1,5", "1.5"], ["1,5", "1.5"]),
     ],

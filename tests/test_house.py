@@ -16,6 +16,7 @@ ARROWS = {
     "cells": ["kernels", "simd"],
     "cuda": ["training"],
     "checks": [],
+    "columns": [],
     "limits": [],
     "layer": ["cells", "limits"],
     "torch_weights": [],
@@ -35,11 +36,14 @@ ARROWS = {
     "forecasting": ["training", "zones"],
     "datasets": [],
     "plotting": [],
-    "tables": ["zones"],
+    "tables": ["columns", "zones"],
     "zones": [],
 }
 # These stand on top: they may import everything, and nobody imports them.
-ROOF = {"__init__", "__main__", "bench", "cli", "demo", "forecasting_cli", "interop", "serialization"}
+ROOF = {
+    "__init__", "__main__", "bench", "cli", "cli_input", "cli_output", "demo", "forecasting_cli", "interop",
+    "serialization",
+}  # fmt: skip
 
 
 def allowed(room):

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from . import __version__
-from .forecasting_cli import add_commands
 
 __all__ = ["main"]
 
@@ -22,6 +21,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message without the usage, and leave with status 2."""
+        message = message.replace("required: FILE", "required: FILE, before the options")
         self.exit(2, f"numbarnn: error: {message} (see {self.prog} --help)\n")
 
 
@@ -47,26 +47,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     ...
     0
     """
-    parser = _build_parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if rest and arguments.command != "bench":
-        command = f" {arguments.command}" if arguments.command else ""
-        parser.exit(2, f"numbarnn: error: unknown argument {rest[0]!r} (see numbarnn{command} --help)\n")
     with _interrupts() as interrupts:
         try:
-            status = _run(arguments, rest, parser)
+            status = _run(argv)
         except KeyboardInterrupt:
             # a terminal shows ^C on the line of the progress
             print("\n" * sys.stderr.isatty() + "numbarnn: interrupted", file=sys.stderr)
             return 130
         except BrokenPipeError:  # who reads the table has seen enough, as head has
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return 1
         except (FloatingPointError, ImportError, MemoryError, OSError, TypeError, ValueError) as error:
             text = str(error)
             if isinstance(error, OSError) and error.filename is not None:
                 text = f"cannot open {error.filename}: {error.strerror}; check its name and its rights"
             print(f"numbarnn: error: {' '.join(text.split())}", file=sys.stderr)
+            try:
+                sys.stdout.flush()
+            except OSError:  # a full disk
+                _drop_output()
             return 1
     return 130 if interrupts else status
 
@@ -92,8 +91,18 @@ def _interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _run(arguments: argparse.Namespace, rest: Sequence[str], parser: argparse.ArgumentParser) -> int:
+def _drop_output() -> None:
+    """Leave what was not written: Python would try again at its end, and say so."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(argv: Sequence[str] | None) -> int:
     """Do what the arguments say; return the exit status."""
+    parser = _build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "bench":
+        command = f" {arguments.command}" if arguments.command else ""
+        parser.exit(2, f"numbarnn: error: unknown argument {rest[0]!r} (see numbarnn{command} --help)\n")
     if arguments.command == "demo":
         from .demo import run
 
@@ -112,6 +121,9 @@ def _run(arguments: argparse.Namespace, rest: Sequence[str], parser: argparse.Ar
 
 def _build_parser() -> argparse.ArgumentParser:
     """Describe the subcommands."""
+    # imports NumPy: here, where Ctrl-C is one line
+    from .forecasting_cli import add_commands
+
     parser = _Parser(
         prog="numbarnn", description="Recurrent networks on a CPU, without a deep-learning framework."
     )

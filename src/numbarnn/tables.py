@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-import re
 import sys
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
+from .columns import WrongCell, compact_dates, parse_column
 from .zones import constant_offset, read_zone
 
 __all__ = [
+    "STDIN",
     "Table",
     "frame_library",
     "parquet_library",
@@ -24,13 +26,8 @@ __all__ = [
     "write_table",
 ]
 
-# what a cell may say where a value is missing
-_MISSING = ("", "-", "na", "n/a", "#n/a", "nan", "null", "none")
-# 20,5; 1,234 may be a thousand and more
-_COMMA = re.compile(r"[+-]?\d*,\d+")
-_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
-# +01:00 or Z at the end of a time
-_OFFSET = re.compile(r":\d\d.*([+-]\d\d:?\d\d|[zZ])$")
+# the standard input, also where no file has this name
+STDIN = "/dev/stdin"
 
 
 class Table(dict[str, np.ndarray]):
@@ -65,10 +62,11 @@ def read_table(
     Parameters
     ----------
     path : path
-        Ends in ``.parquet``, or is a CSV file in UTF-8 with a header, separated by commas, semicolons or
-        tabs. Numbers of the latter two may have a decimal comma.
+        Ends in ``.parquet``, or is a CSV file in UTF-8 with a header, separated by commas, semicolons, tabs
+        or bars. Numbers of the latter three may have a decimal comma. It may be a pipe or `STDIN`.
     times : collection of str, default=()
-        Columns that hold times; a column of whole numbers there stays numbers.
+        Columns that hold times; a column of whole numbers there stays numbers, unless all of them are dates
+        such as 20240131 or 202401.
     texts : collection of str, default=()
         Columns of a CSV file that stay as they are: names such as 007, 1e3 or 2024-01.
     numbers : collection of str, default=()
@@ -99,16 +97,13 @@ def read_table(
     array([1.5, nan])
     """
     if Path(path).suffix.lower() == ".parquet":
-        return _read_parquet(path)
+        return _read_parquet(path, times)
     try:
-        # utf-8-sig: spreadsheets write a byte-order mark
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            start = file.read(4096)
-            file.seek(0)
-            header = start.partition("\n")[0]
-            delimiter = max(",;\t", key=header.count)  # of equal counts the first
-            reader = csv.reader(file, delimiter=delimiter)
-            numbered = [(reader.line_num, row) for row in reader if row]
+        text = _read_text(path)
+        header = text.partition("\n")[0]
+        delimiter = max(",;\t|", key=header.count)  # of equal counts the first
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        numbered = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
         what = "save it again as CSV in UTF-8, unpacked, or as .parquet"
         raise ValueError(f"{path} is no CSV file in UTF-8 ({error}); {what}") from error
@@ -116,6 +111,11 @@ def read_table(
         found = "only one line" if numbered else "no lines"
         raise ValueError(f"{path} has {found}; expected a header and at least one row")
     names = numbered.pop(0)[1]
+    if not {*times, *texts, *numbers} & set(names) and (value := next(filter(_is_value, names), None)):
+        raise ValueError(
+            f"{path} has no header: its first line holds {value!r}; add one such as ds,y (if it is one, name "
+            "its columns with --time and --target)"
+        )
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has two columns of the same name; its header is {', '.join(names)}")
     for line, row in numbered:
@@ -126,123 +126,36 @@ def read_table(
             )
     table = Table()
     for name, column in zip(names, zip(*(row for _, row in numbered), strict=True), strict=True):
-        cells = np.array(column)
         if name in texts and name not in numbers:
-            table[name] = cells
+            table[name] = np.array(column)
             continue
         try:
-            table[name] = _parse(name, cells, name in times, delimiter, table.zones)
-        except _WrongTime as error:
+            table[name], zone = parse_column(column, delimiter, name in times, name in numbers)
+        except WrongCell as error:
             line = numbered[error.row][0]
             raise ValueError(f"{path}, line {line}: the column {name!r} {error}") from error
-        if name in numbers and table[name].dtype.kind not in "iuf":
-            row = _first_text(column, delimiter)
-            raise ValueError(_no_number(f"{path}, line {numbered[row][0]}", name, column[row], delimiter))
+        if zone is not None:
+            table.zones[name] = zone
     return table
+
+
+def _read_text(path: str | os.PathLike) -> str:
+    """Read a file or, as one that cannot be sought in, the standard input."""
+    here = path == STDIN
+    # utf-8-sig: spreadsheets write a byte-order mark
+    with open(0 if here else path, encoding="utf-8-sig", newline="", closefd=not here) as file:
+        return file.read()
+
+
+def _is_value(cell: str) -> bool:
+    """Whether a cell is a number or a time, and so no name of a column."""
+    values, _ = parse_column([cell])
+    return values.dtype.kind in "iM" or (values.dtype.kind == "f" and bool(np.isfinite(values[0])))
 
 
 def _counted(n: int, thing: str) -> str:
     """Spell a number of things."""
     return f"{n} {thing if n == 1 else f'{thing}s'}"
-
-
-def _no_number(where: str, name: str, cell: str, delimiter: str) -> str:
-    """Say which cell is no number, and what to do."""
-    hint = "an empty cell where it is missing"
-    if "," in cell:
-        hint += ", a decimal point" if delimiter == "," else ", no separators of thousands"
-    return f"{where}: the column {name!r} holds {cell.strip()[:40]!r}; expected numbers ({hint})"
-
-
-def _first_text(cells: Sequence[str], delimiter: str) -> int:
-    """Find the cell for which a column is none of numbers."""
-    odd = [i for i, cell in enumerate(cells) if _floats(np.array([cell.strip()]), ",") is None]
-    commas = delimiter != ","
-    return next((i for i in odd if not (commas and _COMMA.fullmatch(cells[i].strip()))), odd[0])
-
-
-def _floats(cells: np.ndarray, delimiter: str) -> np.ndarray | None:
-    """Read numbers, with NaN where they are missing; None if a cell is none."""
-    cells = np.where(np.isin(np.char.lower(cells), _MISSING), "nan", cells)
-    try:
-        return cells.astype(np.float64)
-    except ValueError:
-        pass
-    if delimiter == ",":
-        return None
-    commas = [cell for cell in cells if _COMMA.fullmatch(cell)]
-    # with semicolons the comma is the decimal one; with tabs 1,234 alone does not tell
-    if any("." in cell for cell in cells) or (delimiter == "\t" and all(map(_THOUSANDS.fullmatch, commas))):
-        return None
-    try:
-        return np.array([cell.replace(",", ".") for cell in cells]).astype(np.float64)
-    except ValueError:
-        return None
-
-
-def _parse(name: str, cells: np.ndarray, is_time: bool, delimiter: str, zones: dict[str, str]) -> np.ndarray:
-    """Turn the cells of a column into whole numbers, numbers, times, or leave them as strings."""
-    cells = np.char.strip(cells)
-    missing = np.isin(np.char.lower(cells), _MISSING)
-    if not missing.any():
-        try:
-            whole = cells.astype(np.int64)
-            # 007 is a name, and int() would take 1_000
-            if (whole.astype(cells.dtype) == cells).all():
-                return whole
-        except (ValueError, OverflowError):
-            pass
-    if not missing.all() and (numbers := _floats(cells, delimiter)) is not None:
-        return numbers
-    if is_time and missing.any():
-        raise _WrongTime(int(missing.argmax()), "is empty; expected a time in each row")
-    if is_time or (not missing.any() and cells[0][:4].isdecimal() and "-" in cells[0]):
-        try:
-            return _parse_times(name, cells, zones)
-        except ValueError:
-            if is_time:
-                raise _wrong_time(cells) from None
-    return np.full(len(cells), np.nan) if missing.all() else cells
-
-
-class _WrongTime(ValueError):
-    """What is wrong with the time in a row."""
-
-    def __init__(self, row: int, message: str) -> None:
-        super().__init__(message)
-        self.row = row
-
-
-def _wrong_time(cells: np.ndarray) -> _WrongTime:
-    """Find the first time that cannot be read."""
-    for row, cell in enumerate(cells):
-        try:
-            _parse_times("", cells[row : row + 1], {})
-        except ValueError:
-            expected = "times such as 2024-01-31 or 2024-01-31 18:00"
-            return _WrongTime(row, f"holds {str(cell)[:40]!r}; expected {expected}")
-    here = [bool(_OFFSET.search(cell)) for cell in cells]
-    what = ("an offset", "none") if here[0] else ("no offset", "one")
-    message = f"begins with {what[0]} from UTC and has {what[1]} here; expected all times to be alike"
-    return _WrongTime(here.index(not here[0]), message)
-
-
-def _parse_times(name: str, cells: np.ndarray, zones: dict[str, str]) -> np.ndarray:
-    """Read ISO 8601 times, with a blank or a T; those with an offset become UTC, and zones tells it."""
-    if not any(_OFFSET.search(cell) for cell in cells):
-        return cells.astype("datetime64[us]")
-    times = [datetime.fromisoformat(str(cell)) for cell in cells]  # NumPy has no offsets
-    if any(time.tzinfo is None for time in times):
-        raise ValueError("some times have an offset from UTC and others have none")
-    offsets = {time.utcoffset() for time in times}
-    zones[name] = _spell_offset(offsets.pop()) if len(offsets) == 1 else ""
-    return np.array([time.astimezone(UTC).replace(tzinfo=None) for time in times], dtype="datetime64[us]")
-
-
-def _spell_offset(offset: timedelta) -> str:
-    """Spell an offset from UTC: "+05:30"."""
-    minutes = round(offset.total_seconds() / 60)
-    return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
 
 
 def parquet_library() -> str:
@@ -303,7 +216,7 @@ def _installed(libraries: Sequence[str], needs: str) -> str:
     raise ImportError(f"{needs} and narwhals: pip install 'numbarnn[dataframe]'")
 
 
-def _read_parquet(path: str | os.PathLike) -> Table:
+def _read_parquet(path: str | os.PathLike, times: Collection[str]) -> Table:
     """Read with polars or pyarrow."""
     library = parquet_library()
     import narwhals as nw
@@ -323,7 +236,7 @@ def _read_parquet(path: str | os.PathLike) -> Table:
                 columns.zones[name] = zone
         elif values.dtype.kind == "O":
             values = np.array(["" if value is None else str(value) for value in values])
-        columns[name] = values
+        columns[name] = compact_dates(values) if name in times and values.dtype.kind in "iu" else values
     return columns
 
 
