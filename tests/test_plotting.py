@@ -133,6 +133,21 @@ def test_horizon_error(ax, steps):
         plot_horizon_error({"step": steps, "rmse": [1.0, 3.0, 2.0]}, ax)
 
 
+def test_horizon_errors_of_several_tables_on_the_same_axes(ax):
+    plot_horizon_error({"step": [1, 2, "all"], "mae": [1.0, 3.0, 2.0]}, ax, label="GRU")
+    far = {"step": [1, 2, 3, "all"], "mae": [1.0, 3.0, 50.0, 18.0], "rmse": [1.0, 4.0, 60.0, 20.0]}
+    plot_horizon_error(far, ax, label="linear")
+    assert ax.get_ylim()[0] == 0 and ax.get_ylim()[1] > 50 and ax.get_xlim()[1] > 3
+    assert labels(ax) == ["GRU", "all steps", "linear"] and ax.get_ylabel() == "mae"
+    plot_horizon_error(far, ax, metric="rmse")
+    assert labels(ax)[-1] == "rmse" and ax.get_ylabel() == "mae, rmse" and ax.get_ylim()[1] > 60
+
+
+def test_horizon_errors_below_zero(ax):
+    plot_horizon_error({"step": [1, 2], "bias": [1.0, -3.0]}, ax, metric="bias")
+    assert ax.get_ylim()[0] < -3
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [

@@ -152,7 +152,9 @@ def plot_backtest(result: Any, ax: Axes | None = None, *, series: Any = None) ->
     return ax
 
 
-def plot_horizon_error(table: Any, ax: Axes | None = None, *, metric: str = "mae") -> Axes:
+def plot_horizon_error(
+    table: Any, ax: Axes | None = None, *, metric: str = "mae", label: str | None = None
+) -> Axes:
     """Draw how the error grows with the number of steps ahead.
 
     Parameters
@@ -164,6 +166,8 @@ def plot_horizon_error(table: Any, ax: Axes | None = None, *, metric: str = "mae
         Where to draw; None makes a new figure. Several tables may be drawn on the same axes.
     metric : str, default="mae"
         A column of the table.
+    label : str, default=None
+        Name of the table in the legend; None takes the metric's.
 
     Returns
     -------
@@ -181,8 +185,10 @@ def plot_horizon_error(table: Any, ax: Axes | None = None, *, metric: str = "mae
     >>> from matplotlib.figure import Figure
     >>> from numbarnn.plotting import plot_horizon_error
     >>> table = {"step": ["1", "2", "all"], "mae": [0.5, 0.7, 0.6]}
-    >>> plot_horizon_error(table, Figure().add_subplot()).get_ylabel()
-    'mae'
+    >>> ax = plot_horizon_error(table, Figure().add_subplot(), label="GRU")
+    >>> ax = plot_horizon_error({"step": [1, 2], "mae": [0.6, 0.9]}, ax, label="linear")
+    >>> ax.get_ylabel(), [text.get_text() for text in ax.get_legend().get_texts()]
+    ('mae', ['GRU', 'all steps', 'linear'])
     """
     columns = _columns_of("table", table)
     for name in ("step", metric):
@@ -192,13 +198,18 @@ def plot_horizon_error(table: Any, ax: Axes | None = None, *, metric: str = "mae
     is_step = np.array([_is_count(step) for step in columns["step"]], dtype=bool)
     ax = _axes(ax)
     steps = np.array([int(step) for step in columns["step"][is_step]])
-    (line,) = ax.plot(steps, values[is_step], linewidth=1.8, marker="." if len(steps) <= 60 else None)
+    marker = "." if len(steps) <= 60 else None
+    (line,) = ax.plot(steps, values[is_step], linewidth=1.8, marker=marker, label=label or metric)
     for value in values[~is_step]:
-        ax.axhline(value, color=line.get_color(), linewidth=0.9, linestyle="--")
+        dashes = ax.axhline(value, color=line.get_color(), linewidth=0.9, linestyle="--")
+        if "all steps" not in ax.get_legend_handles_labels()[1]:
+            dashes.set_label("all steps")
     ax.set_xlabel("steps ahead")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_ylim(min(0.0, ax.get_ylim()[0]))
-    _finish(ax, metric, None)
+    if ax.dataLim.ymin >= 0:
+        ax.set_ylim(0.0, auto=None)  # auto: another table on these axes finds its own limits
+    metrics = dict.fromkeys([*filter(None, ax.get_ylabel().split(", ")), metric])
+    _finish(ax, ", ".join(metrics), None)
     return ax
 
 
