@@ -92,6 +92,11 @@ def test_backtest_of_arrays(ax):
         plot_backtest(Windows, ax, series=2)
 
 
+def test_steps_are_counted_in_whole_numbers(ax):
+    plot_forecast([1.0], [2.0], ax=ax)
+    assert ticks(ax) == [0, 1]
+
+
 def long_table(ids):
     time = np.datetime64("2020-01-05") + np.array([1, 2, 2, 3])
     table = {"ds": time, "cutoff": time[[0, 0, 1, 1]] - 1, "y": np.arange(4.0), "RNNForecaster": np.ones(4)}
@@ -141,6 +146,20 @@ def test_horizon_errors_of_several_tables_on_the_same_axes(ax):
     assert labels(ax) == ["GRU", "all steps", "linear"] and ax.get_ylabel() == "mae"
     plot_horizon_error(far, ax, metric="rmse")
     assert labels(ax)[-1] == "rmse" and ax.get_ylabel() == "mae, rmse" and ax.get_ylim()[1] > 60
+
+
+def ticks(ax):
+    return [tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick <= ax.get_xlim()[1]]
+
+
+def test_one_step_and_one_epoch_are_a_point_at_one():
+    error, loss = Figure().subplots(2)
+    plot_horizon_error({"step": ["1", "all"], "mae": [1.0, 1.0]}, error)
+    plot_loss(Fitted(loss_curve_=[1.0]), loss)
+    for ax in (error, loss):
+        assert ticks(ax) == [1] and ax.lines[0].get_marker() == "."
+    plot_horizon_error({"step": ["1", "2", "3"], "mae": [1.0, 1.0, 1.0]}, error)
+    assert ticks(error) == [1, 2, 3]
 
 
 def test_horizon_errors_below_zero(ax):

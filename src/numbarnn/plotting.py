@@ -204,8 +204,7 @@ def plot_horizon_error(
         dashes = ax.axhline(value, color=line.get_color(), linewidth=0.9, linestyle="--")
         if "all steps" not in ax.get_legend_handles_labels()[1]:
             dashes.set_label("all steps")
-    ax.set_xlabel("steps ahead")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    _count_axis(ax, "steps ahead")
     if ax.dataLim.ymin >= 0:
         ax.set_ylim(0.0, auto=None)  # auto: another table on these axes finds its own limits
     metrics = dict.fromkeys([*filter(None, ax.get_ylabel().split(", ")), metric])
@@ -251,9 +250,10 @@ def plot_loss(estimator: Any, ax: Axes | None = None) -> Axes:
     # epochs of partial_fit have no validation
     for curve, color, label in ((losses, _HISTORY, "training"), (validation, _FORECAST, "validation")):
         if curve:
-            ax.plot(np.arange(1, len(curve) + 1), curve, color=color, linewidth=1.6, label=label)
-    ax.set_xlabel("epoch")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+            marker = "." if len(curve) == 1 else None  # a line of one point is not seen
+            epochs = np.arange(1, len(curve) + 1)
+            ax.plot(epochs, curve, color=color, linewidth=1.6, marker=marker, label=label)
+    _count_axis(ax, "epoch")
     if min([*losses, *validation]) > 0:
         ax.set_yscale("log")
     _finish(ax, "loss", None)
@@ -400,14 +400,25 @@ def _clock_times(time: np.ndarray) -> np.ndarray:
 
 def _time_axis(ax: Axes, time: np.ndarray) -> None:
     """Label times briefly: the day where it changes, the year once; name steps that are only counted."""
-    if not np.issubdtype(time.dtype, np.datetime64):
+    if np.issubdtype(time.dtype, np.integer):
+        _count_axis(ax, "time step")
+    elif not np.issubdtype(time.dtype, np.datetime64):
         ax.set_xlabel("time step")
-        return
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    else:
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-    locator = AutoDateLocator(minticks=4, maxticks=9)
-    ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        locator = AutoDateLocator(minticks=4, maxticks=9)
+        ax.xaxis.set_major_locator(locator)
+        ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+
+
+def _count_axis(ax: Axes, xlabel: str) -> None:
+    """Label whole numbers only, and leave room on both sides where there is but one."""
+    ax.set_xlabel(xlabel)
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    left, right = ax.get_xlim()
+    if right - left < 1:
+        ax.set_xlim(left - 0.5, right + 0.5, auto=None)
 
 
 def _finish(ax: Axes, ylabel: str | None, title: str | None) -> None:
