@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_named(arguments, options, message):
 def test_plot_loss_shows_training_and_validation(ax):
     assert plot_loss(Fitted(loss_curve_=[3.0, 2.0], validation_scores_=[-2.0, -1.5]), ax) is ax
     assert labels(ax) == ["training", "validation"]
-    assert ax.get_yscale() == "log" and ax.get_xlabel() == "epoch" and ax.get_ylabel() == "loss"
+    assert ax.get_xlabel() == "epoch" and ax.get_ylabel() == "loss"
 
 
 def test_plot_loss_where_partial_fit_went_on(ax):
@@ -199,6 +199,12 @@ def test_plot_loss_where_partial_fit_went_on(ax):
 def test_plot_loss_of_a_loss_that_is_not_positive(ax):
     plot_loss(Fitted(loss_curve_=[1.0, -2.0]), ax)
     assert ax.get_yscale() == "linear" and ax.get_legend() is None
+
+
+@pytest.mark.parametrize(("last", "scale"), [(54.5, "linear"), (2.0, "log")])
+def test_plot_loss_has_logarithms_where_the_range_asks_for_them(ax, last, scale):
+    plot_loss(Fitted(loss_curve_=[54.9, last]), ax)
+    assert ax.get_yscale() == scale
 
 
 def test_plot_loss_needs_a_fitted_estimator(ax):

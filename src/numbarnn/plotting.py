@@ -254,7 +254,8 @@ def plot_loss(estimator: Any, ax: Axes | None = None) -> Axes:
             epochs = np.arange(1, len(curve) + 1)
             ax.plot(epochs, curve, color=color, linewidth=1.6, marker=marker, label=label)
     _count_axis(ax, "epoch")
-    if min([*losses, *validation]) > 0:
+    everything = np.array([*losses, *validation])
+    if 0 < 10 * everything.min() < everything.max():  # over less than a decade logarithms have hardly a tick
         ax.set_yscale("log")
     _finish(ax, "loss", None)
     return ax
