@@ -1,5 +1,6 @@
 """Pictures: what is drawn, on which axes, and that nothing is imported before it is needed."""
 
+import io
 import subprocess
 import sys
 
@@ -37,6 +38,18 @@ def test_lines_join_at_the_last_observation(ax):
     assert forecast.get_xydata().tolist() == [[0, 3], [1, 4], [2, 5]]
     assert labels(ax) == ["history", "truth", "forecast"]
     assert ax.get_ylabel() == "CO2 (ppm)" and ax.get_title("left") == "T" and ax.get_xlabel() == "time step"
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "US$ 5 and US$ 6"])
+def test_dollars_in_names_are_dollars(name):
+    forecast, backtest, error = Figure().subplots(3)
+    plot_forecast([1.0, 2.0], [3.0], ax=forecast, ylabel=name, title=name)
+    plot_backtest({name if key == "y" else key: values for key, values in long_table(["a"]).items()}, backtest)
+    plot_horizon_error({"step": [1, "all"], name: [1.0, 1.0]}, error, metric=name)
+    forecast.figure.savefig(io.BytesIO())
+    words = [forecast.yaxis.label, backtest.yaxis.label, error.yaxis.label, error.get_legend().get_texts()[0]]
+    assert [text.get_text() for text in words] == [name] * 4 and forecast.get_title("left") == name
+    assert not any(text.get_parse_math() for text in words)
 
 
 def test_truth_may_be_unknown_and_a_column_is_a_channel(ax):

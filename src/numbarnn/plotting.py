@@ -47,7 +47,7 @@ def plot_forecast(
     time : array-like of shape (n_timesteps + horizon,), default=None
         Times of history and forecast together, datetime64 or numbers. None counts steps, the forecast from 1.
     ylabel : str, default=None
-        What is shown, with its unit: ``"demand in GW"``.
+        What is shown, with its unit: ``"demand in GW"``. Dollars in it and in `title` are dollars, no formulas.
     title : str, default=None
 
     Returns
@@ -423,14 +423,19 @@ def _count_axis(ax: Axes, xlabel: str) -> None:
 
 
 def _finish(ax: Axes, ylabel: str | None, title: str | None) -> None:
-    """Give the axes their words and take away what is not read."""
-    if ylabel:
-        ax.set_ylabel(ylabel)
+    """Give the axes their words, names from the data as they are spelt, and take away what is not read."""
+    words = [ax.set_ylabel(ylabel)] if ylabel else []
     names = ax.get_legend_handles_labels()[1]
     if len(names) > 1:  # above the axes, where it hides no line
-        ax.legend(frameon=False, ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+        legend = ax.legend(
+            frameon=False, ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2
+        )
+        words += legend.get_texts()
     if title:
-        ax.set_title(title, loc="left", fontsize="medium", pad=24 if len(names) > 1 else None)
+        pad = 24 if len(names) > 1 else None
+        words.append(ax.set_title(title, loc="left", fontsize="medium", pad=pad))
+    for text in words:
+        text.set_parse_math(False)  # names may have dollars
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     ax.set_axisbelow(True)
