@@ -86,6 +86,20 @@ def test_fan_has_the_narrowest_interval_darkest_and_begins_at_the_last_observati
     assert edges[:, 1].max() == 9
 
 
+@pytest.mark.parametrize(("width", "n_columns"), [(9, 6), (5, 3), (0.5, 1)])
+def test_the_legend_has_as_few_rows_as_fit_below_the_title(width, n_columns):
+    figure = Figure(figsize=(width, 3))
+    bounds = {"lower": np.zeros((2, 3)), "upper": np.ones((2, 3)), "level": [50, 80, 95]}
+    ax = plot_forecast([1.0, 2.0], [3.0, 4.0], [3.0, 4.0], figure.add_subplot(), title="T", **bounds)
+    legend = ax.get_legend()
+    assert legend._ncols == n_columns
+    if n_columns > 1:
+        assert legend.get_window_extent().width <= ax.get_window_extent().width
+    figure.savefig(io.BytesIO())
+    title = next(child for child in ax.get_children() if getattr(child, "get_text", str)() == "T")
+    assert title.get_window_extent().y0 >= legend.get_window_extent().y1
+
+
 class Windows:
     """As much of a CrossValidation as plot_backtest looks at: 3 windows of 4 steps, 2 channels, 2 levels."""
 

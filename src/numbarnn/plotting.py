@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 __all__ = ["plot_backtest", "plot_forecast", "plot_horizon_error", "plot_loss"]
 
@@ -425,17 +426,33 @@ def _count_axis(ax: Axes, xlabel: str) -> None:
 def _finish(ax: Axes, ylabel: str | None, title: str | None) -> None:
     """Give the axes their words, names from the data as they are spelt, and take away what is not read."""
     words = [ax.set_ylabel(ylabel)] if ylabel else []
-    names = ax.get_legend_handles_labels()[1]
-    if len(names) > 1:  # above the axes, where it hides no line
-        legend = ax.legend(
-            frameon=False, ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2
-        )
-        words += legend.get_texts()
+    n_rows = _legend(ax)
     if title:
-        pad = 24 if len(names) > 1 else None
+        pad = 8 + 16 * n_rows if n_rows else None
         words.append(ax.set_title(title, loc="left", fontsize="medium", pad=pad))
-    for text in words:
-        text.set_parse_math(False)  # names may have dollars
+    _spell(words)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#e5e5e5", linewidth=0.8)
     ax.set_axisbelow(True)
+
+
+def _legend(ax: Axes) -> int:
+    """Put a legend above the axes, where it hides no line, in as few rows as fit; return how many."""
+    n_names = len(ax.get_legend_handles_labels()[1])
+    if n_names < 2:
+        return 0
+    for n_rows in range(1, n_names + 1):
+        n_columns = -(-n_names // n_rows)
+        legend = ax.legend(
+            frameon=False, ncols=n_columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2
+        )
+        _spell(legend.get_texts())
+        if legend.get_window_extent().width <= ax.get_window_extent().width:
+            break
+    return n_rows
+
+
+def _spell(texts: Iterable[Text]) -> None:
+    """Have texts drawn as they are spelt: dollars in names from the data are no formulas."""
+    for text in texts:
+        text.set_parse_math(False)
