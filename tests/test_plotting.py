@@ -100,6 +100,34 @@ def test_the_legend_has_as_few_rows_as_fit_below_the_title(width, n_columns):
     assert title.get_window_extent().y0 >= legend.get_window_extent().y1
 
 
+MONTHS = np.arange("2023-01", "2025-01", dtype="M8[M]").astype("M8[D]")
+WORKDAYS = np.busday_offset("2024-03-04", np.arange(24), roll="forward")
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        np.arange(24), 0.25 * np.arange(24), np.datetime64("2024-03-01T00") + np.arange(24), MONTHS, WORKDAYS,
+        (WORKDAYS[:, np.newaxis] + np.arange(24).astype("m8[h]")).ravel(),
+    ],
+    ids=["steps", "numbers", "hours", "months", "workdays", "hours of workdays"],
+)  # fmt: skip
+def test_the_history_has_a_gap_where_times_are_missing(time):
+    whole, broken = Figure().subplots(2)
+    plot_forecast(np.ones(len(time) - 4), np.ones(4), ax=whole, time=time)
+    assert len(whole.lines[0].get_xdata()) == len(time) - 4
+    kept = np.delete(time, [7, 12, 13])
+    plot_forecast(np.arange(len(kept) - 4), np.ones(4), ax=broken, time=kept)
+    x, y = broken.lines[0].get_data()
+    assert np.flatnonzero(np.isnan(y)).tolist() == [7, 12]
+    assert (x[~np.isnan(y)] == kept[:-4]).all() and (y[~np.isnan(y)] == np.arange(len(kept) - 4)).all()
+
+
+def test_uneven_times_have_no_gaps(ax):
+    plot_forecast(np.ones(50), [1.0], ax=ax, time=np.random.default_rng(0).random(51).cumsum())
+    assert not np.isnan(ax.lines[0].get_ydata()).any()
+
+
 class Windows:
     """As much of a CrossValidation as plot_backtest looks at: 3 windows of 4 steps, 2 channels, 2 levels."""
 
@@ -117,6 +145,12 @@ def test_backtest_of_arrays(ax):
     assert labels(ax) == ["truth", "forecast"] and len(ax.collections) == 6
     with pytest.raises(ValueError, match="series was 2; expected the number of a channel, 0 to 1"):
         plot_backtest(Windows, ax, series=2)
+
+
+def test_the_truth_of_a_backtest_has_a_gap_between_windows(ax):
+    y = np.ones((3, 4, 1))
+    plot_backtest(Fitted(cutoff=[10, 20, 30], y=y, forecast=y, lower=None, upper=None), ax)
+    assert np.flatnonzero(np.isnan(ax.lines[0].get_ydata())).tolist() == [4, 9]
 
 
 def test_steps_are_counted_in_whole_numbers(ax):

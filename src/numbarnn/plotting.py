@@ -47,6 +47,7 @@ def plot_forecast(
         Levels of the intervals in percent, for the legend.
     time : array-like of shape (n_timesteps + horizon,), default=None
         Times of history and forecast together, datetime64 or numbers. None counts steps, the forecast from 1.
+        Where times of the history are missing, its line has a gap, as where values are NaN.
     ylabel : str, default=None
         What is shown, with its unit: ``"demand in GW"``. Dollars in it and in `title` are dollars, no formulas.
     title : str, default=None
@@ -89,11 +90,12 @@ def plot_forecast(
     ax = _axes(ax)
     # lines of the future begin at the last observed value, so that there is no hole between the two
     joined = slice(len(history) - 1, None)
-    ax.plot(time[: len(history)], history, color=_HISTORY, linewidth=1.3, label="history")
+    past, future = _with_gaps(time[: len(history)], history), time[joined]
+    ax.plot(*past, color=_HISTORY, linewidth=1.3, label="history")
     if truth is not None:
-        ax.plot(time[joined], np.append(history[-1], truth), color=_TRUTH, linewidth=1.6, label="truth")
-    ax.plot(time[joined], np.append(history[-1], forecast), color=_FORECAST, linewidth=1.8, label="forecast")
-    _fan(ax, time[joined], bounds, history[-1])
+        ax.plot(future, np.append(history[-1], truth), color=_TRUTH, linewidth=1.6, label="truth")
+    ax.plot(future, np.append(history[-1], forecast), color=_FORECAST, linewidth=1.8, label="forecast")
+    _fan(ax, future, bounds, history[-1])
     ax.axvline(time[len(history) - 1], color=_MUTED, linewidth=0.8, linestyle=":")
     ax.set_xlim(time[0], time[-1])
     _time_axis(ax, time)
@@ -141,7 +143,7 @@ def plot_backtest(result: Any, ax: Axes | None = None, *, series: Any = None) ->
     truth_time = np.concatenate([time for time, _, _, _ in windows])
     truth = np.concatenate([truth for _, truth, _, _ in windows])
     truth_time, first = np.unique(truth_time, return_index=True)  # windows may overlap
-    ax.plot(truth_time, truth[first], color=_HISTORY, linewidth=1.3, label="truth")
+    ax.plot(*_with_gaps(truth_time, truth[first]), color=_HISTORY, linewidth=1.3, label="truth")
     for number, (time, _, forecast, index) in enumerate(windows):
         label = "forecast" if number == 0 else None
         ax.plot(time, forecast, color=_FORECAST, linewidth=1.6, label=label)
@@ -398,6 +400,22 @@ def _clock_times(time: np.ndarray) -> np.ndarray:
     if not all(hasattr(each, "tzinfo") for each in stamps):
         return time
     return np.array([each.replace(tzinfo=None) for each in stamps], "datetime64[us]")
+
+
+def _with_gaps(time: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Insert NaN where times are missing: where a step is more than one and a half of the usual one."""
+    if len(time) < 3 or time.dtype.kind not in "Miuf":
+        return time, values
+    passed = time
+    if time.dtype.kind == "M" and np.is_busday(days := time.astype("M8[D]")).all():
+        # only working days are counted, so that nothing is missing at weekends
+        passed = time - days + np.busday_count(days[0], days).astype("m8[D]")
+    steps = np.diff(passed).astype(float)
+    usual = np.median(steps)
+    if np.quantile(steps, 0.1) < 0.75 * usual:  # times of no even distance: none is known to be missing
+        return time, values
+    holes = 1 + np.flatnonzero(steps > 1.5 * usual)
+    return np.insert(time, holes, time[holes]), np.insert(values.astype(float), holes, np.nan)
 
 
 def _time_axis(ax: Axes, time: np.ndarray) -> None:
