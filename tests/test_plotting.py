@@ -25,6 +25,10 @@ def labels(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
+def drawn(collections):
+    return [each for each in collections if sum(len(path.vertices) for path in each.get_paths())]
+
+
 @pytest.fixture
 def ax():
     return Figure().add_subplot()
@@ -44,7 +48,8 @@ def test_lines_join_at_the_last_observation(ax):
 def test_dollars_in_names_are_dollars(name):
     forecast, backtest, error = Figure().subplots(3)
     plot_forecast([1.0, 2.0], [3.0], ax=forecast, ylabel=name, title=name)
-    plot_backtest({name if key == "y" else key: values for key, values in long_table(["a"]).items()}, backtest)
+    table = {name if key == "y" else key: values for key, values in long_table(["a"]).items()}
+    plot_backtest(table, backtest)
     plot_horizon_error({"step": [1, "all"], name: [1.0, 1.0]}, error, metric=name)
     forecast.figure.savefig(io.BytesIO())
     words = [forecast.yaxis.label, backtest.yaxis.label, error.yaxis.label, error.get_legend().get_texts()[0]]
@@ -142,9 +147,38 @@ def test_backtest_of_arrays(ax):
     truth = ax.get_lines()[0]
     assert truth.get_xdata().tolist() == list(range(11, 19))  # overlapping windows are one line
     assert (truth.get_ydata() == truth.get_xdata() + 100).all()
-    assert labels(ax) == ["truth", "forecast"] and len(ax.collections) == 6
+    assert labels(ax) == ["truth", "forecast"] and len(drawn(ax.collections)) == 6
     with pytest.raises(ValueError, match="series was 2; expected the number of a channel, 0 to 1"):
         plot_backtest(Windows, ax, series=2)
+
+
+def test_backtest_of_arrays_names_the_levels_it_is_told(ax):
+    plot_backtest(Windows, ax, level=[80, 95])
+    assert labels(ax) == ["truth", "forecast", "80 %", "95 %"]
+    with pytest.raises(ValueError, match="level has length 1; expected one for each interval: 2"):
+        plot_backtest(Windows, ax, level=80)
+    with pytest.raises(ValueError, match="level was 80; expected None: the columns of result name"):
+        plot_backtest(long_table(["a"]), ax, level=80)
+
+
+def test_windows_that_overlap_are_lighter_and_the_legend_is_not():
+    def windows(step):
+        y = np.ones((40, 24, 1))
+        bounds = {"lower": y[..., np.newaxis] - [1.0, 2.0], "upper": y[..., np.newaxis] + [1.0, 2.0]}
+        return Fitted(cutoff=step * np.arange(40), y=y, forecast=y, **bounds)
+
+    apart, dense = (plot_backtest(windows(step), Figure().add_subplot(), level=[80, 95]) for step in (24, 1))
+    assert 0 < drawn(dense.collections)[0].get_alpha() < 0.1 < drawn(apart.collections)[0].get_alpha()
+    assert dense.get_lines()[2].get_alpha() < 0.5 < apart.get_lines()[2].get_alpha()
+    apart, dense = ([each.get_alpha() for each in ax.get_legend().legend_handles] for ax in (apart, dense))
+    assert apart == dense
+
+
+def test_backtest_of_one_step(ax):
+    y = np.ones((3, 1, 1))
+    result = Fitted(cutoff=[4, 5, 6], y=y, forecast=y, lower=y[..., np.newaxis] - 1, upper=y[..., np.newaxis])
+    plot_backtest(result, ax)
+    assert ax.get_lines()[2].get_marker() == "." and drawn(ax.collections)[0].get_linewidth() > 0
 
 
 def test_the_truth_of_a_backtest_has_a_gap_between_windows(ax):
@@ -171,7 +205,7 @@ def test_backtest_of_frames(ax, library):
     frame = dict if library is dict else pytest.importorskip(library).DataFrame
     plot_backtest(frame(long_table(["a", "b"])), ax, series="b")
     assert labels(ax) == ["truth", "forecast", "80 %"] and ax.get_ylabel() == "y of b"
-    assert len(ax.collections) == 2
+    assert len(drawn(ax.collections)) == 2
     with pytest.raises(ValueError, match="series was 'c'; expected one of 'a', 'b'"):
         plot_backtest(frame(long_table(["a", "b"])), ax, series="c")
 

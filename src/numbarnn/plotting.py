@@ -49,7 +49,7 @@ def plot_forecast(
         Times of history and forecast together, datetime64 or numbers. None counts steps, the forecast from 1.
         Where times of the history are missing, its line has a gap, as where values are NaN.
     ylabel : str, default=None
-        What is shown, with its unit: ``"demand in GW"``. Dollars in it and in `title` are dollars, no formulas.
+        What is shown, with its unit: ``"demand in GW"``. Dollars here and in `title` begin no formula.
     title : str, default=None
 
     Returns
@@ -103,8 +103,10 @@ def plot_forecast(
     return ax
 
 
-def plot_backtest(result: Any, ax: Axes | None = None, *, series: Any = None) -> Axes:
-    """Draw the forecasts of a rolling-origin evaluation over what really came.
+def plot_backtest(
+    result: Any, ax: Axes | None = None, *, series: Any = None, level: float | ArrayLike | None = None
+) -> Axes:
+    """Draw the forecasts of a rolling-origin evaluation over what really came, lighter where windows overlap.
 
     Parameters
     ----------
@@ -114,6 +116,8 @@ def plot_backtest(result: Any, ax: Axes | None = None, *, series: Any = None) ->
         Where to draw; None makes a new figure.
     series : int or id, default=None
         Which channel of arrays, which id of a long frame; None takes the first.
+    level : float or array-like of shape (n_levels,), default=None
+        Levels of the intervals of arrays in percent, for the legend. The columns of a frame name theirs.
 
     Returns
     -------
@@ -124,7 +128,7 @@ def plot_backtest(result: Any, ax: Axes | None = None, *, series: Any = None) ->
     ImportError
         If matplotlib is not installed.
     ValueError
-        If `result` is no such thing, or has no such series.
+        If `result` is no such thing, or has no such series or levels.
 
     Examples
     --------
@@ -133,23 +137,28 @@ def plot_backtest(result: Any, ax: Axes | None = None, *, series: Any = None) ->
     >>> from matplotlib.figure import Figure
     >>> from numbarnn.plotting import plot_backtest
     >>> y = np.ones((2, 3, 1))  # two windows of three steps
-    >>> result = SimpleNamespace(cutoff=[10, 13], y=y, forecast=0.9 * y, lower=None, upper=None)
-    >>> ax = plot_backtest(result, Figure().add_subplot())
+    >>> lower, upper = 0.8 * y[..., np.newaxis], y[..., np.newaxis]
+    >>> result = SimpleNamespace(cutoff=[10, 13], y=y, forecast=0.9 * y, lower=lower, upper=upper)
+    >>> ax = plot_backtest(result, Figure().add_subplot(), level=80)
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
-    ['truth', 'forecast']
+    ['truth', 'forecast', '80 %']
     """
-    windows, bounds, name = _windows_of(result, series)
+    windows, bounds, name = _windows_of(result, series, level)
     ax = _axes(ax)
     truth_time = np.concatenate([time for time, _, _, _ in windows])
     truth = np.concatenate([truth for _, truth, _, _ in windows])
-    truth_time, first = np.unique(truth_time, return_index=True)  # windows may overlap
+    truth_time, first, counts = np.unique(truth_time, return_index=True, return_counts=True)
+    layers = np.median(counts)  # windows may overlap
     ax.plot(*_with_gaps(truth_time, truth[first]), color=_HISTORY, linewidth=1.3, label="truth")
-    for number, (time, _, forecast, index) in enumerate(windows):
-        label = "forecast" if number == 0 else None
-        ax.plot(time, forecast, color=_FORECAST, linewidth=1.6, label=label)
-        here = [(each if number == 0 else None, low[index], high[index]) for each, low, high in bounds]
-        _fan(ax, time, here)
-        ax.axvline(time[0], color=_MUTED, linewidth=0.6, linestyle=":")
+    # what the legend shows is not lighter: it is drawn by itself, without data
+    ax.plot(truth_time[:0], truth[:0], color=_FORECAST, linewidth=1.6, label="forecast")
+    _fan(ax, truth_time[:0], [(label, truth[:0], truth[:0]) for label, _, _ in bounds])
+    for time, _, forecast, index in windows:
+        marker = "." if len(time) == 1 else None  # a line of one point is not seen
+        alpha = _lighter(0.98, layers)
+        ax.plot(time, forecast, color=_FORECAST, linewidth=1.6, marker=marker, alpha=alpha)
+        _fan(ax, time, [(None, low[index], high[index]) for _, low, high in bounds], layers=layers)
+        ax.axvline(time[0], color=_MUTED, linewidth=0.6, linestyle=":", alpha=1 / layers)
     _time_axis(ax, truth_time)
     _finish(ax, name, None)
     return ax
@@ -287,21 +296,34 @@ def _bounds(lower, upper, level, horizon: int) -> list[tuple[str | None, np.ndar
             expected = f"({horizon},) or ({horizon}, n_levels), the same for both"
             raise ValueError(f"{name} has shape {bound.shape}; expected {expected}")
     lower, upper = lower.reshape(horizon, -1), upper.reshape(horizon, -1)
-    levels = [None] * lower.shape[1] if level is None else np.atleast_1d(level).tolist()
-    if len(levels) != lower.shape[1]:
-        raise ValueError(f"level has length {len(levels)}; expected one for each interval: {lower.shape[1]}")
+    return _intervals(lower, upper, level)
+
+
+def _intervals(lower, upper, level) -> list[tuple[str | None, np.ndarray, np.ndarray]]:
+    """Cut bounds, whose last axis is that of the levels, and sort them by their widths."""
+    n_levels = lower.shape[-1]
+    levels = [None] * n_levels if level is None else np.atleast_1d(level).tolist()
+    if len(levels) != n_levels:
+        raise ValueError(f"level has length {len(levels)}; expected one for each interval: {n_levels}")
     labels = [None if each is None else f"{each:g} %" for each in levels]
-    order = np.argsort(np.nanmean(upper - lower, axis=0), kind="stable")
-    return [(labels[i], lower[:, i], upper[:, i]) for i in order]
+    order = np.argsort(np.nanmean((upper - lower).reshape(-1, n_levels), axis=0), kind="stable")
+    return [(labels[i], lower[..., i], upper[..., i]) for i in order]
 
 
-def _fan(ax: Axes, time: np.ndarray, bounds: list, start: float | None = None) -> None:
+def _fan(ax: Axes, time: np.ndarray, bounds: list, start: float | None = None, layers: float = 1) -> None:
     """Fill the intervals, the narrowest darkest; they begin in a point where there is a start."""
     shades = np.linspace(0.38, 0.16, max(len(bounds), 2))
+    linewidth = 3 if len(time) == 1 else 0  # there is nothing to fill at one time: its intervals are bars
     for (label, low, high), shade in zip(bounds, shades, strict=False):
         if start is not None:
             low, high = np.append(start, low), np.append(start, high)
-        ax.fill_between(time, low, high, color=_FORECAST, alpha=shade, linewidth=0, label=label)
+        alpha = _lighter(shade, layers)
+        ax.fill_between(time, low, high, color=_FORECAST, alpha=alpha, linewidth=linewidth, label=label)
+
+
+def _lighter(alpha: float, layers: float) -> float:
+    """Return the opacity of layers that together are as dark as one; below 2 % colours are rounded away."""
+    return max(1 - (1 - alpha) ** (1 / layers), 0.02)
 
 
 def _columns_of(name: str, table: Any) -> dict[str, np.ndarray]:
@@ -321,14 +343,16 @@ def _is_count(step: Any) -> bool:
         return False
 
 
-def _windows_of(result: Any, series: Any) -> tuple[list[tuple], list[tuple], str | None]:
+def _windows_of(result: Any, series: Any, level: Any) -> tuple[list[tuple], list[tuple], str | None]:
     """Return windows (time, truth, forecast, index), intervals (label, low, high) for them, and a name."""
     if hasattr(result, "forecast") and hasattr(result, "cutoff"):
-        return _windows_of_arrays(result, 0 if series is None else series)
+        return _windows_of_arrays(result, 0 if series is None else series, level)
+    if level is not None:
+        raise ValueError(f"level was {level!r}; expected None: the columns of result name the levels")
     return _windows_of_columns(_columns_of("result", result), series)
 
 
-def _windows_of_arrays(result: Any, channel: int) -> tuple[list[tuple], list[tuple], None]:
+def _windows_of_arrays(result: Any, channel: int, level: Any) -> tuple[list[tuple], list[tuple], None]:
     """Cut the arrays of a CrossValidation: [n_windows, h, n_channels], bounds with levels behind."""
     truth, forecast = np.asarray(result.y, dtype=float), np.asarray(result.forecast, dtype=float)
     if not isinstance(channel, int | np.integer) or not 0 <= channel < truth.shape[2]:
@@ -342,8 +366,7 @@ def _windows_of_arrays(result: Any, channel: int) -> tuple[list[tuple], list[tup
     bounds = []
     if result.lower is not None:
         lower, upper = np.asarray(result.lower)[:, :, channel], np.asarray(result.upper)[:, :, channel]
-        order = np.argsort(np.nanmean(upper - lower, axis=(0, 1)), kind="stable")
-        bounds = [(None, lower[..., i], upper[..., i]) for i in order]
+        bounds = _intervals(lower, upper, level)
     return windows, bounds, None
 
 
