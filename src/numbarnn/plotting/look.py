@@ -58,8 +58,11 @@ def time_axis(ax: Axes, time: np.ndarray) -> None:
 
 def count_axis(ax: Axes, xlabel: str) -> None:
     """Label whole numbers only, and leave room on both sides where there is but one."""
+    from matplotlib.ticker import MaxNLocator
+
     ax.set_xlabel(xlabel)
-    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    if isinstance(locator := ax.xaxis.get_major_locator(), MaxNLocator):  # else the user has set ticks
+        locator.set_params(integer=True, min_n_ticks=1)
     left, right = ax.get_xlim()
     if right - left < 1:
         ax.set_xlim(left - 0.5, right + 0.5, auto=None)
