@@ -218,6 +218,9 @@ class TestBounds:
                 conformal.bounds(0, levels, h)
         with pytest.raises(ValueError, match="residuals had shape"):
             conformal.update([0], np.zeros((2, 3)))
+        for rows in ([0, -1], [0, 2], [0.0, 0.7]):
+            with pytest.raises(ValueError, match="rows was .*; expected integers from 0 to 1"):
+                conformal.update(rows, np.zeros((2, 3)))
 
 
 def start_of(residuals, delay, alpha):

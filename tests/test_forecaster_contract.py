@@ -7,6 +7,7 @@ what does not go together, or was not asked for, is said before anything is trai
 import copy
 import itertools
 import pickle
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -389,6 +390,26 @@ class TestSeries:
         later = fitted.update(Y[N : N + 1]).predict()
         assert np.isfinite(later).all() and not np.isnan(fitted.history_.values).all()
 
+    @pytest.mark.parametrize("pieces", [[100], [101], [101, 105], [50, 101, 102, 103, 104, 110]], ids=str)
+    def test_intervals_after_a_long_gap_do_not_hang_on_how_the_data_came(self, pieces):
+        y = np.concatenate([Y[:N], np.full((100, 2), np.nan), Y[N : N + 40]])
+        whole, parts = (quick(validation_fraction=0.1).fit(Y[:N]) for _ in range(2))
+        whole.update(y[N:])
+        for part in np.split(y[N:], pieces):
+            parts.update(part)
+        for each, other in zip(whole.conformal_._history, parts.conformal_._history, strict=True):
+            np.testing.assert_allclose(each, other, rtol=1e-5)
+        expected, found = (each.predict(7, level=50).upper for each in (whole, parts))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def test_gaps_longer_than_a_context_are_none_that_the_network_knows(self):
+        y = np.where(np.arange(240) % 24 < 14, np.nan, Y[:240, 0])
+        fitted = quick().fit(y)
+        fitted.model_ = replace(fitted.model_, usual_gap=40)
+        long = np.append(Y[:240, 0], np.full(20, np.nan))
+        expected = fitted.predict(24, context=Y[:240, 0])[20:]
+        np.testing.assert_allclose(fitted.predict(context=long), expected, rtol=1e-6)
+
     def test_quantiles_without_a_part_held_out_are_there_within_the_horizon(self):
         fitted = quick(quantiles=[0.1, 0.9], early_stopping=False).fit(Y[:N])
         late = np.where(np.arange(80)[:, np.newaxis] < 77, Y[100:N], np.nan)
@@ -514,6 +535,9 @@ def test_lists_of_numbers_are_series_as_in_fit():
     found = fitted.predict(context=contexts)
     np.testing.assert_array_equal(found, fitted.predict(context=[Y[:30, 0], Y[:30, 1]]))
     fitted.update([[1.0, 2.0], [3.0, 4.0]])
+    windows = Y[:40].reshape(2, 20, 2)[..., :1]  # an array's channels have an axis
+    fitted = quick().fit([Y[:N, 0]])
+    np.testing.assert_array_equal(fitted.predict(context=windows.tolist()), fitted.predict(context=windows))
 
 
 class TestErrors:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .tables import parquet_library, write_table
+from .tables import STDIN, parquet_library, write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,6 +83,8 @@ def _check_apart(arguments):
     paths |= {"--out": arguments.out, "--plot": arguments.plot}
     given = [(option, path) for option, path in paths.items() if path is not None]
     for (other, first), (option, second) in combinations(given, 2):
+        if first == second == STDIN:
+            raise ValueError(f"{other} and {option} are both the standard input; choose another {option}")
         if option in ("--out", "--plot") and _is_same(first, second):
             raise ValueError(f"cannot write {second}: it is the file of {other} too; choose another {option}")
 
@@ -152,7 +154,8 @@ def _replaced(path: str) -> Iterator[str | Path]:
 
 def _is_stream(path):
     """Whether a path is that of a pipe or a device, or of a file that the shell has opened."""
-    return os.path.exists(path) and (not os.path.isfile(path) or str(path).startswith("/dev/"))
+    opened = ("/dev/std", "/dev/fd/", "/proc/self/fd/")
+    return os.path.exists(path) and (not os.path.isfile(path) or str(path).startswith(opened))
 
 
 @contextmanager

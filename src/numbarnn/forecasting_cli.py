@@ -327,7 +327,7 @@ def _check_before(forecaster: Any, y: Any, future: Any, span: int, arguments: ar
     needed = math.ceil(2 / round(1 - most / 100, 12) - 1 - ROUNDING)  # as bounds are found
     if n_errors < needed:
         raise ValueError(
-            f"--level {most:g} needs {needed} errors of forecasts of the last {n_valid.max()} time steps, "
+            f"--level {most:.12g} needs {needed} errors of forecasts of the last {n_valid.max()} time steps, "
             f"and {arguments.file} has values for {n_errors}; expected a lower --level, a longer file, or no "
             "--level"
         )

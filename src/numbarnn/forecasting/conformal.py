@@ -190,9 +190,12 @@ class Conformal:
         Raises
         ------
         ValueError
-            If the shapes do not fit.
+            If the shapes do not fit, or there is no such row.
         """
-        residuals = np.asarray(residuals, np.float64)
+        residuals, rows = np.asarray(residuals, np.float64), np.asarray(rows)
+        known = len(self._history)
+        if len(rows) and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= known):
+            raise ValueError(f"rows was {rows.tolist()!r}; expected integers from 0 to {known - 1}")
         if residuals.ndim != 2 or len(residuals) != len(rows) or residuals.shape[1] > self.horizon:
             raise ValueError(
                 f"residuals had shape {residuals.shape}; expected ({len(rows)}, {self.horizon} or fewer)"
@@ -200,7 +203,7 @@ class Conformal:
         whole = np.full((len(residuals), self.horizon), np.nan)
         whole[:, : residuals.shape[1]] = residuals
         order = np.argsort(rows, kind="stable")
-        found, first = np.unique(np.asarray(rows, np.int64)[order], return_index=True)
+        found, first = np.unique(rows.astype(np.int64)[order], return_index=True)
         ends = np.append(first, len(order))[1:]
         joined = {
             row: np.concatenate([self._history[row], whole[order[begin:end]]])

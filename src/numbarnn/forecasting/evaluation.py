@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import metrics
 from .calendar import FEATURES
-from .model import gaps_at_end
+from .model import gaps_before
 from .native import frame_of
 from .prediction import N_PATHS, NAME, Asked, bound_columns, by_series, check_levels, check_seed, truth_of
 from .preparation import find_members, read_more, read_training, with_static
@@ -373,7 +373,8 @@ class Evaluation:
             if k:
                 # what `update` would do
                 steps = cutoffs[0, k] - cutoffs[0, k - 1]
-                kept = self.context_length_ + self.horizon_ + gaps_at_end(data.cut(cutoffs[:, k - 1]))
+                kept = self.context_length_ + self.horizon_
+                kept += gaps_before(data, cutoffs[:, k - 1], np.full(data.n_series, self.horizon_))
                 known = data.cut(cutoffs[:, k]).tail(kept + steps)
                 self._learn(known, np.maximum(known.lengths - steps, 0))
             for bounds, each in zip((lower, upper), self._bounds(asked, part, levels), strict=True):

@@ -22,7 +22,7 @@ from .evaluation import Evaluation
 from .likelihoods import LIKELIHOODS
 from .linear import fit_linear
 from .metrics import naive_error
-from .model import ForecastModel, View, gaps_at_end, usual_gap
+from .model import ForecastModel, View, gaps_before, usual_gap
 from .networks import DECODERS, Widths, make_network
 from .prediction import Prediction, calibrate, with_calendar_ahead
 from .preparation import (
@@ -626,7 +626,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
     def _tail(self, data: SeriesSet) -> SeriesSet:
         """Return the part of the data that is kept; a copy, so that the whole may go."""
         # forecasts begin behind the last observed value
-        tail = data.tail(self._kept + gaps_at_end(data))
+        gaps = gaps_before(data, data.lengths, self._kept - self.model_.layout.context)
+        tail = data.tail(self._kept + gaps)
         return replace(tail, values=tail.values.copy())
 
 

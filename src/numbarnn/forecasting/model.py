@@ -279,7 +279,9 @@ class View(NamedTuple):
             return np.zeros(len(rows), np.int64)
         last = self.data.row_starts[self.rows_of(rows)] + origins[:, np.newaxis] - 1
         gaps = missing_before(self.filled.observed)[last].min(axis=1)  # of channels that are read together
-        known = (gaps <= self.model.usual_gap) | (gaps >= origins)  # or nothing was observed before
+        # what training has often, the network knows; contexts without a value are not among it
+        usual = min(self.model.usual_gap, self.model.layout.context - 1)
+        known = (gaps <= usual) | (gaps >= origins)  # or nothing was observed before
         return np.where(known, 0, gaps)
 
     def _forecast(self, rows, origins, h, ahead, n_paths, seed):
@@ -381,21 +383,28 @@ def missing_before(observed: np.ndarray) -> np.ndarray:
     return step - np.maximum.accumulate(np.where(observed, step, -1))
 
 
-def gaps_at_end(data: SeriesSet) -> np.ndarray:
-    """Return how many steps are missing at the end of each series, in a channel that has others."""
-    if not data.has_missing:
-        return np.zeros(data.n_series, np.int64)
-    lengths = np.repeat(data.lengths, data.n_channels)
-    gaps = missing_before(~np.isnan(data.values))[np.maximum(data.row_starts + lengths - 1, 0)]
-    return np.where(gaps < lengths, gaps, 0).reshape(data.n_series, -1).max(axis=1)
+def gaps_before(data: SeriesSet, ends: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Return the longest gap before one of the last ``n[i]`` origins up to ``ends[i]``, (n_series,).
+
+    Forecasts from there begin behind the last observed value, so far before the origin; what nothing was
+    observed before is no gap.
+    """
+    longest = np.zeros(data.n_rows, np.int64)
+    if data.has_missing:
+        gaps, starts = missing_before(~np.isnan(data.values)), data.row_starts
+        ends, n = (np.repeat(each, data.n_channels) for each in (ends, n))
+        for row, (start, end, first) in enumerate(zip(starts, ends, np.maximum(ends - n, 0), strict=True)):
+            found = gaps[start + first : start + end]
+            longest[row] = found[found <= np.arange(first, end)].max(initial=0)
+    return longest.reshape(data.n_series, -1).max(axis=1)
 
 
 def usual_gap(data: SeriesSet) -> int:
-    """Return up to which number of missing steps each is there before one step in a hundred."""
+    """Return up to which number of missing steps each is there before one step in twenty."""
     if not data.has_missing:
         return 0
     counts = np.bincount(missing_before(~np.isnan(data.values)))[1:]
-    rare = counts < len(data.values) / 100
+    rare = counts < len(data.values) / 20
     return int(rare.argmax()) if rare.any() else len(counts)
 
 

@@ -93,7 +93,9 @@ class Prediction:
             n_channels), or many at once of shape (n_windows, n_timesteps, n_channels) or in a list; or a
             frame like `y`. After a fit on a list of series, a list has histories of these in their order.
             What is older than `context_length_` is not looked at, but for a value that is missing at its very
-            beginning. What is missing at the end is forecast too. None goes on from the end of the data seen.
+            beginning. What is missing at the end is forecast too, from the last observed value on; steps
+            further behind it than any whose errors are known have the intervals of the last of these. None
+            goes on from the end of the data seen.
 
         Returns
         -------

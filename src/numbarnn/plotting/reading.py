@@ -59,7 +59,7 @@ def is_count(step: Any) -> bool:
     """Whether it is a number of steps ahead: not "all", 0, None or NaN."""
     try:
         return int(step) > 0
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return False
 
 
