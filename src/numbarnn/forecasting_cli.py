@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import textwrap
 import warnings
@@ -297,7 +296,7 @@ def _check_before(forecaster: Any, y: Any, future: Any, span: int, arguments: ar
     """
     if future is None and arguments.level is None:
         return
-    from .forecasting.conformal import ROUNDING
+    from .forecasting.conformal import errors_needed
     from .forecasting.preparation import held_out, read_training
     from .forecasting.series import read_future
 
@@ -324,7 +323,7 @@ def _check_before(forecaster: Any, y: Any, future: Any, span: int, arguments: ar
         for i, n in enumerate(n_valid)
     )
     most = max(arguments.level)
-    needed = math.ceil(2 / round(1 - most / 100, 12) - 1 - ROUNDING)  # as bounds are found
+    needed = errors_needed(most)
     if n_errors < needed:
         raise ValueError(
             f"--level {most:.12g} needs {needed} errors of forecasts of the last {n_valid.max()} time steps, "

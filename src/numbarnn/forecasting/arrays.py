@@ -97,8 +97,8 @@ def by_number(form: Form) -> Columns:
 def form_of(value: Any, known: Form | None = None) -> Form:
     """Find the form of an array or a list of arrays; lists of numbers may be either, as `known` data were."""
     several = _is_list(value)
-    if known is not None and known.kind == "list" and isinstance(value, list | tuple) and not several:
-        return Form("list", known.n_dims) if np.ndim(value) == known.n_dims + 1 else form_of(value)
+    if known is not None and known.kind == "list" and isinstance(value, list | tuple):
+        several = several or np.ndim(value) == known.n_dims + 1
     try:
         n_dims = max(map(np.ndim, value)) if several else np.ndim(value)
     except ValueError:  # uneven rows: `numbers` says so

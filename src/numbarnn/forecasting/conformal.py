@@ -30,7 +30,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from .scaling import below_one
 
-__all__ = ["Conformal"]
+__all__ = ["Conformal", "errors_needed"]
 
 # an interval of whole windows wants this many before other rows are asked
 ENOUGH_WINDOWS = 20
@@ -157,8 +157,7 @@ class Conformal:
         low, high = np.empty((2, h, len(levels)))
         ordered: dict = {}  # what several levels share
         for k, level in enumerate(levels):
-            # 1 - 0.95 has digits of rounding that would ask for one residual more
-            alpha = round(1 - level / 100, 12)
+            alpha = _alpha(level)
             thresholds = np.broadcast_to(self._threshold(row, alpha), self.horizon)
             tails = ndtr(-thresholds)
             for step in range(h):
@@ -359,6 +358,21 @@ class Conformal:
         return self._scores[row]
 
 
+def errors_needed(level: float) -> int:
+    """Return of how many errors at least the bounds of a level, in percent, are made.
+
+    >>> from numbarnn.forecasting.conformal import errors_needed
+    >>> errors_needed(80), errors_needed(95)
+    (9, 39)
+    """
+    return math.ceil(2 / _alpha(level) - 1 - ROUNDING)
+
+
+def _alpha(level):
+    """Return the part outside; 1 - 0.95 has digits of rounding that would ask for one residual more."""
+    return round(1 - level / 100, 12)
+
+
 def _error_sizes(residuals, scales):
     """Size of the errors of each row, and of one with scale 1 that has none."""
     ratios = residuals / scales[:, np.newaxis, np.newaxis]
@@ -401,7 +415,7 @@ def _around(residuals, step, alpha, level, ordered):
         if len(values) >= 4 / alpha - ROUNDING or reach >= horizon - 1:
             break
         reach += 1
-    needed = math.ceil(2 / alpha - 1 - ROUNDING)
+    needed = errors_needed(level)
     if len(values) < needed:
         raise ValueError(
             f"level={level:g} needs at least {needed} held-out forecasts of a step, there are {len(values)}: "
