@@ -6,11 +6,19 @@ Where there is neither, nothing here is collected; ``tests/test_cuda.py`` runs i
 import os
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
+INTERPRETED = os.environ.get("NUMBARNN_PTX", "0") not in ("", "0")
+
+if INTERPRETED:
+    sys.path.append(str(Path(__file__).parents[1]))
+    import compiled
+
+    compiled.install()
 
 
 def _there_is_a_device():
@@ -87,3 +95,11 @@ def see_the_same():
             np.testing.assert_allclose(found[2], expected[2], atol=1e-10)
 
     return compare
+
+
+@pytest.fixture(autouse=INTERPRETED)
+def faultless():
+    """Fail a test in which a kernel did what compute-sanitizer would report."""
+    compiled.FAULTS.clear()
+    yield
+    assert not compiled.FAULTS

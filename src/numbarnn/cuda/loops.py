@@ -219,9 +219,9 @@ def backward_loop(  # noqa: C901
                 elif NH > 0:
                     gradient = sum_of(gradient, parts, r * P * stride + u)
                 at = (t * n.B + b) * S * H + u
-                for q in range(S):
-                    a[q] = kept[at + q * H]
                 if n.masked == 0 or valid[t * n.B + b] > 0:
+                    for q in range(S):
+                        a[q] = kept[at + q * H]
                     if n.puts:
                         gradient += dout[(t * n.B + b) * n.width + n.at + u]
                     before, after = (t + n.reverse) * n.B + b, (t + 1 - n.reverse) * n.B + b
