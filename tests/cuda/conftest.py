@@ -1,12 +1,13 @@
-"""Tests of ``device="cuda"``: on a GPU, or in Numba's simulator if NUMBA_ENABLE_CUDASIM=1.
+"""Tests of ``device="cuda"``, which run on a GPU, and without one in two ways.
 
-Where there is neither, nothing here is collected; ``tests/test_cuda.py`` runs it in a process that simulates.
+With NUMBA_ENABLE_CUDASIM=1 Numba's simulator runs the Python of the kernels. With NUMBARNN_PTX=1 they are compiled
+as for a GPU, and `ptx` interprets what the compiler wrote and checks every access. Where there is nothing of this,
+nothing here is collected; ``tests/test_cuda.py`` runs it in processes of both kinds.
 """
 
 import os
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +16,9 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 INTERPRETED = os.environ.get("NUMBARNN_PTX", "0") not in ("", "0")
 
 if INTERPRETED:
-    sys.path.append(str(Path(__file__).parents[1]))
-    import compiled
+    from ptx import device
 
-    compiled.install()
+    device.install()
 
 
 def _there_is_a_device():
@@ -100,6 +100,6 @@ def see_the_same():
 @pytest.fixture(autouse=INTERPRETED)
 def faultless():
     """Fail a test in which a kernel did what compute-sanitizer would report."""
-    compiled.FAULTS.clear()
+    device.FAULTS.clear()
     yield
-    assert not compiled.FAULTS
+    assert not device.FAULTS

@@ -249,12 +249,13 @@ def window_futures(n, control, rows, origins, offsets, future, out):
 @cuda.jit
 def window_series(n, control, rows, series, identity, static, number, out):
     """Take the number in the embedding of each sample's row, and its series' static covariates (B, S)."""
-    start = int(control[0]) * n.size
-    for i in range(cuda.grid(1), n.B * max(n.S, 1), cuda.gridsize(1)):
-        row = rows[start + i // max(n.S, 1)]
-        number[i // max(n.S, 1)] = identity[row]
+    start, S = int(control[0]) * n.size, max(n.S, 1)
+    for i in range(cuda.grid(1), n.B * S, cuda.gridsize(1)):
+        row = rows[start + i // S]
+        if i % S == 0:
+            number[i // S] = identity[row]
         if n.S > 0:
-            out[i] = static[series[row] * n.S + i % n.S]
+            out[i] = static[series[row] * S + i % S]
 
 
 class DeviceWindows:
