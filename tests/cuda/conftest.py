@@ -1,8 +1,8 @@
 """Tests of ``device="cuda"``, which run on a GPU, and without one in two ways.
 
-With NUMBA_ENABLE_CUDASIM=1 Numba's simulator runs the Python of the kernels. With NUMBARNN_PTX=1 they are compiled
-as for a GPU, and `ptx` interprets what the compiler wrote and checks every access. Where there is nothing of this,
-nothing here is collected; ``tests/test_cuda.py`` runs it in processes of both kinds.
+With NUMBA_ENABLE_CUDASIM=1 Numba's simulator runs the Python of the kernels. With NUMBARNN_PTX=1 they are
+compiled as for a GPU, and `ptx` interprets what the compiler wrote and checks every access. Where there is
+nothing of this, nothing here is collected; ``tests/test_cuda.py`` runs it in processes of both kinds.
 """
 
 import os

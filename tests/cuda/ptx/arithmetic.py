@@ -82,7 +82,7 @@ def to_integer(value, kind):
 
 def saturate(value):
     """Return a float between 0 and 1; NaN is 0."""
-    return np.fmax(np.fmin(value, value.dtype.type(1)), value.dtype.type(0))
+    return np.fmin(np.fmax(value, value.dtype.type(0)), value.dtype.type(1))
 
 
 def flush(value):
@@ -98,8 +98,9 @@ def upper(value):
 
 FUNCTIONS = {
     each.__name__: each
-    for each in (fma, fma_down, add_to_zero, divide, high, shift_left, shift_right, to_integer, saturate, flush,
-                 upper)
+    for each in (
+        fma, fma_down, add_to_zero, divide, high, shift_left, shift_right, to_integer, saturate, flush, upper,
+    )
 } | {"np": np}  # fmt: skip
 
 # by the whole instruction, by the kind of its type ("div.s"), or without it
@@ -109,9 +110,11 @@ _EXPRESSIONS = {
     "div.s": "divide(a, b)", "div.u": "divide(a, b)", "div.rn": "a / b",
     "rem.s": "a - divide(a, b) * b", "rem.u": "a - divide(a, b) * b",
     "fma.rn": "fma(a, b, c)", "fma.rm.f32": "fma_down(a, b, c)",
-    "and": "a & b", "or": "a | b", "xor": "a ^ b", "not": "~a", "neg": "-a", "abs": "np.abs(a)", "mov": "a",
-    "copysign": "np.copysign(b, a)", "shl": "shift_left(a, b)", "shr": "shift_right(a, b)",
-    "min.f": "np.fmin(a, b)", "max.f": "np.fmax(a, b)", "min": "np.minimum(a, b)", "max": "np.maximum(a, b)",
+    "and": "a & b", "or": "a | b", "xor": "a ^ b", "not": "~a", "neg": "-a", "abs": "np.abs(a)",
+    "mov": "a", "cvta.to.global": "a", "copysign": "np.copysign(b, a)",
+    "shl": "shift_left(a, b)", "shr": "shift_right(a, b)",
+    "min.f": "np.fmin(a, b)", "max.f": "np.fmax(a, b)",
+    "min": "np.minimum(a, b)", "max": "np.maximum(a, b)",
     "sqrt.rn": "np.sqrt(a)", "rcp.rn": "1 / a", "rcp.approx.ftz.f32": "flush(1 / flush(a))",
     "rcp.approx.ftz.f64": "upper(1 / flush(a))", "ex2.approx.ftz.f32": "flush(np.exp2(flush(a)))",
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""``device="cuda"`` without a GPU and without its driver: kernels are compiled for one, and their PTX is interpreted.
+"""``device="cuda"`` without a GPU or its driver: kernels are compiled for one, and their PTX is interpreted.
 
 All else is what runs on a GPU too, but for cuBLAS and for graphs. In place of the driver stand arrays of the
 host, that can do no more than those of a device.
@@ -12,12 +12,12 @@ from unittest import mock
 import numpy as np
 from numba import types
 from numba.cuda import dispatcher
-from ptx.running import UNWRITTEN, Launch, Memory
-from ptx.translation import Module
 
 from numbarnn.cuda import blas, program
 from numbarnn.cuda.driver import cuda
 from numbarnn.cuda.plans import SHARED_BYTES
+from ptx.running import UNWRITTEN, Launch, Memory
+from ptx.translation import Module
 
 CAPABILITY = (9, 0)
 FAULTS = []  # (kernel, what it did)
@@ -110,9 +110,10 @@ def install():
     device = SimpleNamespace(compute_capability=CAPABILITY, MULTIPROCESSOR_COUNT=4, id=0)
     context = SimpleNamespace(get_memory_info=lambda: SimpleNamespace(free=2**30))
     for place, name, what in (
-        (cuda, "device_array", device_array), (cuda, "to_device", to_device), (cuda, "is_available", lambda: True),
+        (cuda, "device_array", device_array), (cuda, "to_device", to_device),
+        (cuda, "is_available", lambda: True), (cuda, "current_context", lambda: context),
         (cuda, "get_current_device", lambda: device), (dispatcher, "get_current_device", lambda: device),
-        (cuda, "current_context", lambda: context), (dispatcher.CUDADispatcher, "configure", configure),
+        (dispatcher.CUDADispatcher, "configure", configure),
         (blas, "load", blas._simulated), (program, "Graph", Graph),
     ):  # fmt: skip
         mock.patch.object(place, name, what).start()

@@ -39,6 +39,8 @@ class Memory:
     def find(self, addresses, size):
         """Yield (base, bytes, which of the addresses lie there)."""
         arrays, bases, ends = self._sorted
+        if not arrays:
+            return
         which = np.searchsorted(bases, addresses, "right") - 1
         inside = (which >= 0) & (addresses + np.uint64(size) <= ends[which])
         for k in np.unique(which[inside]):
@@ -136,8 +138,9 @@ class Launch:
     def _found(self, space, address, size, thread):
         """Yield (which, key of the array or None for constants, its bytes, places in them)."""
         if space == "shared":
-            within = address <= self.module.shared - size if self.module.shared else np.zeros(len(thread), bool)
-            at = thread[within] // self.threads * self.module.shared + address[within].astype(np.int64)
+            at = address.astype(np.int64)
+            within = (at >= 0) & (at <= self.module.shared - size)
+            at = thread[within] // self.threads * self.module.shared + at[within]
             yield within, (space, size), self._shared.view(np.uint8), at
         elif space == "global":
             for table in self.module.tables:
@@ -232,7 +235,8 @@ class _Run:
     def call(self, name, given, result, lanes):
         """Run a function."""
         function = self._launch.module.functions[name]
-        parameters = {of: self.parameters[each][lanes] for of, each in zip(function.parameters, given, strict=True)}
+        pairs = zip(function.parameters, given, strict=True)
+        parameters = {of: self.parameters[each][lanes] for of, each in pairs}
         run = _Run(self._launch, function, self._thread[lanes], {}, parameters)
         run.go()
         (returned,) = (value for of, value in run.parameters.items() if of.startswith("func_retval"))

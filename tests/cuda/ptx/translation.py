@@ -1,15 +1,16 @@
 """Text of PTX to Python functions, one for each run of instructions that nothing enters or leaves midway."""
 
 import re
-import struct
 from collections import defaultdict
 
 import numpy as np
+
 from ptx.arithmetic import COMPARISONS, FUNCTIONS, expression_of
 
 __all__ = ["Function", "Module"]
 
 _NAME = re.compile(r"[%$\w.]+")
+_WHOLE = {"rni": "rint", "rzi": "trunc", "rmi": "floor", "rpi": "ceil"}  # modes of rounding to a whole number
 _ENDS = re.compile(r"(@!?%\w+ )?(bra|ret|bar)\b")
 
 
@@ -174,8 +175,8 @@ class _Block:
         if operand in self._of.symbols:
             return self._constant(np.uint64(self._of.symbols[operand]))
         if operand[:2] in ("0f", "0d"):
-            size = 4 if operand[1] == "f" else 8
-            value = np.frombuffer(struct.pack(f"<{'I' if size == 4 else 'Q'}", int(operand[2:], 16)), f"f{size}")[0]
+            bits = np.uint32 if operand[1] == "f" else np.uint64
+            value = bits(int(operand[2:], 16)).view(f"f{bits(0).itemsize}")
         else:
             size, value = _size(kind), int(operand.rstrip("U"), 0)
             value = np.bool_(value) if kind == "?" else np.uint64(value % 2**64).astype(f"u{size}")
@@ -238,15 +239,14 @@ class _Block:
         elif word.startswith("mul.wide."):
             result = f"{kind[0]}{2 * _size(kind)}"
             expression = f"a.astype({result!r}) * b.astype({result!r})"
-        elif name == "cvta":
-            expression, result = "a", kind
         elif name in ("shl", "shr"):
             expression, kinds[1], result = expression_of(word), "u4", kind
             if sources[1].isdigit() and int(sources[1]) < 8 * _size(kind):  # nearly all of them
                 expression, kinds[1] = f"a {'<<' if name == 'shl' else '>>'} b", kind
         else:
             expression, result = expression_of(word), kind
-        values = {letter: self._read(*each) for letter, each in zip("abc", zip(sources, kinds), strict=False)}
+        pairs = zip(sources, kinds, strict=True)
+        values = {letter: self._read(*each) for letter, each in zip("abc", pairs, strict=False)}
         self._write(target, re.sub(r"\b[abc]\b", lambda match: f"({values[match[0]]})", expression), result)
 
     def _cvt(self, word, parts, target, source):
@@ -254,8 +254,8 @@ class _Block:
         value, mode = self._read(source, of), ".".join(parts[:-2])
         if mode == "sat" and to[0] == of[0] == "f":
             value = f"saturate({value})"
-        elif mode in ("rni", "rzi") and to[0] == of[0] == "f":
-            value = f"np.{'rint' if mode == 'rni' else 'trunc'}({value})"
+        elif mode in _WHOLE and to[0] == of[0] == "f":
+            value = f"np.{_WHOLE[mode]}({value})"
         elif mode == "rzi":
             value = f"to_integer({value}, {to!r})"
         elif mode not in ("", "rn") or (of[0] == "f" and to[0] != "f"):
@@ -272,8 +272,9 @@ class _Block:
             for name, count in zip(names, counts, strict=True):
                 self._write(name, f"({value} >> {count}).astype({half!r})", half)
         else:
-            parts = [f"({self._read(name, half)}.astype({wide!r}) << {count})" for name, count in zip(names, counts)]
-            self._write(rest.partition(",")[0].strip(), " | ".join(parts), wide)
+            values = [f"{self._read(name, half)}.astype({wide!r})" for name in names]
+            shifted = [f"({value} << {count})" for value, count in zip(values, counts, strict=True)]
+            self._write(rest.partition(",")[0].strip(), " | ".join(shifted), wide)
 
     def _ld(self, space, kind, rest, statement):
         targets, _, place = rest.rpartition(",")
@@ -292,7 +293,8 @@ class _Block:
         if space == "param":
             self._lines.append(f"run.give({_parameter(place)!r}, {value}, {kind!r}, I)")
         else:
-            self._lines.append(f"run.store({space!r}, {self._address(place)}, {value}, {kind!r}, I, {statement!r})")
+            address = self._address(place)
+            self._lines.append(f"run.store({space!r}, {address}, {value}, {kind!r}, I, {statement!r})")
 
 
 def _parameter(place):
