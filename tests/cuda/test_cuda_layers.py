@@ -11,6 +11,7 @@ from numbarnn import Recurrent, load, save
 from numbarnn.blocks import as_state, states_of
 from numbarnn.cells import CELLS
 from numbarnn.cuda import plans
+from numbarnn.cuda.driver import SIMULATED
 
 B, T, F, H = 3, 3, 2, 3
 RUNNING = [name for name, cell in CELLS.items() if not cell.loops]
@@ -46,11 +47,11 @@ def run(device, cell, dtype, options):
     """Return all that comes out of both ways, by name."""
     options = dict(options)
     call = {name: options.pop(name) for name in CALL if name in options}
-    with_state = options.pop("state", False)
-    layer = Recurrent(cell, F, H, dtype=dtype, random_state=0, device=device, **options)
+    with_state, n, units = options.pop("state", False), options.pop("batch", B), options.pop("hidden_size", H)
+    layer = Recurrent(cell, F, units, dtype=dtype, random_state=0, device=device, **options)
     rng = np.random.default_rng(1)
-    x = rng.standard_normal((B, T, F))
-    shapes = layer.state_shapes(B)
+    x = rng.standard_normal((n, T, F))
+    shapes = layer.state_shapes(n)
     state = as_state([rng.standard_normal(shape) for shape in shapes]) if with_state else None
     output, final = layer.forward(x, state, training=True, **call)
     doutput = None if output is None else rng.standard_normal(output.shape)
@@ -80,6 +81,15 @@ def assert_alike(found, expected, dtype):
 def test_every_cell_is_as_on_the_cpu(cell, dtype, path):
     options = {"num_layers": 2, "bidirectional": True, "lengths": LENGTHS, "state": True}
     assert_alike(run("cuda", cell, dtype, options), run("cpu", cell, dtype, options), dtype)
+
+
+@pytest.mark.skipif(SIMULATED, reason="takes minutes in the simulator")
+@pytest.mark.parametrize("hidden", [32, 96, 130])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_sizes_of_use_are_as_on_the_cpu(cell, hidden):
+    """Blocks of many warps with several rows, on the chip, and layers that are too large for it."""
+    options = {"hidden_size": hidden, "batch": 9, "lengths": np.array([3, 1, 2] * 3), "state": True}
+    assert_alike(run("cuda", cell, "float32", options), run("cpu", cell, "float32", options), "float32")
 
 
 @pytest.mark.parametrize("cell", RUNNING)
