@@ -529,6 +529,18 @@ TILE_SHAPES += [(1, vectors, 2) for vectors in (4, 1)]
 TILE_SHAPES += [(4, 4, 1)] if REGISTERS == 32 else []  # what is left of 16, 32 or 64 rows
 
 
+def _keep_rolled(builder, latch) -> None:
+    """Forbid LLVM to unroll the loop whose last block this is.
+
+    On some processors (Zen 4, Zen 5) it would, and then run out of registers: half the speed.
+    """
+    module = builder.module
+    forbids = module.add_metadata(["llvm.loop.unroll.disable"])
+    loop = module.add_metadata([forbids])
+    loop.operands = loop, forbids  # LLVM knows the description of a loop by its being the first part of itself
+    latch.terminator.set_metadata("llvm.loop", loop)
+
+
 def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, blocks, depth, add, next_at):
     """Emit the loops of one tile; the accumulators live in registers once LLVM has promoted them."""
     a_start, w_start, c_start = pointers
@@ -576,6 +588,8 @@ def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, bl
         with cgutils.for_range(builder, rounds, intp=i64):
             for partial in sums:
                 multiply_add(partial)
+            latch = builder.block
+        _keep_rolled(builder, latch)
         if n_sums > 1:
             with cgutils.for_range(builder, rest, intp=i64):
                 multiply_add(sums[0])
