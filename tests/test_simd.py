@@ -324,3 +324,25 @@ def test_numba_cpu_name_decides():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.strip() == "16"
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="asks for processors of this kind")
+@pytest.mark.parametrize("cpu", ["haswell", "znver3", "skylake-avx512", "znver5"])
+def test_tiles_stay_in_registers(cpu):
+    """Where LLVM unrolls the loop of a tile it runs out of them, at half the speed on Zen 5."""
+    code = """
+import re
+from numba import cfunc, types
+from numbarnn import simd
+from numbarnn.kernels import gemm
+assembly = cfunc(gemm._signature(types.float32))(gemm._gemm)._library.get_asm_str()
+most = max(rows * vectors for rows, vectors, _ in simd.TILE_SHAPES)
+loops = [each for each in re.split(r"\\n(?=\\.LBB)", assembly) if each.count("vfmadd231ps") >= most / 2]
+assert loops and max(each.count("vfmadd") for each in loops) == most
+on_stack = re.compile(r"\\(%rsp.*mm\\d|mm\\d+, .*\\(%rsp")
+assert not [line for each in loops for line in each.splitlines() if on_stack.search(line)]
+"""
+    environment = {**os.environ, "NUMBA_CPU_NAME": cpu}
+    environment.pop("NUMBA_CPU_FEATURES", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

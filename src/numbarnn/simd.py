@@ -532,12 +532,12 @@ TILE_SHAPES += [(4, 4, 1)] if REGISTERS == 32 else []  # what is left of 16, 32 
 def _keep_rolled(builder, latch) -> None:
     """Forbid LLVM to unroll the loop whose last block this is.
 
-    On some processors (Zen 4, Zen 5) it would, and then run out of registers: half the speed.
+    For Zen 3 to 5 it would, and then run out of registers: half the speed.
     """
     module = builder.module
     forbids = module.add_metadata(["llvm.loop.unroll.disable"])
     loop = module.add_metadata([forbids])
-    loop.operands = loop, forbids  # LLVM knows the description of a loop by its being the first part of itself
+    loop.operands = loop, forbids  # what describes a loop is known by being the first part of itself
     latch.terminator.set_metadata("llvm.loop", loop)
 
 
