@@ -1,29 +1,46 @@
-"""``tests/cuda`` in Numba's simulator, which has to be asked for before Numba is imported."""
+"""``tests/cuda`` without a GPU, in processes of their own: what runs kernels is chosen before the import.
+
+That is Numba's simulator; or they are compiled as for a GPU, and `cuda.ptx` runs what the compiler wrote.
+"""
 
 import importlib.util
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from test_cuda_resources import compiler_is_there
+
 HERE = Path(__file__).parent
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
-FILES = sorted(path.name for path in (HERE / "cuda").glob("test_*.py"))
-# of files that take minutes in the simulator, each so many-th test; all of them with -m slow
-EVERY = {"test_cuda_layers.py": 13, "test_cuda_forecasting.py": 11, "test_cuda_training.py": 3}
+FILES = sorted((HERE / "cuda").glob("test_*.py"))
+# of files that take minutes, each so many-th test; all of them with -m slow
+EVERY = {
+    "NUMBA_ENABLE_CUDASIM": {"layers": 29, "forecasting": 23, "training": 7},
+    "NUMBARNN_PTX": {"layers": 7, "forecasting": 9, "training": 5},
+}
+
+
+def cases():
+    for mode, file in product(EVERY, FILES):
+        name, every = file.stem.removeprefix("test_cuda_"), EVERY[mode]
+        if name != "ptx" or mode == "NUMBARNN_PTX":
+            yield pytest.param(mode, file, every.get(name, 1), id=f"{mode}-{name}")
+        if name in every:
+            yield pytest.param(mode, file, 1, id=f"{mode}-{name}-all", marks=pytest.mark.slow)
 
 
 @pytest.mark.skipif(not INSTALLED, reason="numba-cuda is not installed")
-@pytest.mark.parametrize(
-    ("name", "every"),
-    [(name, EVERY.get(name, 1)) for name in FILES]
-    + [pytest.param(name, 1, marks=pytest.mark.slow) for name in EVERY],
-)
-def test_in_the_simulator(name, every):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "cuda" / name)]
-    environment = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1", "NUMBARNN_EVERY": str(every)}
+@pytest.mark.parametrize(("mode", "file", "every"), list(cases()))
+def test_without_a_gpu(mode, file, every):
+    if mode == "NUMBARNN_PTX" and not compiler_is_there():
+        pytest.skip("there is no compiler for GPUs")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
+    others = {name: value for name, value in os.environ.items() if name not in EVERY}
+    environment = {**others, mode: "1", "NUMBARNN_EVERY": str(every)}
     done = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 

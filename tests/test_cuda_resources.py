@@ -16,7 +16,8 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
-def _compiler_is_there():
+def compiler_is_there():
+    """Whether kernels can be compiled in this process."""
     if SIMULATED or importlib.util.find_spec("numba_cuda") is None:
         return False
     try:
@@ -29,7 +30,7 @@ def _compiler_is_there():
     return True
 
 
-pytestmark = pytest.mark.skipif(not _compiler_is_there(), reason="there is no compiler for GPUs")
+pytestmark = pytest.mark.skipif(not compiler_is_there(), reason="there is no compiler for GPUs")
 
 
 @pytest.fixture(scope="module")
