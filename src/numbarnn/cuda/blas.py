@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbarnn.cuda.driver import SIMULATED, DeviceUnavailableError, cuda, pointer
+from numbarnn.cuda.driver import LEAST_DRIVER, SIMULATED, DeviceUnavailableError, cuda, driver_version, pointer
 
 __all__ = ["Matrix", "load", "product"]
 
@@ -93,6 +93,13 @@ def load() -> dict[int, Callable]:
 @cache
 def _cublas(device: int) -> dict[int, Callable]:
     """Return those of a device, to which a handle belongs, for as long as the process lives."""
+    # an older driver lets kernels be compiled, and only then refuses to load them
+    major, minor = driver_version()
+    if major < LEAST_DRIVER:
+        raise DeviceUnavailableError(
+            f"device was 'cuda', whose driver is for CUDA {major}.{minor}; expected 'cpu', or an NVIDIA "
+            f"driver for CUDA {LEAST_DRIVER}"
+        )
     try:
         from nvmath.bindings import cublas
 
