@@ -1,8 +1,8 @@
 """Launches and products, made ready once for arrays of fixed places and run as often as wanted.
 
-On a GPU a program may be recorded as a graph, which the driver then starts as a whole: launching from Python
-costs more than most of these kernels take. Whether it is done is `RECORDS`, read when a program is made, and
-off until it has been measured.
+From its second run on a program hands the driver parameters that were made once. It may also be recorded as a
+graph, which the driver then starts as a whole. Whether it is done is `RECORDS`, read when a program is made,
+and off until it has been measured.
 """
 
 from __future__ import annotations
