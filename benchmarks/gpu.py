@@ -2,7 +2,8 @@
 
 A script of the name cuda.py would hide the package of that name that numba-cuda is built on. Writes
 ``benchmarks/results/cuda_<device>.json``, anew after every case, and a picture beside it. Both sides are in
-this process, in float32 without TF32, on one stream; results are compared before anything is timed. A block
+one process, in float32 without TF32, on one stream; results are compared before anything is timed, and a row
+says what differs. A block
 is as many calls as fill some milliseconds, timed by CUDA events after a warm-up; blocks of all sides take
 turns, and the median of the ratios of pairs counts. A training step is forward, backward and the gradients
 of parameters and input, which cuDNN computes in any case. A fit is timed by the clock, with all that `fit`
@@ -10,9 +11,10 @@ does.
 
 Beside "ours", which is what a user gets, a row has "recorded", the same as a graph of CUDA, and where the
 time loop is on the chip "library", a product by cuBLAS in each step, as a graph: by these figures
-`numbarnn.cuda.program.RECORDS` and `numbarnn.cuda.plans.MOST_WEIGHTS` are to be set. What fails is noted in
-its row, and the others go on. After `--budget` seconds, 420, no further case is begun, and those that are
-missing are named; what takes longest is to compile kernels.
+`numbarnn.cuda.program.RECORDS` and `numbarnn.cuda.plans.MOST_WEIGHTS` are to be set. What fails, or takes
+longer than a minute, is noted in its row, and the others go on in a new process: in the old one the GPU may
+answer no more. After `--budget` seconds, 420, no further case is begun, and those that are missing are named;
+what takes longest is to compile kernels.
 
 `--list` only names the cases and goals. `--only` is one layer, `--once` is for ncu and compute-sanitizer
 (docs/cuda.md has the lines).
@@ -23,8 +25,11 @@ Needs an NVIDIA GPU, ``pip install -e ".[cuda,bench]"`` and PyTorch.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
+import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,8 +40,8 @@ import numpy as np
 
 from numbarnn import Recurrent
 from numbarnn.bench.cases import CELLS, Case, Job, layer_data, our_job
-from numbarnn.bench.measure import check_results
-from numbarnn.bench.report import describe_machine, format_seconds, write_document
+from numbarnn.bench.measure import check_results, differences
+from numbarnn.bench.report import describe_machine, format_seconds, versions_of, write_document
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = ((32, 100, 8, 32), (32, 100, 8, 64), (32, 100, 8, 96), (64, 100, 16, 128), (64, 100, 16, 256),
@@ -44,8 +49,11 @@ SHAPES = ((32, 100, 8, 32), (32, 100, 8, 64), (32, 100, 8, 96), (64, 100, 16, 12
 GOALS = {32: 2.0, 64: 2.0, 96: 2.0, 128: 1.0, 256: 1.0, 512: 0.5}
 FIT, FIT_GOAL = (64, 48, 7, 64), 3.0
 ROUNDS, BLOCK, FIT_ROUNDS = 7, 0.05, 5  # seconds of a block
-BUDGET = 420
+BUDGET, CASE_SECONDS = 420, 60
 OTHERS = ("recorded", "library", "cpu")  # of our own, besides "ours"
+PACKAGES = ("numba-cuda", "cuda-core", "cuda-bindings", "nvmath-python", "nvidia-cublas", "nvidia-nvjitlink",
+            "nvidia-nvvm")  # fmt: skip
+Pool = multiprocessing.get_context("spawn").Pool
 
 
 def our_layer(case: Case) -> Job:
@@ -165,50 +173,57 @@ def fit_jobs(case: Case) -> dict[str, Callable[[], Job]]:
             "cpu": lambda: our_job(case, -1)}  # fmt: skip
 
 
-def ready(case: Case, makers: dict[str, Callable[[], Job]]) -> tuple[dict[str, Job], float, dict[str, str]]:
+def ready(case: Case, makers: dict[str, Callable[[], Job]]) -> tuple[dict[str, Job], dict[str, Any]]:
     """Make jobs, run each until it is recorded, and compare results with those of the peer.
 
     Returns
     -------
     jobs : dict of str to Job
         Without those that have failed, which only "recorded", "library" and "cpu" may.
-    difference : float
-        Largest one between ours and the peer's.
-    failed : dict of str to str
+    notes : dict
+        Parts of a row: "differences" of each side and array, why a side "differs", and why one "failed".
     """
-    jobs, failed, difference = {}, {}, 0.0
-    theirs = makers["peer"]()
-    expected = theirs.results()
+    jobs: dict[str, Job] = {"peer": makers["peer"]()}
+    notes: dict[str, Any] = {"differences": {}, "differs": {}, "failed": {}}
+    expected = jobs["peer"].results()
     for name, make in makers.items():
+        if name == "peer":
+            continue
         try:
-            job = theirs if name == "peer" else make()
-            # the second call of a layer records it, and the third one is what will be timed
-            for _ in range(3 if name in ("recorded", "library") and case.kind == "train" else 1):
-                found = check_results(case, job.results(), expected)
-            difference = found if name == "ours" else difference
+            job = make()
+            # the second call of a layer prepares or records it, and the third one is what will be timed
+            for _ in range(3 if case.kind == "train" else 1):
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("error", message=".*cannot be recorded")
+                    found = job.results()
+            notes["differences"][name] = differences(case, found, expected)
+            try:
+                check_results(case, found, expected)
+            except ValueError as error:  # wrong results may take as long as right ones
+                notes["differs"][name] = str(error)
             jobs[name] = job
         except Exception as error:
             if name == "ours":
                 raise
-            failed[name] = f"{type(error).__name__}: {error}"
-    return jobs, difference, failed
+            notes["failed"][name] = f"{type(error).__name__}: {error}"
+    return jobs, notes
 
 
 def measure_layer(case: Case) -> dict[str, Any]:
     """Measure a training step on both sides."""
-    jobs, difference, failed = ready(case, layer_jobs(case))
+    jobs, notes = ready(case, layer_jobs(case))
     calls = {name: prepare(job.run) for name, job in jobs.items()}
     rounds = [
         {name: seconds_of_block(job.run, calls[name]) for name, job in jobs.items()} for _ in range(ROUNDS)
     ]
-    return {**summary(case, rounds), "difference": difference, "goal": goal_of(case), "failed": failed}
+    return {**summary(case, rounds), "goal": goal_of(case), **notes}
 
 
 def measure_fit(case: Case) -> dict[str, Any]:
     """Measure seconds an epoch of whole fits: ours, PyTorch's loop, and ours on the CPU."""
-    jobs, _, failed = ready(case, fit_jobs(case))
+    jobs, notes = ready(case, fit_jobs(case))
     rounds = [{name: clocked(job) for name, job in jobs.items()} for _ in range(FIT_ROUNDS)]
-    return {**summary(case, rounds), "goal": FIT_GOAL, "failed": failed}
+    return {**summary(case, rounds), "goal": FIT_GOAL, **notes}
 
 
 def clocked(job: Job) -> float:
@@ -230,8 +245,9 @@ def summary(case: Case, rounds: list[dict[str, float]]) -> dict[str, Any]:
 
     names = list(rounds[0])
     row = case._asdict() | {f"{name}_seconds": spread([each[name] for each in rounds]) for name in names}
-    for name in names[1:]:
-        row[f"ratio_{name}"] = spread([each[name] / each["ours"] for each in rounds])
+    for name in names:
+        if name != "ours":
+            row[f"ratio_{name}"] = spread([each[name] / each["ours"] for each in rounds])
     return row
 
 
@@ -248,7 +264,9 @@ def describe(row: dict[str, Any]) -> str:
         for name in OTHERS
         if f"{name}_seconds" in row
     )
-    others += "".join(f"  {name} failed: {error}" for name, error in row["failed"].items())
+    others += "".join(
+        f"  {name} {what}: {error}" for what in ("failed", "differs") for name, error in row[what].items()
+    )
     return (
         f"{row['kind']:<6}{row['cell']:<5}{shape:<17} ours {ours:>9}  cuDNN {peer:>9}  "
         f"ratio {ratio:5.2f}, goal {row['goal']} {verdict}{others}"
@@ -295,8 +313,21 @@ def goal_of(case: Case) -> float:
     return FIT_GOAL if case.kind == "fit" else GOALS.get(case.hidden, 1.0)
 
 
+def measured(case: Case) -> dict[str, Any]:
+    """Return the row of a case, with an error in place of figures if there is one."""
+    try:
+        return measure_fit(case) if case.kind == "fit" else measure_layer(case)
+    except Exception as error:
+        return without_figures(case, error)
+
+
+def without_figures(case: Case, error: Exception) -> dict[str, Any]:
+    """Return the row of a case that has no figures."""
+    return case._asdict() | {"goal": goal_of(case), "error": f"{type(error).__name__}: {error}"}
+
+
 def measure(cases: list[Case], budget: float, report: Callable[[list[dict[str, Any]]], None]) -> None:
-    """Measure cases one by one, and report all rows after each.
+    """Measure cases one by one in a process, another one after each failure, and report all rows after each.
 
     Parameters
     ----------
@@ -305,16 +336,34 @@ def measure(cases: list[Case], budget: float, report: Callable[[list[dict[str, A
         After so many seconds those that are left are noted as not measured.
     report : callable
     """
-    start, rows = time.monotonic(), []
+    start, rows, pool = time.monotonic(), [], None
     for case in cases:
         try:
             if time.monotonic() - start > budget:
                 raise TimeoutError(f"{budget} s were over; --only measures a layer by itself")
-            row = measure_fit(case) if case.kind == "fit" else measure_layer(case)
+            pool = pool or Pool(1)
+            row = pool.apply_async(measured, (case,)).get(CASE_SECONDS)
+        except multiprocessing.TimeoutError:
+            # also of a process that has died, of which a pool says nothing
+            row = without_figures(case, TimeoutError(f"no answer in {CASE_SECONDS} s"))
         except Exception as error:
-            row = case._asdict() | {"goal": goal_of(case), "error": f"{type(error).__name__}: {error}"}
+            row = without_figures(case, error)
+        if pool and (row.get("error") or row["failed"]):
+            pool.terminate()
+            pool = None
         rows.append(row)
         report(rows)
+    if pool:
+        pool.terminate()
+
+
+def driver() -> str:
+    """Return the version of NVIDIA's driver, if its tool is there to ask."""
+    line = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(line, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 def arguments_of(line: list[str] | None) -> argparse.Namespace:
@@ -345,6 +394,7 @@ def main(line: list[str] | None = None) -> None:
 
     if not torch.cuda.is_available():
         raise SystemExit("PyTorch finds no GPU; nothing was measured and nothing written")
+    arguments.output.mkdir(parents=True, exist_ok=True)
     device = torch.cuda.get_device_name()
     name = "cuda_" + device.lower().replace(" ", "_") + ("_only" if arguments.only else "")
     method = {
@@ -352,6 +402,7 @@ def main(line: list[str] | None = None) -> None:
         "torch": torch.__version__, "cudnn": torch.backends.cudnn.version(), "tf32": False,
     }  # fmt: skip
     machine, start = describe_machine(), time.monotonic()
+    machine["versions"] |= versions_of(PACKAGES) | {"driver": driver()}
 
     def report(rows: list[dict[str, Any]]) -> None:
         print(describe(rows[-1]), flush=True)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 import time
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ class Pretended:
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Return the script; the peer is our own CPU, and the clock is the host's."""
+    """Return the script; the peer is our own CPU, the clock is the host's, and all is in this process."""
     path = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
     spec = importlib.util.spec_from_file_location("gpu", path)
     script = importlib.util.module_from_spec(spec)
@@ -35,6 +36,7 @@ def gpu(monkeypatch):
         run()
         return time.perf_counter() - start
 
+    monkeypatch.setattr(script, "Pool", ThreadPool)
     monkeypatch.setattr(script, "torch_side", lambda case: our_job(case, 1))
     monkeypatch.setattr(script, "seconds_of_block", seconds)
     monkeypatch.setattr(script, "clocked", lambda job: seconds(job.run, 1) / job.count)
@@ -80,33 +82,73 @@ def test_everything_is_measured_and_written(gpu, monkeypatch, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     pretend(monkeypatch, True)
     monkeypatch.setattr(gpu, "cases_of", lambda only: [LAYER, FIT])
-    gpu.main(["--output", str(tmp_path)])
-    written = json.loads((tmp_path / "cuda_nvidia_pretended.json").read_text())
-    assert (tmp_path / "cuda_nvidia_pretended.png").stat().st_size > 0
+    folder = tmp_path / "of" / "results"
+    gpu.main(["--output", str(folder)])
+    written = json.loads((folder / "cuda_nvidia_pretended.json").read_text())
+    assert (folder / "cuda_nvidia_pretended.png").stat().st_size > 0
+    assert {"numba-cuda", "cuda-bindings", "driver"} <= set(written["machine"]["versions"])
     assert written["device"] == "NVIDIA Pretended"
     assert written["method"]["tf32"] is False
     layer, fit = written["results"]
     for row, names in ((layer, ("recorded", "library")), (fit, ("recorded", "cpu"))):
-        assert row["failed"] == {}
+        assert row["failed"] == row["differs"] == {}
+        assert set(row["differences"]) == {"ours", *names}
         for name in names:
             assert row[f"{name}_seconds"]["median"] > 0
         assert row["ratio_peer"]["median"] > 0
-    assert layer["difference"] < 1e-5
+    assert {"output", "dx", "weight_hh_l0"} < set(layer["differences"]["ours"])
+    assert max(layer["differences"]["ours"].values()) < 1e-5
     assert capsys.readouterr().out.count(" ratio ") == 2
 
 
-def test_what_fails_is_noted_and_the_rest_goes_on(gpu):
+def test_what_fails_is_noted_and_the_rest_goes_on(gpu, monkeypatch):
     def fail():
         raise ZeroDivisionError("of this side")
 
-    makers, rows = gpu.layer_jobs(LAYER), []
-    _, difference, failed = gpu.ready(LAYER, {**makers, "recorded": fail})
-    assert failed == {"recorded": "ZeroDivisionError: of this side"}
-    assert 0 <= difference < 1e-5
+    makers, rows, pools = gpu.layer_jobs(LAYER), [], []
+    jobs, notes = gpu.ready(LAYER, {**makers, "recorded": fail})
+    assert notes["failed"] == {"recorded": "ZeroDivisionError: of this side"}
+    assert set(jobs) == {"peer", "ours", "library"}
     gpu.layer_jobs = lambda case: {**makers, "ours": fail}
+    monkeypatch.setattr(gpu, "Pool", lambda count: pools.append(ThreadPool(count)) or pools[-1])
     gpu.measure([LAYER, LAYER], 100, lambda found: rows.append(found[-1]))
     assert [row["error"] for row in rows] == ["ZeroDivisionError: of this side"] * 2
     assert "not measured: ZeroDivisionError" in gpu.describe(rows[0])
+    assert len(pools) == 2
+
+
+def test_wrong_results_are_timed_and_marked(gpu):
+    makers = gpu.layer_jobs(LAYER)
+
+    def wrong():
+        job = makers["ours"]()
+        return job._replace(results=lambda: {**(found := job.results()), "dx": found["dx"] + 1})
+
+    gpu.layer_jobs = lambda case: {"ours": wrong, "peer": makers["peer"]}
+    row = gpu.measured(LAYER)
+    assert row["ours_seconds"]["median"] > 0
+    wrong_arrays = {name for name, difference in row["differences"]["ours"].items() if difference > 1e-4}
+    assert wrong_arrays == {"dx"}
+    assert "ours differs: train+dX gru (2, 3, 2, 3): results differ by 1.0e+00 in dx" in gpu.describe(row)
+
+
+def test_a_case_without_an_answer_holds_up_none(gpu, monkeypatch):
+    rows = []
+    monkeypatch.setattr(gpu, "CASE_SECONDS", 0.2)
+    monkeypatch.setattr(gpu, "measured", lambda case: time.sleep(2 if case is FIT else 0) or {"failed": {}})
+    gpu.measure([LAYER, FIT, LAYER], 100, lambda found: rows.append(found[-1]))
+    assert [row.get("error") for row in rows] == [None, "TimeoutError: no answer in 0.2 s", None]
+
+
+def test_cases_are_measured_in_a_process_of_its_own(monkeypatch):
+    """Without PyTorch on a GPU they are not, and the other process says so."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    monkeypatch.delitem(sys.modules, "gpu", raising=False)
+    script, rows = importlib.import_module("gpu"), []
+    unknown = LAYER._replace(cell="unknown")
+    script.measure([unknown], 100, lambda found: rows.append(found[-1]))
+    assert rows[0]["cell"] == "unknown"
+    assert "no answer" not in rows[0]["error"]
 
 
 def test_when_time_is_over_cases_are_named_as_not_measured(gpu):

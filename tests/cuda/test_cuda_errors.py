@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from numbarnn import Recurrent, RNNRegressor
-from numbarnn.cuda import driver
+from numbarnn.cuda import blas, driver
 from numbarnn.cuda.driver import DeviceError, DeviceLostError, DeviceMemoryError, DeviceUnavailableError
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -47,6 +47,7 @@ def fail(monkeypatch, text):
         raise driver_error(text)
 
     monkeypatch.setattr(driver.cuda, "device_array", refuse)
+    monkeypatch.setattr(driver.cuda, "to_device", refuse)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,27 @@ def test_no_device_is_said_with_the_line_that_installs(monkeypatch):
     model.set_params(device="cpu", max_iter=1).fit(X, Y)
 
 
+def test_a_missing_compiler_is_not_taken_for_a_missing_gpu(monkeypatch):
+    monkeypatch.setattr(driver.cuda, "is_available", lambda: False)
+    for has_gpu, missing in ((True, "libNVVM, is not found"), (False, "no GPU is found")):
+        monkeypatch.setattr(driver, "_has_gpu", lambda has_gpu=has_gpu: has_gpu)
+        with pytest.raises(DeviceUnavailableError, match=missing):
+            driver.check_device()
+
+    def fail():
+        raise foreign("DynamicLibNotFoundError", "cuda.pathfinder")("libnvvm.so")
+
+    monkeypatch.setattr(driver.cuda, "is_available", fail)
+    with pytest.raises(DeviceUnavailableError, match="device was 'cuda'.*libnvvm.so"):
+        driver.check_device()
+
+
+def test_a_driver_that_is_too_old_is_named_with_its_version(monkeypatch):
+    monkeypatch.setattr(blas, "driver_version", lambda: (12, 8))
+    with pytest.raises(DeviceUnavailableError, match=r"driver is for CUDA 12\.8; expected.* for CUDA 13"):
+        blas._cublas.__wrapped__(0)
+
+
 def test_errors_of_others_keep_their_name():
     with pytest.raises(ZeroDivisionError), driver.naming_errors():
         raise ZeroDivisionError("out of memory")
@@ -132,12 +154,21 @@ def foreign(name, module):
         ("nvJitLinkError", "cuda.bindings.nvjitlink", "ERROR_PTX_COMPILE", DeviceUnavailableError),
         ("DynamicLibNotFoundError", "cuda.pathfinder", "libnvrtc.so", DeviceUnavailableError),
         ("LinkerError", "numba.cuda.cudadrv.driver", "no ptxas", DeviceUnavailableError),
+        ("nvJitLinkError", "cuda.bindings.nvjitlink", "ERROR_OUTDATED_LIBRARY (14)", DeviceUnavailableError),
+        ("cuBLASError", "nvmath.bindings.cublas", "NOT_INITIALIZED (1)", DeviceUnavailableError),
+        ("CUDAError", "cuda.core._utils.cuda_utils", "CUDA_ERROR_INVALID_IMAGE", DeviceUnavailableError),
+        ("CudaAPIError", "numba.cuda.cudadrv.driver", "CUDA_ERROR_NO_DEVICE", DeviceUnavailableError),
+        ("CUDAError", "cuda.core._utils.cuda_utils", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", DeviceError),
+        ("CudaAPIError", "numba.cuda.cudadrv.driver", "CUDA_ERROR_INVALID_VALUE", DeviceError),
     ],
 )  # fmt: skip
 def test_errors_of_each_library_have_a_name(error, module, text, kind):
     with pytest.raises(kind, match="device was 'cuda'") as caught, driver.naming_errors():
         raise foreign(error, module)(text)
+    assert type(caught.value) is kind
     assert text in str(caught.value)
+    assert ("a new process" in str(caught.value)) == (kind is DeviceLostError)
+    assert ("pip install -U nvidia-nvjitlink" in str(caught.value)) == ("OUTDATED" in text)
     assert type(caught.value.__cause__).__name__ == error
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,6 @@ def describe_machine() -> dict[str, Any]:
 
     packages = ["numbarnn", "numba", "llvmlite", "numpy", "scipy", "scikit-learn", "jaxlib"]
     packages += [package for peer in PEERS.values() for package in peer.packages]
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "processor": processor_name(),
@@ -36,8 +31,17 @@ def describe_machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": versions_of(packages),
     }
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    versions = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def processor_name() -> str:

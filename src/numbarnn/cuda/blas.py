@@ -9,17 +9,27 @@ TF32.
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbarnn.cuda.driver import SIMULATED, DeviceUnavailableError, cuda, pointer
+from numbarnn.cuda.driver import (
+    LEAST_DRIVER,
+    SIMULATED,
+    DeviceUnavailableError,
+    cuda,
+    driver_version,
+    empty,
+    pointer,
+)
 
 __all__ = ["Matrix", "load", "product"]
 
 _NORMAL, _TRANSPOSED = 0, 1  # of cublasOperation_t
+_WORKSPACE = 32 * 2**20  # bytes, which NVIDIA recommends for Hopper
 
 
 class Matrix(NamedTuple):
@@ -93,6 +103,13 @@ def load() -> dict[int, Callable]:
 @cache
 def _cublas(device: int) -> dict[int, Callable]:
     """Return those of a device, to which a handle belongs, for as long as the process lives."""
+    # an older driver lets kernels be compiled, and only then refuses to load them
+    major, minor = driver_version()
+    if major < LEAST_DRIVER:
+        raise DeviceUnavailableError(
+            f"device was 'cuda', whose driver is for CUDA {major}.{minor}; expected 'cpu', or an NVIDIA "
+            f"driver for CUDA {LEAST_DRIVER}"
+        )
     try:
         from nvmath.bindings import cublas
 
@@ -103,15 +120,31 @@ def _cublas(device: int) -> dict[int, Callable]:
             'pip install "numbarnn[cuda]"'
         ) from error
     cublas.set_math_mode(handle, cublas.Math.DEFAULT_MATH)
+    lock = threading.Lock()  # all threads share the handle, which has one stream
 
     def with_stream(gemm: Callable) -> Callable:
         def run(stream: int, *arguments: int) -> None:
-            cublas.set_stream(handle, stream)
-            gemm(handle, *arguments)
+            with lock:
+                if not stream:
+                    gemm(handle, *arguments)
+                    return
+                try:
+                    cublas.set_stream(handle, stream)
+                    # else each recording allocates one; the stream that is set forgets what the handle had
+                    cublas.set_workspace(handle, pointer(_workspace(device)), _WORKSPACE)
+                    gemm(handle, *arguments)
+                finally:  # the stream of a recording does not live long
+                    cublas.set_stream(handle, 0)
 
         return run
 
     return {4: with_stream(cublas.sgemm), 8: with_stream(cublas.dgemm)}
+
+
+@cache
+def _workspace(device: int) -> Any:
+    """Return memory that products of recordings may use, one after the other."""
+    return empty(_WORKSPACE, np.uint8)
 
 
 @cache

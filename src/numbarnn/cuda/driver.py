@@ -16,18 +16,25 @@ from numpy.typing import DTypeLike, NDArray
 
 __all__ = [
     "SIMULATED", "DeviceError", "DeviceLostError", "DeviceMemoryError", "DeviceUnavailableError",
-    "check_device", "cuda", "download", "empty", "free_bytes", "jit", "naming_errors", "pointer",
-    "processors", "upload",
+    "check_device", "cuda", "download", "driver_version", "empty", "free_bytes", "jit", "named_error",
+    "naming_errors", "pointer", "processors", "upload",
 ]  # fmt: skip
 
 LEAST_CAPABILITY = (7, 5)  # the oldest that CUDA 13 compiles for
+LEAST_DRIVER = 13  # what is compiled and linked by CUDA 13, and its cuBLAS, no driver before loads
 _INSTALL = 'pip install "numbarnn[cuda]"'
 _OUT_OF_MEMORY = ("OUT_OF_MEMORY", "OutOfMemory", "out of memory", "ALLOC_FAILED")
 # in the names of errors, all in small letters: of compilers and loaders, and of drivers and libraries
 _OF_COMPILER = ("nvvm", "nvrtc", "nvjitlink", "linker", "support", "notfound")
 _OF_DRIVER = ("cudaapi", "cudadriver", "cudaerror", "cudaruntime", "cublas")
-# what a driver says of a kernel that was compiled for another, or for a device that it has not
-_CANNOT_RUN = ("UNSUPPORTED_PTX_VERSION", "NO_BINARY_FOR_GPU", "SYSTEM_DRIVER_MISMATCH")
+# what drivers say of kernels that were compiled for another, or for a device that they have not, and what
+# cuBLAS says of a driver that is older than itself
+_CANNOT_RUN = (
+    "UNSUPPORTED_PTX_VERSION", "NO_BINARY_FOR_GPU", "SYSTEM_DRIVER_MISMATCH", "INVALID_IMAGE", "INVALID_PTX",
+    "INVALID_SOURCE", "JIT_COMPILER_NOT_FOUND", "COMPAT_NOT_SUPPORTED_ON_DEVICE", "NO_DEVICE",
+    "DEVICE_UNAVAILABLE", "STUB_LIBRARY", "cuBLASError NOT_INITIALIZED",
+)  # fmt: skip
+_REFUSED = ("LAUNCH_OUT_OF_RESOURCES", "INVALID_VALUE")  # of a single call; the next one may do
 # of the module that an error's class is from: nobody else's errors are renamed
 _OURS = ("numba", "numba_cuda", "numba_cuda_mlir", "nvmath", "cuda")
 
@@ -52,6 +59,9 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")
 
 
 def _import_cuda() -> Any:
+    with suppress(ImportError):
+        # makes numba-cuda what numba.cuda is, as a .pth file does where one is read: not in PYTHONPATH
+        import _numba_cuda_redirector  # noqa: F401
     with suppress(ImportError):
         from numba import cuda
 
@@ -97,10 +107,14 @@ def check_device() -> None:
     """
     from numbarnn.cuda import blas
 
-    if not cuda.is_available():
+    with naming_errors():
+        available = cuda.is_available()
+    if not available:
+        # which may be for want of a compiler alone
+        missing = "its compiler, libNVVM, is not" if _has_gpu() else "no GPU is"
         raise DeviceUnavailableError(
-            "device was 'cuda'; expected 'cpu', as no GPU is found: an NVIDIA driver for CUDA 13 is needed, "
-            f"and {_INSTALL}"
+            f"device was 'cuda'; expected 'cpu', as {missing} found: needed are an NVIDIA driver for CUDA "
+            f"{LEAST_DRIVER} and {_INSTALL}"
         )
     with naming_errors():
         found = capability()
@@ -113,13 +127,30 @@ def check_device() -> None:
         blas.load()
 
 
+def _has_gpu() -> bool:
+    with suppress(Exception):
+        return len(cuda.gpus) > 0
+    return False
+
+
+def driver_version() -> tuple[int, int]:
+    """Return the newest version of CUDA that the driver knows."""
+    from cuda.bindings import driver
+
+    code, version = driver.cuDriverGetVersion()
+    if code:
+        raise named_error(code.name)
+    return version // 1000, version % 1000 // 10
+
+
 @contextmanager
 def naming_errors() -> Iterator[None]:
     """Turn what driver, compilers and libraries raise into errors of this module.
 
     Raises
     ------
-    DeviceMemoryError, DeviceUnavailableError, DeviceLostError
+    DeviceError
+        Of the kind that `named_error` finds.
     """
     try:
         yield
@@ -130,21 +161,45 @@ def naming_errors() -> Iterator[None]:
         name, text = kind.__name__.lower(), f"{kind.__name__} {error}"
         if kind.__module__.partition(".")[0] not in _OURS:
             raise
-        if any(word in text for word in _OUT_OF_MEMORY):
-            raise DeviceMemoryError(
-                f"device was 'cuda', whose memory is too small for this ({error}); "
-                "expected a smaller batch_size or network, or 'cpu'"
-            ) from error
-        if any(word in text for word in _CANNOT_RUN) or any(word in name for word in _OF_COMPILER):
-            raise DeviceUnavailableError(
-                f"device was 'cuda', for which kernels cannot be compiled or loaded ({error}); expected "
-                f"'cpu', or an NVIDIA driver for CUDA 13 and {_INSTALL}"
-            ) from error
-        if any(word in name for word in _OF_DRIVER):
-            raise DeviceLostError(
-                f"device was 'cuda', which failed ({error}); expected 'cpu', or a new process"
-            ) from error
+        compiles = any(word in name for word in _OF_COMPILER)
+        known = compiles or any(word in name for word in _OF_DRIVER)
+        if known or any(word in text for word in _OUT_OF_MEMORY + _CANNOT_RUN):
+            raise named_error(text, compiles) from error
         raise
+
+
+def named_error(text: str, compiles: bool = False) -> DeviceError:
+    """Return the error that stands for another one.
+
+    Parameters
+    ----------
+    text : str
+        What the other one says, with the name of its code.
+    compiles : bool, default=False
+        Whether a compiler or loader has said it.
+
+    Returns
+    -------
+    error : DeviceError
+    """
+    if any(word in text for word in _OUT_OF_MEMORY):
+        return DeviceMemoryError(
+            f"device was 'cuda', whose memory is too small for this ({text}); "
+            "expected a smaller batch_size or network, or 'cpu'"
+        )
+    if "OUTDATED_LIBRARY" in text:
+        return DeviceUnavailableError(
+            f"device was 'cuda', for which kernels cannot be linked ({text}); expected 'cpu', or an "
+            "nvidia-nvjitlink that is no older than nvidia-nvvm: pip install -U nvidia-nvjitlink"
+        )
+    if compiles or any(word in text for word in _CANNOT_RUN):
+        return DeviceUnavailableError(
+            f"device was 'cuda', for which kernels cannot be compiled or loaded ({text}); expected "
+            f"'cpu', or an NVIDIA driver for CUDA {LEAST_DRIVER} and {_INSTALL}"
+        )
+    if any(word in text for word in _REFUSED):
+        return DeviceError(f"device was 'cuda', which refused a call ({text}); expected 'cpu'")
+    return DeviceLostError(f"device was 'cuda', which failed ({text}); expected 'cpu', or a new process")
 
 
 def empty(size: int, dtype: DTypeLike) -> Any:
@@ -175,4 +230,5 @@ def pointer(array: Any) -> int:
 
 def free_bytes() -> float:
     """Return how much memory of the device is free."""
-    return cuda.current_context().get_memory_info().free
+    with naming_errors():
+        return cuda.current_context().get_memory_info().free

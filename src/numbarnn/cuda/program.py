@@ -1,19 +1,21 @@
 """Launches and products, made ready once for arrays of fixed places and run as often as wanted.
 
-On a GPU a program may be recorded as a graph, which the driver then starts as a whole: launching from Python
-costs more than most of these kernels take. Whether it is done is `RECORDS`, read when a program is made, and
-off until it has been measured.
+From its second run on a program hands the driver parameters that were made once. It may also be recorded as a
+graph, which the driver then starts as a whole. Whether it is done is `RECORDS`, read when a program is made,
+and off until it has been measured.
 """
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from numbarnn.cuda.blas import Matrix, product
-from numbarnn.cuda.driver import SIMULATED, DeviceLostError, DeviceMemoryError, cuda
+from numbarnn.cuda.driver import SIMULATED, cuda, named_error
 
 __all__ = ["Graph", "Program"]
 
@@ -38,14 +40,7 @@ class Program:
     def launch(self, kernel: Callable, blocks: int, threads: int, *arguments: Any) -> None:
         """Add a launch."""
         self.launches.append((kernel, threads, arguments))
-        bound: dict[int, Callable] = {}
-
-        def call(stream: int) -> None:
-            if SIMULATED or stream not in bound:
-                bound[stream] = _bind(kernel, blocks, threads, stream)
-            bound[stream](*arguments)
-
-        self._calls.append(call)
+        self._calls.append(_Launch(kernel, blocks, threads, arguments))
 
     def each(self, kernel: Callable, count: int, *arguments: Any) -> None:
         """Add a launch of a kernel that goes through `count` elements with ``cuda.grid(1)``."""
@@ -63,17 +58,66 @@ class Program:
 
     def run(self) -> None:
         """Do it all; the host does not wait for the end."""
+        cuda.current_context()  # which a new thread has not, and neither driver nor cuBLAS asks for
+        # the first run compiles and loads kernels, and what is run no more is not worth the preparation
+        if self._runs == 1 and not SIMULATED:
+            self._prepare()
         if self._graph is not None:
-            self._graph.launch()
-            return
-        # kernels are compiled and loaded in the first run, which no recording could hold
-        if self._records and self._runs == 1:
-            self._graph = Graph(self._calls)
             self._graph.launch()
         else:
             for call in self._calls:
                 call(0)
         self._runs += 1
+
+    def _prepare(self) -> None:
+        """Let this run and all later ones take the shortest way to the driver."""
+        self._calls = [call.prepared() if isinstance(call, _Launch) else call for call in self._calls]
+        if self._records:
+            try:
+                self._graph = Graph(self._calls)
+            except Exception as error:  # recording does nothing, so all of the run is still to be done
+                message = f"a program is launched call by call, as it cannot be recorded as a graph: {error}"
+                warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+class _Launch(NamedTuple):
+    """A launch by numba-cuda; called with the address of a stream."""
+
+    kernel: Any
+    blocks: int
+    threads: int
+    arguments: tuple
+
+    def __call__(self, stream: int) -> None:
+        _configured(self.kernel, self.blocks, self.threads, stream)(*self.arguments)
+
+    def prepared(self) -> Callable[[int], None]:
+        """Return the same launch with parameters that are made once, or itself where that cannot be.
+
+        numba-cuda makes the parameters, up to 69, anew for each launch: 30 to 57 us of Python, longer than
+        most of these kernels run. What is private here, `_prepare_args` and `_codelibrary` of compiled
+        kernels, is in numba-cuda 0.20, 0.22, 0.24 and 0.30.
+        """
+        from cuda.bindings import driver
+
+        kernel, blocks, threads, arguments = self
+        flat: list[Any] = []
+        try:
+            compiled = kernel.overloads[tuple(map(kernel.typeof_pyval, arguments))]
+            for kind, value in zip(compiled.argument_types, arguments, strict=True):
+                compiled._prepare_args(kind, value, 0, [], flat)
+            function = driver.CUfunction(int(compiled._codelibrary.get_cufunc().handle))
+            # sizes, strides and addresses of arrays come as they are, all else as what ctypes has for it
+            values = [ctypes.c_int64(each) if isinstance(each, int) else each for each in flat]
+            places = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        except (AttributeError, KeyError, TypeError):
+            return self
+        launch, address = driver.cuLaunchKernel, ctypes.addressof(places)
+
+        def run(stream: int, alive: tuple = (values, places, arguments)) -> None:
+            _checked(launch(function, blocks, 1, 1, threads, 1, 1, 0, stream, address, 0))
+
+        return run
 
 
 class Graph:
@@ -115,14 +159,15 @@ class Graph:
 def _checked(result: tuple) -> Any:
     """Return what a function of the driver has returned behind its code."""
     code, *values = result
-    if int(code):
-        name = getattr(code, "name", str(code))
-        kind = DeviceMemoryError if "OUT_OF_MEMORY" in name else DeviceLostError
-        raise kind(f"device was 'cuda', which failed to record or start a graph ({name}); expected 'cpu'")
+    if code:
+        raise named_error(code.name)
     return values[0] if values else None
 
 
-def _bind(kernel: Callable, blocks: int, threads: int, stream: int) -> Callable:
+# a simulated kernel has only the last configuration that it was given
+@lru_cache(maxsize=0 if SIMULATED else 1024)
+def _configured(kernel: Any, blocks: int, threads: int, stream: int) -> Callable:
+    """Return a kernel with its launch configuration; kept, as all threads share the filters of warnings."""
     with warnings.catch_warnings():
         # small grids are what small networks need
         warnings.filterwarnings("ignore", message="Grid size")

@@ -55,7 +55,8 @@ def on_device(trainer: Trainer, network: Model) -> DeviceTrainer:
     check_device()
     counterpart = _counterpart(network)
     counterpart.check_options(network)
-    LossKernel(trainer.loss, counterpart.outputs_of_row(network), network.dtype)
+    with naming_errors():
+        LossKernel(trainer.loss, counterpart.outputs_of_row(network), network.dtype)
     return DeviceTrainer(**{each.name: getattr(trainer, each.name) for each in fields(Trainer)})
 
 
