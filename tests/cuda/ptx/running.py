@@ -16,28 +16,32 @@ class Memory:
     """Arrays of the host that kernels may touch."""
 
     def __init__(self):
-        self._arrays = {}
+        self._arrays, self._gone = {}, []
         self._sort()
 
     def add(self, array):
         """Let kernels touch an array as long as it lives."""
+        self._forget()  # before one that is there now where one was that is gone
         address, size = array.ctypes.data, array.nbytes
         self._arrays[address] = np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
-        weakref.finalize(array, self._remove, address).atexit = False
+        weakref.finalize(array, self._gone.append, address).atexit = False
         self._sort()
 
-    def _remove(self, address):
-        del self._arrays[address]
-        self._sort()
+    def _forget(self):
+        while self._gone:
+            del self._arrays[self._gone.pop()]
 
     def _sort(self):
         arrays = sorted(self._arrays.items())
         bases = np.array([base for base, _ in arrays], np.uint64)
         ends = np.array([base + array.size for base, array in arrays], np.uint64)
-        self._sorted = arrays, bases, ends  # in one piece, as arrays die whenever they like
+        self._sorted = arrays, bases, ends
 
     def find(self, addresses, size):
         """Yield (base, bytes, which of the addresses lie there)."""
+        if self._gone:
+            self._forget()
+            self._sort()
         arrays, bases, ends = self._sorted
         if not arrays:
             return
