@@ -574,8 +574,11 @@ def test_labels_are_strings_numbers_or_booleans():
 
 def test_cells_without_operator_are_refused(monkeypatch):
     monkeypatch.delitem(cells.OPERATORS, "rnn")
-    with pytest.raises(ValueError, match="cell was 'rnn', for which ONNX has no operator; expected one of g"):
+    expected = r"gru, .*lstm_peephole_coupled\[\.\.\.\], rnn_relu"
+    with pytest.raises(ValueError, match=rf"cell was 'rnn', for which .* expected one of {expected}"):
         to_onnx(Recurrent("rnn", 2, 3))
+    with pytest.raises(TypeError, match="lengths was 'no'; expected True or False"):
+        to_onnx(Recurrent("gru", 2, 3), lengths="no")
 
 
 def test_other_estimators_are_refused():
