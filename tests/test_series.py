@@ -8,6 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from numbarnn.forecasting.native import Backend, frame_of
 from numbarnn.forecasting.series import (
     Columns,
     Form,
@@ -627,6 +628,15 @@ class TestLibraries:
         assert read(long, options=BOTH)[0].n_series == 3
         with pytest.raises(ImportError, match="y was a DataFrame; data frames need narwhals: pip install"):
             read(pd.DataFrame(long))
+
+    def test_without_the_library_of_the_frame(self):
+        with pytest.raises(ImportError, match="was fitted on frames of cudf .*: pip install cudf"):
+            frame_of({"y": np.ones(2)}, Backend("cudf"))  # which needs a GPU
+
+    def test_a_zone_has_a_name(self):
+        times = pd.date_range("2024-01-01", periods=4, freq="h", tz="dateutil/Europe/Berlin")
+        with pytest.raises(ValueError, match=r"'ds' have the zone tzfile.*, as .dt.tz_convert"):
+            read(pd.DataFrame({"ds": times, "y": 1.0}))
 
     def test_what_is_no_frame(self):
         with pytest.raises(TypeError, match="y was a LazyFrame; expected"):
