@@ -168,8 +168,10 @@ def test_names():
     ("rnn[gelu]", "an activation 'gelu'; expected one of affine, elu"),
     ("rnn[tanh(0.1)]", "too many numbers behind 'tanh'"),
     ("rnn[elu(-1.0)]", "alpha was -1.0"),
-    ("rnn[tanh;clip=0]", "a number over 0 for clip"),
-    ("rnn[tanh;clip=nan]", "a number over 0 for clip"),
+    ("rnn[affine(1e400)]", "expected finite numbers behind 'affine'"),
+    ("rnn[tanh;clip=0]", "a finite number over 0 for clip"),
+    ("rnn[tanh;clip=nan]", "a finite number over 0 for clip"),
+    ("rnn[tanh;clip=1e400]", "a finite number over 0 for clip"),
 ])
 def test_names_that_say_nothing(name, message):
     with pytest.raises(ValueError, match=message):

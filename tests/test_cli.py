@@ -305,6 +305,31 @@ def test_parquet(naive, sales, tmp_path, monkeypatch, library):
     assert [str(time) for time in written["ds"]] == ["2024-01-31 00:00:00"] * 2
 
 
+def test_texts_of_parquet_are_read_as_those_of_csv(naive, tmp_path, capsys):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    columns = {"unique_id": ["007"] * 2, "ds": ["2024-01-01 00:00+01:00", "2024-01-02 00:00+01:00"]}
+    parquet.write_table(pyarrow.table(columns | {"y": ["1.5", None]}), path)
+    table = tables.read_table(path, times=["ds"], texts=["unique_id"], numbers=["y"])
+    assert table["y"].tolist()[0] == 1.5 and np.isnan(table["y"][1]) and table.zones == {"ds": "+01:00"}
+    assert table["unique_id"].tolist() == ["007"] * 2 and str(table["ds"][0]) == "2023-12-31T23:00:00.000000"
+    parquet.write_table(pyarrow.table(columns | {"y": ["1.5", "one"]}), path)
+    line = failure(capsys, ["forecast", str(path), "--horizon", "1"])
+    assert "a.parquet, row 2: the column 'y' holds 'one'; expected numbers" in line
+
+
+def test_a_frequency_finer_than_the_times_is_warned_of(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    days = np.arange("2024-01-01", "2024-02-10", dtype="M8[D]")
+    path.write_text("\n".join(["ds,y", *(f"{day},{k}" for k, day in enumerate(days))]))
+    short = ["--horizon", "2", "--hidden", "4", "--epochs", "1", "--jobs", "1", "--quiet"]
+    assert main(["forecast", str(path), *short, "--freq", "h"]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert f"'ds' of {path} has times at multiples of 24 steps of the frequency h alone" in line
+    assert line.endswith("expected --freq to be 24h")
+    assert "more gaps than times" in failure(capsys, ["forecast", str(path), *short, "--freq", "min"])
+
+
 @pytest.mark.parametrize("library", ["polars", "pyarrow"])
 def test_parquet_of_pandas_and_with_a_zone(tmp_path, monkeypatch, library):
     pandas = pytest.importorskip("pandas")
@@ -525,6 +550,8 @@ def test_backtest(naive, sales, tmp_path, capsys):
         (["--horizon", "2", "--plot", "x.doc"], ["--plot must end in one of", ".png"]),
         (["--horizon", "2", "--future", "a.csv"], ["--future a.csv was given, but no --future-covariates"]),
         (["--horizon", "2", "--future-covariates", "promo", "--future", "none.csv"], ["none.csv"]),
+        (["--horizon", "2", "--future-covariates", "promo"], ["promo must be known for the 2 steps to come"]),
+        (["--horizon", "2", "--future-covariates", "nope"], ["has no column 'nope'; it has unique_id, "]),
     ],
 )
 def test_errors_of_forecast(naive, sales, capsys, monkeypatch, tmp_path, arguments, words):
@@ -596,6 +623,10 @@ def test_errors_of_the_future_name_the_file_before_any_training(small, tmp_path,
 
 
 def test_errors_of_the_forecaster_name_options(small, capsys):
+    line = failure(capsys, ["forecast", *small, "--hidden", str(10**10)])
+    assert "error: --hidden, --context and --horizon ask for 600000000" in line
+    line = failure(capsys, ["forecast", *small, "--hidden", str(10**7)])
+    assert "Unable to allocate" in line and "expected a lower --hidden, --context or --horizon" in line
     assert "error: --freq was 'moon'; expected one" in failure(capsys, ["forecast", *small, "--freq", "moon"])
     line = failure(capsys, ["backtest", *small, "--windows", "40"])
     assert f"error: {small[0]} has 30 time steps; expected at least" in line and "--windows=40" in line
@@ -685,7 +716,8 @@ def test_whole_numbers_that_are_dates_are_read_as_dates(tmp_path, capsys, times,
         ("ds,ds\n2024-01-01,1\n", "two columns of the same name"),
         ("ds,y\n31.01.2024,1\n", "a.csv, line 2: the column 'ds' holds '31.01.2024'; expected times such as"),
         ("ds,y\n2024-01-01,1\n,2\n", "a.csv, line 3: the column 'ds' is empty; expected a time in each row"),
-        ("ds\n2024-01-01\n", "there is no column of numbers to forecast; expected one beside times"),
+        ("ds\n2024-01-01\n", "a.csv has one column, ds; expected two at least: times and numbers"),
+        ("ds,y,unique_id\n2024-01-01,1,a\n2024-01-02,2, \n", "--id unique_id of {} has no value in 1 of 2 "),
         ("a,b\n1,2\n", "there is no column of times; name it with --time: a, b"),
         (
             "ds,a,b\n2024-01-01,1,2\n",
@@ -722,7 +754,7 @@ def test_whole_numbers_that_are_dates_are_read_as_dates(tmp_path, capsys, times,
 def test_errors_of_tables(tmp_path, capsys, text, words):
     path = tmp_path / "a.csv"
     path.write_text(text)
-    assert words in failure(capsys, ["forecast", str(path), "--horizon", "1"])
+    assert words.format(path) in failure(capsys, ["forecast", str(path), "--horizon", "1"])
 
 
 @posix

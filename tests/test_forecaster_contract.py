@@ -561,6 +561,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="the column 0 of X was named twice"):
             quick(past_covariates=[0], future_covariates=[0, 1]).fit(Y[:N], X[:N])
 
+    @pytest.mark.filterwarnings("ignore:.*has times at multiples of 24 steps")
     @pytest.mark.parametrize(
         ("call", "message"),
         [

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import warnings
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -224,6 +225,12 @@ def test_layer_of_another_library_is_refused(tmp_path):
         from_keras(path, "lstm")
 
 
+@pytest.mark.parametrize("option", ["hidden_size", "bias", "num_layers"])
+def test_options_that_the_weights_tell(option, h5py):
+    with pytest.raises(TypeError, match=f"^{option} was 2; expected none: the weights tell it"):
+        from_keras(STACK, np.int64(0), **{option: 2})
+
+
 def test_which_layer_must_be_told():
     names = "'lstm', 'bidirectional', 'lstm_1', 'gru_1'"
     for layer in (None, "dense", 4, -1, True, 1.0):
@@ -261,15 +268,23 @@ def test_model_of_another_kind(config, tmp_path):
 def test_model_without_recurrent_layers(tmp_path):
     path = rewrite(
         tmp_path / "model.keras", lambda members: members["config.json"]["config"]["layers"].clear())
-    with pytest.raises(ValueError, match="no recurrent layer"):
+    with pytest.raises(ValueError, match="no recurrent layer that can be read: it has no layers; expected"):
         read_keras(path)
+
+    def wrap(members):
+        layers = members["config.json"]["config"]["layers"]
+        around = {"class_name": "TimeDistributed", "config": {"name": "t", "layer": layers[2]}}
+        layers[:] = [layers[1], around, {"class_name": "Mine", "config": layers[2]["config"]}]
+
+    with pytest.raises(ValueError, match="it has Dense, TimeDistributed around LSTM, Mine; expected"):
+        read_keras(rewrite(tmp_path / "model.keras", wrap))
 
 
 def test_other_files(tmp_path, h5py):
     path = tmp_path / "model.h5"
     with h5py.File(path, "w") as file:
         file["a"] = 1
-    with pytest.raises(ValueError, match=r"^source was .*HDF5 file as Keras 2 wrote them"):
+    with pytest.raises(ValueError, match=r"^source was .*HDF5 file, as Keras 2 .* and save_weights writes"):
         from_keras(path)
     for content in (b"", b"no ZIP archive", STACK.read_bytes()[:-30]):
         path.write_bytes(content)
@@ -352,6 +367,74 @@ def test_weights_that_are_missing_or_of_another_shape(name, value, message, tmp_
 
     with pytest.raises((ValueError, TypeError), match=message):
         from_keras(changed_weights(tmp_path / "model.keras", change, h5py), "lstm")
+
+
+def test_no_more_is_read_than_what_is_stored(tmp_path, h5py):
+    units, path = 10**6, tmp_path / "model.keras"
+
+    def unallocated(file):
+        for k, shape in enumerate([(5, 4 * units), (units, 4 * units), (4 * units,)]):
+            del file[f"layers/lstm/cell/vars/{k}"]
+            file.create_dataset(f"layers/lstm/cell/vars/{k}", shape, "f4", chunks=True)
+
+    def change(members):
+        for entry in members["config.json"]["config"]["layers"]:
+            entry["config"]["units"] = units
+
+    rewrite(path, change, changed_weights(path, unallocated, h5py))
+    with pytest.raises(ValueError, match=r"^layers/lstm/cell/vars/0 .* had 0 bytes for an array of 80000000"):
+        from_keras(path, "lstm")
+    for name in ("config.json", "model.weights.h5"):
+        with zipfile.ZipFile(STACK) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for member in ("config.json", "model.weights.h5"):
+                content = source.read(member)
+                packed.writestr(member, content.ljust(2**24 + 1) if member == name else content)
+        with pytest.raises(ValueError, match=rf"^source was .* 16777217 of {name} would be unpacked"):
+            from_keras(path, "lstm")
+
+
+@pytest.mark.parametrize(("masking", "zero", "warns"), [
+    ({"class_name": "Masking", "config": {"name": "m"}}, False, True),
+    ({"class_name": "Embedding", "config": {"name": "m", "mask_zero": True}}, False, True),
+    ({"class_name": "Embedding", "config": {"name": "m", "mask_zero": False}}, False, False),
+    ({"class_name": "Masking", "config": {"name": "m"}}, True, False),
+])
+@pytest.mark.parametrize("name", ["lstm", "bidirectional", "gru_1"])
+def test_masked_steps_are_warned_of(name, masking, zero, warns, tmp_path, h5py):
+    def change(members):
+        layers = members["config.json"]["config"]["layers"]
+        for entry in layers:
+            config = entry["config"].get("layer", entry)["config"]
+            config["zero_output_for_mask"] = zero
+        layers.insert(1, masking)
+
+    path, returns = rewrite(tmp_path / "model.keras", change), name != "gru_1"
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        from_keras(path, name)
+    texts = [str(each.message) for each in found]
+    expected = f'layer "{name}" stands behind "m" with zero_output_for_mask=False: at masked steps Keras'
+    assert [text[: len(expected)] for text in texts] == [expected] * (warns and returns)
+
+
+def test_bfloat16(answers, tmp_path, h5py):
+    def change(file):
+        for k in "012":
+            value = file[f"layers/lstm/cell/vars/{k}"][()].view(np.uint32)
+            del file[f"layers/lstm/cell/vars/{k}"]
+            stored = (value >> 16).astype(np.uint16).view("V2")
+            file.create_dataset(f"layers/lstm/cell/vars/{k}", data=stored).attrs["dtype"] = "bfloat16"
+
+    layer = from_keras(changed_weights(tmp_path / "model.keras", change, h5py), "lstm")
+    whole = from_keras(STACK, "lstm").parameters
+    assert layer.dtype == "float32"
+    for name, value in layer.parameters.items():
+        np.testing.assert_array_equal(value, (whole[name].view(np.uint32) >> 16 << 16).view(np.float32))
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    arrays = [array.astype(ml_dtypes.bfloat16) for array in to_keras_weights(layer)]
+    again = from_keras(arrays)
+    assert again.dtype == "float32"
+    np.testing.assert_array_equal(again.parameters["weight_hh_l0"], layer.parameters["weight_hh_l0"])
 
 
 def test_weights_of_another_layer(tmp_path, h5py):
@@ -437,6 +520,9 @@ def test_cells_and_options_that_keras_does_not_have(cell, options, message):
 
 
 def test_what_cannot_go_to_keras():
+    with pytest.raises(TypeError, match="^recurrent was a object; expected a Recurrent"):
+        to_keras_weights(object())
+    assert len(to_keras_weights(Recurrent("gru", 3, 4, num_layers=2), np.int64(1))) == 3
     layer = Recurrent("lstm", 3, 4, num_layers=2)
     for which in (None, 2, -1, True, "l0"):
         with pytest.raises(ValueError, match=rf"^layer was {which!r}; expected a number from 0 to 1"):

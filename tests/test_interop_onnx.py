@@ -348,10 +348,61 @@ def test_inputs_are_counted_and_only_the_cpu_is_there():
         Backend.run_model(model, [np.ones((1, 1), "f")] * 2)
     with pytest.raises(ValueError, match="inputs were 0 arrays; expected X"):
         Backend.run_node(model.graph.node[0], [])
+    for shape in ((2, 5, 4), (2, 3)):
+        with pytest.raises(ValueError, match=r"the input X had shape .*; expected \(n_samples, n_.*, 3\)"):
+            Backend.run_model(to_onnx(Recurrent("gru", 3, 2)), np.ones(shape, "f"))
+    for call in (Backend.prepare, Backend.is_compatible):
+        with pytest.raises(TypeError, match="model was 'x.onnx'; expected an onnx.ModelProto, as onnx.load"):
+            call("x.onnx")
     assert Backend.supports_device("CPU") and not Backend.supports_device("CUDA:1")
     for call in (Backend.prepare, lambda model, device: Backend.run_node(model.graph.node[0], [], device)):
         with pytest.raises(ValueError, match="device was 'CUDA'; expected 'CPU'"):
             call(model, "CUDA")
+
+
+@pytest.mark.parametrize(("op_type", "inputs", "attributes"), [
+    ("Constant", [], {"value": onnx.numpy_helper.from_array(np.eye(2))}),
+    ("Constant", [], {"value_int": 3}),
+    ("Constant", [], {"value_ints": [3, 4]}),
+    ("Constant", [], {"value_float": 0.5}),
+    ("Constant", [], {"value_floats": [0.5, 2.0]}),
+    ("ConstantOfShape", [np.array([2, 3])], {}),
+    ("ConstantOfShape", [np.array([2])], {"value": onnx.numpy_helper.from_array(np.array([7]))}),
+    ("Gemm", [np.ones((3, 2), "f"), np.eye(3, dtype="f"), np.ones(3, "f")],
+     {"alpha": 0.5, "beta": 2.0, "transA": 1, "transB": 1}),
+    ("Gemm", [np.ones((3, 2), "f"), np.eye(2, dtype="f")], {}),
+    ("Identity", [np.eye(2)], {}),
+    ("Sigmoid", [np.array([-1.0, 2.0], "f")], {}),
+    ("Tanh", [np.array([-1.0, 2.0], "f")], {}),
+    ("Slice", [np.arange(24.0).reshape(2, 3, 4), np.array([-1, 0]), np.array([-99, 2]), np.array([1, 2]),
+               np.array([-1, 1])], {}),
+    ("Slice", [np.arange(6.0).reshape(2, 3), np.array([1]), np.array([2**62])], {}),
+    ("Squeeze", [np.ones((1, 2, 1))], {}),
+    ("Squeeze", [np.ones((1, 2, 1)), np.array([-1])], {}),
+    ("Reshape", [np.ones((0, 2)), np.array([2, 0])], {"allowzero": 1}),
+])  # fmt: skip
+def test_operators_that_exports_of_others_have(op_type, inputs, attributes):
+    from onnx.reference import ReferenceEvaluator
+
+    names = [f"in{k}" for k in range(len(inputs))]
+    node = helper.make_node(op_type, names, ["Y"], **attributes)
+    (found,) = Backend.run_node(node, inputs, opset_version=17)
+    expected = ReferenceEvaluator(node).run(None, dict(zip(names, inputs, strict=True)))[0]
+    assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_weights_may_be_nodes_of_constants(monkeypatch):
+    case = random_node("GRU", {"linear_before_reset": 1})
+    model = with_constants(case, ["W", "R", "B"])
+    feed = [case["inputs"][name] for name in ("X", "sequence_lens", "initial_h")]
+    expected = Backend.run_model(model, feed).Y
+    for k, tensor in enumerate(model.graph.initializer):
+        model.graph.node.insert(k, helper.make_node("Constant", [], [tensor.name], value=tensor))
+    left = [each for each in model.graph.input if each.name not in ("W", "R", "B")]
+    del model.graph.initializer[:], model.graph.input[:]
+    model.graph.input.extend(left)
+    np.testing.assert_array_equal(Backend.run_model(model, feed).Y, expected)
 
 
 # ---- models that we write
@@ -552,6 +603,17 @@ def test_options_that_cannot_be_written_are_named():
         to_onnx(Recurrent("lstm", 2, 3, zoneout=(0, 0.1)))
 
 
+@pytest.mark.parametrize("runner", [run_backend, run_runtime])
+def test_behind_the_end_of_a_sequence_there_need_be_no_category(runner):
+    estimator, x = fit(REGRESSORS, "embeddings")
+    for padding in (np.nan, 99):
+        padded = np.where(np.arange(5)[:, np.newaxis] < LENGTHS[:, np.newaxis, np.newaxis], x, padding)
+        padded = padded.astype("float32")
+        feed = {"X": padded, "lengths": LENGTHS.astype(np.int32)}
+        found = runner(to_onnx(estimator, lengths=True), feed)["variable"]
+        compare(found, estimator.predict(padded, lengths=LENGTHS))
+
+
 def test_networks_with_projections():
     estimator = RNNRegressor("lstm", dtype="float64", bidirectional=True, **FIT).fit(X, SUM)
     network = {"num_layers": 2, "bidirectional": True, "proj_size": 2, "residual": True, "dtype": "float64"}
@@ -574,8 +636,11 @@ def test_labels_are_strings_numbers_or_booleans():
 
 def test_cells_without_operator_are_refused(monkeypatch):
     monkeypatch.delitem(cells.OPERATORS, "rnn")
-    with pytest.raises(ValueError, match="cell was 'rnn', for which ONNX has no operator; expected one of g"):
+    expected = r"gru, .*lstm_peephole_coupled\[\.\.\.\], rnn_relu"
+    with pytest.raises(ValueError, match=rf"cell was 'rnn', for which .* expected one of {expected}"):
         to_onnx(Recurrent("rnn", 2, 3))
+    with pytest.raises(TypeError, match="lengths was 'no'; expected True or False"):
+        to_onnx(Recurrent("gru", 2, 3), lengths="no")
 
 
 def test_other_estimators_are_refused():

@@ -227,9 +227,14 @@ def weights_of(**change):
     (weights_of(weight_ih_l0=np.ones((8, 3))), "weight_ih_l0 in source had 8 rows for 4 hidden units"),
     (weights_of(weight_ih_l1=np.ones((12, 5))), r'"weight_ih_l1"\] had shape \(12, 5\); expected \(12, 4\)'),
     (weights_of(bias_ih_l1=np.full(12, "a")), "bias_ih_l1"),
+    ({"epoch": 3, "state_dict": weights_of()}, r"source had no entry .*: pass source\['state_dict'\], which"),
+    ({"rnn._all_weight_values.0.param": None}, "source had no entry .*: pass those of the module that was"),
+    (weights_of(weight_hh_l0=None, weight_hh_l0_g=0), "no weight_hh_l0; .*: pass the module, which"),
+    (weights_of(weight_hh_l0=None) | {"parametrizations.weight_hh_l0.original0": 0}, "no .*: pass the mod"),
     ("lstm.pt", "source was a str"),
     (None, "source was a NoneType"),
     (SimpleNamespace(mode="CONV"), "source was a SimpleNamespace"),
+    (SimpleNamespace(mode="GRU", **options_of(Recurrent("gru", 3, 4))), "Namespace without weight_ih"),
 ])
 def test_bad_sources(source, message):
     with pytest.raises((ValueError, TypeError), match=message):

@@ -2,12 +2,14 @@
 
 import pickle
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
 
+from numbarnn.forecasting.native import Backend, frame_of
 from numbarnn.forecasting.series import (
     Columns,
     Form,
@@ -397,8 +399,23 @@ class TestGaps:
         with pytest.raises(ValueError, match="'ds' of context has more gaps than times"):
             read_contexts(wrong, None, 1, form)
 
+    @pytest.mark.parametrize(("times", "freq", "stride", "suits"), [
+        (DAYS, "h", 24, "24h"), (DAYS[[0, 2, 8]], "D", 2, "2D"), (DAYS[[0, 3, 8]], "D", None, None),
+        ([5, 8, 14], 1, 3, "3"),
+    ])  # fmt: skip
+    def test_a_frequency_that_is_too_fine(self, times, freq, stride, suits):
+        frame = {"ds": times, "y": np.ones(len(times))}
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            read(frame, options=Columns(freq=freq))
+        texts = [str(each.message).partition(" has ")[2] for each in found]
+        assert texts == [
+            f"times at multiples of {stride} steps of the frequency {freq} alone: all others count as "
+            f"missing; expected freq to be {suits}"
+        ] * (stride is not None)
+
     def test_sparse_data(self):
-        sparse = {"ds": self.DAYS[[0, 9]], "y": [1.0, 2.0]}
+        sparse = {"ds": self.DAYS[[0, 4, 9]], "y": [1.0, 3.0, 2.0]}
         data, form = read(sparse, options=Columns(freq="D"))
         assert data.lengths.tolist() == [10]
         assert read(sparse, form=form, n_known=5)[0].lengths.tolist() == [10]  # beside a history
@@ -627,6 +644,15 @@ class TestLibraries:
         assert read(long, options=BOTH)[0].n_series == 3
         with pytest.raises(ImportError, match="y was a DataFrame; data frames need narwhals: pip install"):
             read(pd.DataFrame(long))
+
+    def test_without_the_library_of_the_frame(self):
+        with pytest.raises(ImportError, match="was fitted on frames of cudf .*: pip install cudf"):
+            frame_of({"y": np.ones(2)}, Backend("cudf"))  # which needs a GPU
+
+    def test_a_zone_has_a_name(self):
+        times = pd.date_range("2024-01-01", periods=4, freq="h", tz="dateutil/Europe/Berlin")
+        with pytest.raises(ValueError, match=r"'ds' have the zone tzfile.*, as .dt.tz_convert"):
+            read(pd.DataFrame({"ds": times, "y": 1.0}))
 
     def test_what_is_no_frame(self):
         with pytest.raises(TypeError, match="y was a LazyFrame; expected"):

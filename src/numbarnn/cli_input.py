@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import numpy as np
+
 from .tables import Table, frame_library, read_table
 from .zones import constant_offset
 
@@ -49,6 +51,10 @@ def read_series(arguments: argparse.Namespace) -> tuple[Table, dict[str, str | N
         numbers=[*([target] if target else usual & {"y"}), *covariates],
     )
     _check_columns(data, named, arguments.file)
+    if len(data) < 2:
+        raise ValueError(
+            f"{arguments.file} has one column, {', '.join(data)}; expected two at least: times and numbers"
+        )
     usual &= data.keys()
     if series is None and "unique_id" in usual:
         series = "unique_id"
@@ -74,6 +80,11 @@ def read_series(arguments: argparse.Namespace) -> tuple[Table, dict[str, str | N
         )
     if series is None:
         _check_one_series(data, time, arguments.file)
+    elif data[series].dtype.kind == "U" and (blank := np.char.strip(data[series]) == "").any():
+        raise ValueError(
+            f"--id {series} of {arguments.file} has no value in {blank.sum()} of {len(blank)} rows, the "
+            f"first in row {blank.argmax() + 1}; expected one in every row"
+        )
     kept = [name for name in data if name in {time, target, series, *covariates}]
     names = {"time": time, "target": target, "id": series}
     return Table({name: data[name] for name in kept}), names, _zone_of(data, time, arguments, arguments.file)

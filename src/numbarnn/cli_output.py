@@ -138,7 +138,7 @@ def _replaced(path: str) -> Iterator[str | Path]:
     What is no plain file is written as it stands.
     """
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".{os.getpid()}.{target.name}")
+    part = target.with_name(f".{os.getpid()}{target.suffix}")  # short, and of the same kind
     with _naming(path):
         if _is_stream(path):
             yield path

@@ -122,7 +122,8 @@ def _add_command(commands, name, summary, description, example, run) -> argparse
     add(
         "--plot",
         metavar="FILE",
-        help=f"a picture, .png, .svg or .pdf (of the first {MOST_PANELS} series); needs matplotlib",
+        help=f"a picture, .png, .svg, .pdf or another kind that matplotlib writes, which it needs (of the "
+        f"first {MOST_PANELS} series)",
     )
     add("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=run)
@@ -176,17 +177,17 @@ def _level(text: str) -> float:
 def _forecast(arguments: argparse.Namespace) -> None:
     """Run ``numbarnn forecast``."""
     check_outputs(arguments)
-    if arguments.future_covariates and not arguments.future:
-        names = ", ".join(arguments.future_covariates)
-        raise ValueError(
-            f"--future-covariates {names} must be known for the {arguments.horizon} steps to come: give them "
-            "with --future FILE"
-        )
     if arguments.future and not arguments.future_covariates:
         raise ValueError(
             f"--future {arguments.future} was given, but no --future-covariates; name its columns with them"
         )
-    data, names, zone = read_series(arguments)
+    data, names, zone = read_series(arguments)  # which says first if there is no such column
+    if arguments.future_covariates and not arguments.future:
+        covariates = ", ".join(arguments.future_covariates)
+        raise ValueError(
+            f"--future-covariates {covariates} must be known for the {arguments.horizon} steps to come: give "
+            "them with --future FILE"
+        )
     time, future = names["time"], None
     if arguments.future:
         future = _for_forecaster(read_future(arguments, data, names, zone), time, zone)
@@ -252,6 +253,8 @@ def _own_words(arguments: argparse.Namespace) -> Iterator[None]:
             yield
         except (TypeError, ValueError) as error:
             raise ValueError(_reword(str(error), arguments)) from error
+        except MemoryError as error:
+            raise MemoryError(f"{error}; expected a lower --hidden, --context or --horizon") from error
 
 
 def _reword(text: str, arguments: argparse.Namespace) -> str:
@@ -260,6 +263,7 @@ def _reword(text: str, arguments: argparse.Namespace) -> str:
         f"it must have one row for each of the {arguments.horizon} steps after the end of every series, with "
         f"a number in {', '.join(arguments.future_covariates)}"
     )
+    text = text.replace("the sizes ask for", "--hidden, --context and --horizon ask for")
     text = text.replace("give more validation data or a lower level", "a lower --level, or a longer file")
     text = re.sub(r"make_future\(\d+\) gives the rows needed", lambda _: needed, text)
     for name, path in (("X", f"--future {getattr(arguments, 'future', None)}"), ("y", arguments.file)):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 __all__ = ["at_most", "check_count"]
 
-_most: ContextVar[float] = ContextVar("most parameters of a network", default=math.inf)
+# by default what can be addressed at all, in float64
+_most: ContextVar[int] = ContextVar("most parameters of a network", default=2**60 - 1)
 
 
 @contextmanager

@@ -68,9 +68,10 @@ def read_table(
         Columns that hold times; a column of whole numbers there stays numbers, unless all of them are dates
         such as 20240131 or 202401.
     texts : collection of str, default=()
-        Columns of a CSV file that stay as they are: names such as 007, 1e3 or 2024-01.
+        Columns that stay as they are: names such as 007, 1e3 or 2024-01.
     numbers : collection of str, default=()
-        Columns that must hold numbers.
+        Columns that must hold numbers. Texts of a Parquet file are read there, and in `times`, as cells of a
+        CSV file are.
 
     Returns
     -------
@@ -97,7 +98,7 @@ def read_table(
     array([1.5, nan])
     """
     if Path(path).suffix.lower() == ".parquet":
-        return _read_parquet(path, times)
+        return _read_parquet(path, times, texts, numbers)
     try:
         text = _read_text(path)
         header = text.partition("\n")[0]
@@ -216,7 +217,9 @@ def _installed(libraries: Sequence[str], needs: str) -> str:
     raise ImportError(f"{needs} and narwhals: pip install 'numbarnn[dataframe]'")
 
 
-def _read_parquet(path: str | os.PathLike, times: Collection[str]) -> Table:
+def _read_parquet(
+    path: str | os.PathLike, times: Collection[str], texts: Collection[str], numbers: Collection[str]
+) -> Table:
     """Read with polars or pyarrow."""
     library = parquet_library()
     import narwhals as nw
@@ -236,6 +239,13 @@ def _read_parquet(path: str | os.PathLike, times: Collection[str]) -> Table:
                 columns.zones[name] = zone
         elif values.dtype.kind == "O":
             values = np.array(["" if value is None else str(value) for value in values])
+            if name in (*times, *numbers) and (name not in texts or name in numbers):
+                try:
+                    values, zone = parse_column(values, ",", name in times, name in numbers)
+                except WrongCell as error:
+                    raise ValueError(f"{path}, row {error.row + 1}: the column {name!r} {error}") from error
+                if zone is not None:
+                    columns.zones[name] = zone
         columns[name] = compact_dates(values) if name in times and values.dtype.kind in "iu" else values
     return columns
 

@@ -19,6 +19,8 @@ MODES = {"RNN_TANH": "rnn", "RNN_RELU": "rnn_relu", "LSTM": "lstm", "GRU": "gru"
 # number of gates -> the cells that the weights may be of, the likeliest first
 CELLS_OF_GATES = {1: ("rnn", "rnn_relu"), 3: ("gru",), 4: ("lstm",)}
 _ENTRY = re.compile(r"((?:.*\.)?)((?:weight|bias)_(?:ih|hh|hr)_l\d+(?:_reverse)?)", re.DOTALL)
+# what weight_norm and other parametrizations store in place of a weight
+_COMPUTED = re.compile(r"parametrizations\.|(weight|bias)_\w+_l\d+(_reverse)?_[gv]$")
 
 
 def torch_names(num_layers: int, bias: bool, bidirectional: bool, proj_size: int = 0) -> list[str]:
@@ -65,12 +67,24 @@ def read_torch(
     """
     if isinstance(source, Mapping):
         parameters = {name: _as_array(value) for name, value in _entries(source, prefix).items()}
+        for name in ("weight_ih_l0", "weight_hh_l0"):
+            if name not in parameters:
+                raise ValueError(
+                    f"source had no {name}; expected all weights of a recurrent layer{_hint(source)}"
+                )
         cells, options = _options_of_shapes(parameters)
     elif getattr(source, "mode", None) in MODES:
         if prefix is not None:
             raise ValueError(f"prefix was {prefix!r}; expected None where source is a module")
         cells, options = (MODES[source.mode],), _options_of_module(source)
-        parameters = {name: _as_array(getattr(source, name)) for name in _names_of(options)}
+        names = _names_of(options)
+        if lacking := next((name for name in names if not hasattr(source, name)), None):
+            kind = f"{type(source).__module__}.{type(source).__name__}"
+            raise TypeError(
+                f"source was a {kind} without {lacking}; expected a torch.nn.RNN, LSTM or GRU: of quantised "
+                "ones the module from which they were made"
+            )
+        parameters = {name: _as_array(getattr(source, name)) for name in names}
     else:
         raise TypeError(
             f"source was a {type(source).__name__}; expected a torch.nn.RNN, LSTM or GRU, or a state dict "
@@ -126,7 +140,7 @@ def _entries(source: Mapping[str, Any], prefix: str | None) -> dict[str, Any]:
         if match:
             layers.setdefault(match[1], {})[match[2]] = value
     if not layers:
-        expected = "the weights of a recurrent layer"
+        expected = f"the weights of a recurrent layer{_hint(source)}"
         raise ValueError(f'source had no entry named like "weight_ih_l0"; expected {expected}')
     prefixes = ", ".join(map(repr, layers))
     if prefix is None:
@@ -139,11 +153,20 @@ def _entries(source: Mapping[str, Any], prefix: str | None) -> dict[str, Any]:
     raise ValueError(f"prefix was {prefix!r}; expected one of {prefixes}")
 
 
+def _hint(source: Mapping[str, Any]) -> str:
+    """Say what to pass in place of a state dict in which weights are stored otherwise."""
+    for key, value in source.items():
+        if isinstance(value, Mapping):
+            return f": pass source[{key!r}], which may be a state dict"
+        if "_all_weight_values" in str(key):
+            return ": pass those of the module that was quantised"
+        if _COMPUTED.search(str(key)):
+            return f": pass the module, which computes them from {key!r} and others"
+    return ""
+
+
 def _options_of_shapes(parameters: dict[str, NDArray]) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Return the cells that the weights may be of, and the other options, which the shapes tell."""
-    for name in ("weight_ih_l0", "weight_hh_l0"):
-        if name not in parameters:
-            raise ValueError(f"source had no {name}; expected all weights of a recurrent layer")
     for name, array in parameters.items():
         n_axes = 2 if name.startswith("weight") else 1
         if array.ndim != n_axes or 0 in array.shape:

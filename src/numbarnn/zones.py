@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, tzinfo
 from zoneinfo import ZoneInfo
 
 import numpy as np
 
-__all__ = ["constant_offset", "read_zone", "wall_times"]
+__all__ = ["ZONE_NAME", "constant_offset", "read_zone", "wall_times"]
+
+# what is no text of an object such as "tzlocal()"; pandas would open the file behind "dateutil/"
+ZONE_NAME = re.compile(r"(?!dateutil)[\w+\-:/]+")
 
 
 def read_zone(name: str) -> tzinfo:

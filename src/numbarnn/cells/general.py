@@ -15,6 +15,7 @@ References
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -251,8 +252,8 @@ def general_cell(name: str) -> Cell:
 
 
 def _positive(name: str, text: str) -> float:
-    if not re.fullmatch(_NUMBER, text) or float(text) <= 0:
-        raise ValueError(f"cell was {name!r}; expected a number over 0 for clip")
+    if not re.fullmatch(_NUMBER, text) or not 0 < float(text) < math.inf:
+        raise ValueError(f"cell was {name!r}; expected a finite number over 0 for clip")
     return float(text)
 
 
@@ -264,6 +265,8 @@ def _functions(name: str, text: str, clip: float | None) -> Functions:
         known = ", ".join(ACTIVATIONS)
         raise ValueError(f"cell was {name!r}, with an activation {text!r}; expected one of {known}")
     numbers = [] if parts[2] is None else [float(number) for number in parts[2].split(",")]
+    if not all(map(math.isfinite, numbers)):  # of more digits than float64 has room for
+        raise ValueError(f"cell was {name!r}; expected finite numbers behind {parts[1]!r}")
     try:
         function, slope = ACTIVATIONS[parts[1]](*numbers)
     except TypeError as error:

@@ -119,7 +119,8 @@ class RNNForecaster(Prediction, Evaluation, BaseEstimator):
     id_col, time_col, target_col : str, default="unique_id", "ds", "y"
         Columns of a long data frame.
     freq : str, int or None, default=None
-        Distance of two steps, as pandas or polars write it; None finds it.
+        Distance of two steps, as pandas or polars write it; None finds it. Data that lack more than half of
+        their steps need it; a warning tells where all times suit a wider distance.
     season_length : int or "auto", default="auto"
         Steps of a season, for the scale of the MASE. "auto" goes by the frequency, 1 without times.
     solver : {"adam", "adamw", "rmsprop", "sgd"}, default="adam"

@@ -186,6 +186,14 @@ def _place(columns, targets, options, name, kind, n_known):
             given = not isinstance(options.freq, Frequency)
             there = f"{options.time!r} of {name}"
             check_gaps(there, frequency, int(lengths.sum()), n, n_known, given)
+            if given and (stride := int(np.gcd.reduce(steps))) > 1:  # gaps of sparse data are not so even
+                suits = replace(frequency, step=stride * frequency.step)
+                warnings.warn(
+                    f"{there} has times at multiples of {stride} steps of the frequency {frequency} alone: "
+                    f"all others count as missing; expected freq to be {suits}",
+                    UserWarning,
+                    stacklevel=5,
+                )
         position = offsets_of(lengths)[codes] + steps
     offsets = offsets_of(lengths)
     values = np.full(len(targets) * offsets[-1], np.nan)

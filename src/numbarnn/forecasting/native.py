@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numbarnn.zones import ZONE_NAME
+
 from .frequency import infer
 
 __all__ = ["Backend", "as_times", "columns_of", "frame_of", "whole_index", "without_holes"]
@@ -239,6 +241,11 @@ def _times_of(column, backend, known):
         return times, backend._replace(time_unit=str(dtype))
     if getattr(dtype, "tz", None) is not None:  # pandas; narwhals misses zones as "America/New_York"
         zone, unit = str(dtype.tz), dtype.unit
+        if not ZONE_NAME.fullmatch(zone):
+            raise ValueError(
+                f"the times {backend.time!r} have the zone {zone}; expected one of a name such as "
+                "Europe/Berlin, as .dt.tz_convert('UTC') makes them"
+            )
         both = native.dt.tz_localize(None), native.dt.tz_convert("UTC").dt.tz_localize(None)
     elif column.dtype == nw.Datetime:
         zone, unit = column.dtype.time_zone, column.dtype.time_unit
@@ -269,13 +276,24 @@ def frame_of(columns: dict[str, np.ndarray], backend: Backend) -> Any:
     Returns
     -------
     frame of that library, or dict
+
+    Raises
+    ------
+    ImportError
+        If the library is not installed.
     """
     if backend.library == "dict":
         return columns
     import narwhals as nw
 
     plain = {key: values.tolist() if values.dtype.kind in "OU" else values for key, values in columns.items()}
-    frame = nw.from_dict(plain, backend=backend.library)
+    try:
+        frame = nw.from_dict(plain, backend=backend.library)
+    except ImportError as error:
+        raise ImportError(
+            f"the forecaster was fitted on frames of {backend.library} and answers in such: "
+            f"pip install {backend.library}"
+        ) from error
     dates = [key for key, values in columns.items() if values.dtype.kind == "M"]
     period = (backend.time_unit or "").startswith("period[")
     if backend.time_unit is not None and not period:

@@ -9,7 +9,12 @@ Of what a ``.keras`` file says about a layer,
   `numbarnn.cells.general`, such as ``"lstm[sigmoid,relu,relu]"``, which may be slower;
 * other activations and ``go_backwards=True`` are refused;
 * ``return_sequences`` and ``return_state`` have no counterpart: `Recurrent.forward` returns every step and
-  the final state, and what Keras returns without ``return_sequences`` is h of the final state;
+  the final state, and what Keras returns without ``return_sequences`` is h of the final state. Of
+  ``Bidirectional`` that has one for each direction, which are not merged: with ``merge_mode="sum"`` it is
+  ``h[0] + h[1]``;
+* masks are an argument of `Recurrent.forward`, and ``zero_output_for_mask=True`` is what it does: at steps
+  that are left out outputs are 0, where Keras by default gives the output before it again (a warning tells
+  of a layer with ``return_sequences`` behind Masking or Embedding). Final states are the same;
 * ``dropout`` and ``recurrent_dropout``, which Keras applies to inputs and states, and in training alone, are
   left behind, as are initializers, regularizers, constraints, ``stateful``, ``unroll`` and dtype policies.
 
@@ -20,6 +25,7 @@ the transposes of our weights, and its z keeps the old state as ours does.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -66,13 +72,14 @@ def from_keras(
     Returns
     -------
     Recurrent
-        Of one layer; float64 where the weights are, otherwise float32.
+        Of one layer; float64 where the weights are, otherwise float32 (for float16 and bfloat16 as well).
 
     Raises
     ------
     ValueError, TypeError
         If the file is damaged or no ``.keras`` file, or has no such layer; if arrays are not shaped as
-        expected; if an option of the layer that changes its numbers is none that `Recurrent` has.
+        expected; if an option of the layer that changes its numbers is none that `Recurrent` has; if
+        `options` has one that the weights tell.
     ImportError
         If h5py, which files need, is not installed.
 
@@ -98,7 +105,10 @@ def from_keras(
         raise ValueError(f"layer was {layer!r}; expected None with arrays, which are of one layer")
     if not isinstance(source, Sequence):
         raise TypeError(f"source was a {type(source).__name__}; expected a path or a list of arrays")
-    return _from_arrays([np.asarray(array) for array in source], cell, options)
+    arrays = [np.asarray(array) for array in source]
+    # NumPy has no bfloat16
+    arrays = [array.astype(np.float32) if array.dtype.name == "bfloat16" else array for array in arrays]
+    return _from_arrays(arrays, cell, options)
 
 
 def read_keras(path: str | os.PathLike, **options: Any) -> dict[str, Recurrent]:
@@ -152,9 +162,9 @@ def to_keras_weights(recurrent: Recurrent, layer: int | None = None) -> list[NDA
 
     Raises
     ------
-    ValueError
-        If Keras has no such cell, no option ``residual``, ``zoneout`` or ``proj_size`` that is in use, or
-        there is no such layer.
+    ValueError, TypeError
+        If it is no `Recurrent`, Keras has no such cell, no option ``residual``, ``zoneout`` or ``proj_size``
+        that is in use, or there is no such layer.
 
     Examples
     --------
@@ -163,11 +173,13 @@ def to_keras_weights(recurrent: Recurrent, layer: int | None = None) -> list[NDA
     >>> [array.shape for array in to_keras_weights(Recurrent("gru", 3, 4))]
     [(3, 12), (4, 12), (2, 12)]
     """
+    if not isinstance(recurrent, Recurrent):
+        raise TypeError(f"recurrent was a {type(recurrent).__name__}; expected a Recurrent")
     cell, n_layers = recurrent.cell.name, recurrent.num_layers
     _check_can_go(recurrent)
     if layer is None and n_layers == 1:
         layer = 0
-    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n_layers:
+    if isinstance(layer, bool) or not isinstance(layer, int | np.integer) or not 0 <= layer < n_layers:
         raise ValueError(f"layer was {layer!r}; expected a number from 0 to {n_layers - 1}")
     arrays, parameters = [], recurrent.parameters
     for suffix in (f"l{layer}", f"l{layer}_reverse")[: 1 + recurrent.bidirectional]:
@@ -226,6 +238,13 @@ def _from_arrays(arrays: list[NDArray], cell: str | None, options: dict[str, Any
 def _load(layer: StoredLayer, weights: bytes, options: dict[str, Any]) -> Recurrent:
     """Make the layer that a file describes; what is to be refused is so before its arrays are read."""
     cell, units, bias, merge = keras_file.describe(layer)
+    if keras_file.repeats_masked(layer):
+        warnings.warn(
+            f'layer "{layer.name}" stands behind "{layer.masking}" with zero_output_for_mask=False: at '
+            "masked steps Keras gives the output before it again, and forward(x, mask=...) gives 0",
+            UserWarning,
+            stacklevel=3,
+        )
     if merge not in (None, "concat"):
         options = {"merge": merge, **options}
     return _build(keras_file.read_arrays(layer, weights, cell, units, bias), cell, bias, options)
@@ -233,6 +252,9 @@ def _load(layer: StoredLayer, weights: bytes, options: dict[str, Any]) -> Recurr
 
 def _build(arrays: list[NDArray], cell: str, bias: bool, options: dict[str, Any]) -> Recurrent:
     """Make a layer of checked arrays of one direction or of two."""
+    for name in ("cell", "input_size", "hidden_size", "num_layers", "bias", "bidirectional"):
+        if name in options:
+            raise TypeError(f"{name} was {options[name]!r}; expected none: the weights tell it")
     double = any(array.dtype == np.float64 for array in arrays)
     each = 2 + bias
     found = {"bias": bias, "bidirectional": len(arrays) > each, "dtype": "float64" if double else "float32"}

@@ -2,7 +2,8 @@
 
 The file is a ZIP archive of JSON and HDF5. It is read as data, with `zipfile`, `json` and h5py alone: nothing
 that it says is imported or executed, and no link in it is followed out of it. The archive's checksums find
-damage; what was made to do harm, with checksums that fit, may still hang HDF5's own library.
+damage, and no more memory is asked for than what is stored can fill; what was made to do harm, with checksums
+that fit, may still hang HDF5's own library.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ ACTIVATIONS = {
 }
 # merge_mode -> ours; outputs that Keras leaves apart are found side by side
 MERGES = {"concat": "concat", None: "concat", "sum": "sum", "ave": "mean", "mul": "product"}
+# times that text and numbers are packed at most, where they are at all; below so many bytes it is no matter
+MOST_PACKED, ROOM = 20, 2**24
 DIRECTIONS = ("forward_layer/", "backward_layer/")
 
 
@@ -59,11 +62,14 @@ class StoredLayer(NamedTuple):
         Its description.
     group : str
         Path of its weights in the HDF5 part.
+    masking : str
+        Name of a layer in front of it that masks steps, if there is one.
     """
 
     name: str
     entry: dict[str, Any]
     group: str
+    masking: str
 
 
 def open_model(path: str | os.PathLike) -> tuple[dict[str, StoredLayer], bytes]:
@@ -77,12 +83,20 @@ def open_model(path: str | os.PathLike) -> tuple[dict[str, StoredLayer], bytes]:
     with open(path, "rb") as stream:
         if stream.read(len(HDF5)) == HDF5:
             raise ValueError(
-                f"source was {path}, an HDF5 file as Keras 2 wrote them; expected a .keras file: "
-                "load it with Keras and save it as one, or pass layer.get_weights()"
+                f"source was {path}, an HDF5 file, as Keras 2 wrote models and save_weights writes weights; "
+                "expected a .keras file: load it with Keras and save the model as one, or pass "
+                "layer.get_weights()"
             )
     try:
         with zipfile.ZipFile(path) as archive:
             missing = {CONFIG, WEIGHTS}.difference(archive.namelist())
+            for name in {CONFIG, WEIGHTS} - missing:
+                size, whole = archive.getinfo(name).file_size, os.path.getsize(path)
+                if size > max(ROOM, MOST_PACKED * whole):
+                    raise ValueError(
+                        f"source was {path} of {whole} bytes, from which {size} of {name} would be unpacked; "
+                        f"expected at most {MOST_PACKED} times as many"
+                    )
             config, weights = ("null", b"") if missing else (archive.read(CONFIG), archive.read(WEIGHTS))
         model = json.loads(config)
     except (
@@ -98,11 +112,29 @@ def open_model(path: str | os.PathLike) -> tuple[dict[str, StoredLayer], bytes]:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{CONFIG} in {path} was no Sequential or Functional model of Keras") from error
     if not layers:
-        raise ValueError(f"source was {path}, whose model has no recurrent layer")
+        found = dict.fromkeys(_class_names(model))
+        raise ValueError(
+            f"source was {path}, whose model has no recurrent layer that can be read: it has "
+            f"{', '.join(found) or 'no layers'}; expected SimpleRNN, LSTM or GRU of Keras, or Bidirectional "
+            "around one (of one in another layer, or derived from one, pass get_weights())"
+        )
     return layers, weights
 
 
-def _recurrent_layers(model: Any, outer: str = "", group: str = "") -> Iterator[tuple[str, StoredLayer]]:
+def _class_names(model: Any) -> Iterator[str]:
+    """Yield what the layers of a model, and of the models in it, are."""
+    for entry in model["config"]["layers"]:
+        config, kind = entry["config"], entry["class_name"]
+        inner = config.get("layer")
+        if "layers" in config:
+            yield from _class_names(entry)
+        elif kind != "InputLayer":
+            yield f"{kind} around {inner.get('class_name')}" if isinstance(inner, dict) else str(kind)
+
+
+def _recurrent_layers(
+    model: Any, outer: str = "", group: str = "", masking: str = ""
+) -> Iterator[tuple[str, StoredLayer]]:
     """Yield the recurrent layers of a model and of the models in it, under their names."""
     counts: Counter[str] = Counter()
     for entry in model["config"]["layers"]:
@@ -112,9 +144,11 @@ def _recurrent_layers(model: Any, outer: str = "", group: str = "") -> Iterator[
         at = f"{group}layers/{stem}" + (f"_{counts[stem]}" if counts[stem] else "")
         counts[stem] += 1
         if "layers" in config:
-            yield from _recurrent_layers(entry, f"{outer}{config['name']}/", f"{at}/")
+            yield from _recurrent_layers(entry, f"{outer}{config['name']}/", f"{at}/", masking)
         elif kind in (*FAMILIES, "Bidirectional", "RNN"):
-            yield outer + config["name"], StoredLayer(config["name"], entry, at)
+            yield outer + config["name"], StoredLayer(config["name"], entry, at, masking)
+        elif kind == "Masking" or config.get("mask_zero"):
+            masking = config["name"]
 
 
 def find_layer(layers: dict[str, StoredLayer], layer: str | int | None) -> StoredLayer:
@@ -129,7 +163,7 @@ def find_layer(layers: dict[str, StoredLayer], layer: str | int | None) -> Store
         return next(iter(layers.values()))
     if isinstance(layer, str) and layer in layers:
         return layers[layer]
-    if isinstance(layer, int) and not isinstance(layer, bool) and 0 <= layer < len(layers):
+    if isinstance(layer, int | np.integer) and not isinstance(layer, bool) and 0 <= layer < len(layers):
         return list(layers.values())[layer]
     expected = ", ".join(map(repr, layers))
     raise ValueError(f"layer was {layer!r}; expected one of {expected}, or a number below {len(layers)}")
@@ -158,6 +192,14 @@ def describe(layer: StoredLayer) -> tuple[str, int, bool, str | None]:
     if merge not in list(MERGES):
         raise ValueError(f'layer "{name}" had merge_mode={merge!r}; expected one of {list(MERGES)}')
     return *found, MERGES[merge]
+
+
+def repeats_masked(layer: StoredLayer) -> bool:
+    """Whether Keras gives the output before it again at a masked step; `describe` has looked at the layer."""
+    config = layer.entry["config"]
+    config = config["layer"]["config"] if layer.entry["class_name"] == "Bidirectional" else config
+    returns = config.get("return_sequences") and not config.get("zero_output_for_mask")
+    return bool(layer.masking and returns)
 
 
 def _describe_direction(name: str, entry: Any, go_backwards: bool = False) -> tuple[str, int, bool]:
@@ -263,9 +305,23 @@ def read_arrays(layer: StoredLayer, weights: bytes, cell: str, units: int, bias:
             _check_name(file, layer)
             datasets = [_descend(file, path, h5py.Dataset) for path in paths]
             check_shapes([f"{path} in {WEIGHTS}" for path in paths], datasets, cell, units, bias)
-            return [np.asarray(dataset) for dataset in datasets]
+            for path, dataset in zip(paths, datasets, strict=True):
+                stored = min(dataset.id.get_storage_size(), len(weights))  # chunks need not be there
+                if dataset.nbytes > MOST_PACKED * stored:
+                    raise ValueError(
+                        f"{path} in {WEIGHTS} had {stored} bytes for an array of {dataset.nbytes}"
+                    )
+            return [_as_array(dataset) for dataset in datasets]
     except (OSError, KeyError, RuntimeError) as error:  # what h5py raises
         raise ValueError(f"{WEIGHTS} was no HDF5 file or a damaged one: {error}") from error
+
+
+def _as_array(dataset: h5py.Dataset) -> NDArray:
+    """Read an array; of bfloat16 HDF5 has no type, and Keras says so beside it."""
+    array = np.asarray(dataset)
+    if dataset.attrs.get("dtype") == "bfloat16" and array.dtype.itemsize == 2:
+        return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return array
 
 
 def _check_name(file: h5py.File, layer: StoredLayer) -> None:

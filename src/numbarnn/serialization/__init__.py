@@ -2,10 +2,11 @@
 
 All arrays of a model are tensors of the file, under names such as "network_.parameters". All else is in its
 metadata: "format" ("numbarnn"), "format_version", "numbarnn_version", "sha256" of the objects and the
-tensors, by which damage is found, and "objects", a JSON list of what the model is made of, parts before what
-holds them, the model last. An entry is ``{"class": name, "parameters": {...}, "state": {...}}``: what the
-class is called with, and other attributes. In values numbers, text, true, false, null and lists stand for
-themselves; all else is an object with one key::
+tensors, by which damage is found, "equations", which tells a cell of one's own from others of its name, and
+"objects", a JSON list of what the model is made of, parts before what holds them, the model last. An entry is
+``{"class": name, "parameters": {...}, "state": {...}}``: what the class is called with, and other attributes.
+In values numbers, text, true, false, null and lists stand for themselves; all else is an object with one
+key::
 
     {"float": "nan"}                    or "inf", "-inf"
     {"tuple": [...]}

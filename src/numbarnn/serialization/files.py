@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from numbarnn import __version__
+from numbarnn.cells.check import fingerprint
 from numbarnn.serialization.objects import MODELS, is_known
 from numbarnn.serialization.values import Reader, Writer
 
@@ -35,7 +38,8 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
     estimator : RNNRegressor, RNNClassifier, RNNForecaster, Recurrent or Network
         Fitted or not.
     path : str or path
-        Usually ends in ``.safetensors``. A file of that name is replaced once the new one is complete.
+        Usually ends in ``.safetensors``. A file of that name is replaced once the new one is complete, which
+        gets its permissions.
 
     Raises
     ------
@@ -51,7 +55,8 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
 
     Notes
     -----
-    Of a cell of your own only the name is saved: register it again before `load`.
+    Of a cell of your own only the name is saved, and what tells its equations from others: register it again
+    before `load`.
 
     Examples
     --------
@@ -81,6 +86,7 @@ def save(estimator: Any, path: str | os.PathLike) -> None:
         "numbarnn_version": __version__,
         "sha256": _digest(objects, writer.tensors),
         "objects": objects,
+        "equations": fingerprint(_cell_of(estimator)),
     }
     _replace(target, to_bytes(writer.tensors, metadata))
 
@@ -98,6 +104,11 @@ def load(path: str | os.PathLike) -> Any:
     -------
     RNNRegressor, RNNClassifier, RNNForecaster, Recurrent or Network
         Whatever was saved.
+
+    Warns
+    -----
+    UserWarning
+        If the cell is one of your own, and had other equations when the model was saved.
 
     Raises
     ------
@@ -136,9 +147,23 @@ def load(path: str | os.PathLike) -> Any:
             tensors = {key: np.array(file.get_tensor(key)) for key in file.keys()}  # noqa: SIM118
             if metadata.get("sha256", "") not in ("", _digest(text, tensors)):  # the first files have none
                 raise ValueError("it is damaged, its content is not what was written")
-            return Reader(tensors).read(json.loads(text, parse_constant=_no_constant))
+            model = Reader(tensors).read(json.loads(text, parse_constant=_no_constant))
         except Exception as error:  # whatever is wrong in a file shows in some error
             raise ValueError(f"{name} cannot be loaded: {error or type(error).__name__}") from error
+    cell = _cell_of(model)
+    if metadata.get("equations", "") not in ("", fingerprint(cell)):  # earlier files have none
+        warnings.warn(
+            f"the cell {cell!r} has other equations than when {name} was saved: answers will be others",
+            UserWarning,
+            stacklevel=2,
+        )
+    return model
+
+
+def _cell_of(model: Any) -> str:
+    """Return the name of a model's cell."""
+    cell = getattr(model, "recurrent", model).cell
+    return getattr(cell, "name", str(cell))
 
 
 def _no_model(value: Any) -> str:
@@ -191,10 +216,12 @@ def _no_constant(name: str) -> float:
 
 def _replace(target: str, content: bytes) -> None:
     """Put content into a file such that there is the old one or the new one whatever happens."""
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
+    # a short name: that of the target may be as long as names can be
+    temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
+            if os.path.exists(target):  # before there is something to be read
+                shutil.copymode(target, temporary)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from numbarnn.limits import at_most
+from numbarnn.zones import ZONE_NAME
 
 __all__ = [
     "CLASSES",
@@ -64,7 +64,6 @@ _POSITIONS = {"pos": 624, "buffer_pos": 4}
 
 # a data frame is made by the library that the file names: those that narwhals itself has
 _LIBRARIES = ("dict", "cudf", "modin", "pandas", "polars", "pyarrow")
-_ZONE = re.compile(r"(?!dateutil)[\w+\-:/]+")  # pandas would open the file behind "dateutil/"
 
 
 def class_of(name: Any) -> type:
@@ -197,7 +196,7 @@ def _check_backend(value: Any) -> None:
     """Raise a ValueError unless frames can be written by such a library with such a zone."""
     if value.library not in _LIBRARIES:
         raise ValueError(f"library was {value.library!r}; expected one of {', '.join(_LIBRARIES)}")
-    if value.time_zone is not None and not _ZONE.fullmatch(value.time_zone):
+    if value.time_zone is not None and not ZONE_NAME.fullmatch(value.time_zone):
         raise ValueError(f"time_zone was {value.time_zone!r}; expected one such as 'Europe/Berlin'")
 
 

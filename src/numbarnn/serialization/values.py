@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import date, datetime
 from typing import Any
 
@@ -54,6 +55,7 @@ class Writer:
         self.objects: list[dict] = []
         # what was written is referred to the next time; it is kept, so that nothing else gets its id
         self._written: dict[int, tuple[Any, Any]] = {}
+        self._parameters: Collection[str] = ()  # of the model itself
 
     def encode(self, value: Any, path: str) -> Any:
         """Return a value as JSON has it.
@@ -74,9 +76,11 @@ class Writer:
             return value
         if kind is float:
             return {"float": repr(value)}
-        if kind in (list, tuple):
+        if hasattr(value, "to_list"):  # a column of a frame, as it may be given for a list of sizes
+            value, kind = value.to_list(), list
+        if kind in (list, tuple, range):
             items = [self.encode(each, f"{path}[{i}]") for i, each in enumerate(value)]
-            return items if kind is list else {"tuple": items}
+            return {"tuple": items} if kind is tuple else items
         if kind is dict:
             return {"dict": [
                 [self.encode(key, f"{path}, the key {key!r}"), self.encode(each, f"{path}[{key!r}]")]
@@ -94,15 +98,18 @@ class Writer:
             elif is_known(kind):
                 code = self._object(value, path)
             else:
-                raise _refusal(value, path)
+                raise self._refusal(value, path)
             self._written[id(value)] = value, code
         return self._written[id(value)][1]
 
     def _object(self, value, path):
         """Put an object on the list, behind all that it is made of."""
+        contents = take_apart(value)
+        if not path:
+            self._parameters = contents[0]
         parts = {
             part: {key: self.encode(each, f"{path}.{key}" if path else key) for key, each in content.items()}
-            for part, content in zip(_PARTS, take_apart(value), strict=True)
+            for part, content in zip(_PARTS, contents, strict=True)
         }
         self.objects.append({"class": type(value).__name__, **parts})
         return {"ref": len(self.objects) - 1}
@@ -119,9 +126,25 @@ class Writer:
         elif _TIMES.fullmatch(name):
             plain = plain.view(np.int64)
         elif name not in _NUMBERS:
-            raise _refusal(value, path)
+            raise self._refusal(value, path)
         self.tensors[path] = plain
         return {"array": [path, name, shape]}
+
+    def _refusal(self, value, path):
+        """Say that something cannot be saved, and what helps."""
+        name, hint = re.match(r"\w*", path)[0], ""
+        if name in self._parameters and inspect.isroutine(value):  # pickle has no lambda
+            hint = f": leave it out by set_params({name}=None), or use cloudpickle.dump"
+        elif name in self._parameters:
+            hint = f": change it by set_params({name}=...), or use joblib.dump"
+        elif name == "ids_":
+            hint = ": make ids texts before fit, as by astype(str), or use joblib.dump"
+        elif not (name.startswith("_") or name.endswith("_")):
+            hint = ": delete this attribute, or use joblib.dump"
+        return TypeError(
+            f"{path} was {describe(value)}, which cannot be saved; expected numbers, text, arrays or objects "
+            f"of numbarnn{hint}"
+        )
 
 
 class Reader:
@@ -240,14 +263,3 @@ def _as_list(value: Any) -> list:
     if type(value) is not list:
         raise ValueError(f"there was {describe(value)}; expected a list")
     return value
-
-
-def _refusal(value: Any, path: str) -> TypeError:
-    """Say that something cannot be saved, and what helps."""
-    parameter = re.match(r"\w*", path)[0]
-    is_public = parameter and not (parameter.startswith("_") or parameter.endswith("_"))
-    hint = f": change it by set_params({parameter}=...), or use joblib.dump" if is_public else ""
-    return TypeError(
-        f"{path} was {describe(value)}, which cannot be saved; expected numbers, text, arrays or objects of "
-        f"numbarnn{hint}"
-    )

@@ -46,10 +46,18 @@ class BackendRep(base.BackendRep):
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
         self._constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        self.input_names = tuple(i.name for i in graph.input if i.name not in self._constants)
+        inputs = [i for i in graph.input if i.name not in self._constants]
+        self.input_names = tuple(i.name for i in inputs)
+        self._types = {i.name: i.type.tensor_type for i in inputs}
         self.output_names = tuple(output.name for output in graph.output)
         opset = _opset(model)
-        self._steps = [_make_step(node, opset, self._constants) for node in graph.node]
+        self._steps = []
+        for node in graph.node:
+            step = _make_step(node, opset, self._constants)
+            if node.op_type == "Constant":  # known before a node that has it as weights is made
+                self._constants |= _run_step(step, {})
+            else:
+                self._steps.append(step)
         self._result = base.namedtupledict("Outputs", self.output_names)
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[NDArray, ...]:
@@ -75,7 +83,10 @@ class BackendRep(base.BackendRep):
         inputs = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
         if len(inputs) != len(self.input_names):
             raise ValueError(f"inputs were {len(inputs)} arrays; expected {', '.join(self.input_names)}")
-        values = dict(zip(self.input_names, map(np.asarray, inputs), strict=True)) | self._constants
+        arrays = dict(zip(self.input_names, map(np.asarray, inputs), strict=True))
+        for name, array in arrays.items():
+            _check_shape(name, array, self._types[name])
+        values = arrays | self._constants
         for step in self._steps:
             values.update(_run_step(step, values))
         return self._result(*(values[name] for name in self.output_names))
@@ -84,8 +95,10 @@ class BackendRep(base.BackendRep):
 class Backend(base.Backend):
     """ONNX's backend interface for models of the operators RNN, LSTM and GRU.
 
-    All attributes and inputs of these operators are read, of their versions 7, 14 and 22, and the few other
-    operators that `numbarnn.to_onnx` writes. ``onnx.backend.test.BackendTest(Backend, __name__)`` runs ONNX's
+    It is for what `numbarnn.to_onnx` writes, and for recurrent networks from elsewhere, such as PyTorch's
+    export of a module with a dense head: not for models in general. All attributes and inputs of the three
+    operators are read, of their versions 7, 14 and 22, and a few other operators around them, which the error
+    for an unknown one lists. ``onnx.backend.test.BackendTest(Backend, __name__)`` runs ONNX's
     own tests.
 
     Notes
@@ -109,6 +122,7 @@ class Backend(base.Backend):
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
         """Whether all operators of a model are known here."""
+        _check_model(model)
         return cls.supports_device(device) and not _unknown_operators(model.graph.node)
 
     @classmethod
@@ -132,9 +146,12 @@ class Backend(base.Backend):
             If the model has other operators; all of them are listed.
         ValueError
             If the device is another, a node has no X, W or R, or an attribute of a node has no meaning.
+        TypeError
+            If the model is no ``onnx.ModelProto``.
         onnx.checker.ValidationError
             If it is no valid model.
         """
+        _check_model(model)
         _check_device(cls, device)
         _refuse_unknown(model.graph.node)
         _check_weights(model.graph.node)
@@ -184,6 +201,23 @@ class Backend(base.Backend):
     def supports_device(cls, device: str) -> bool:
         """Whether models run on a device, such as "CPU" or "CUDA:1": on "CPU" alone."""
         return device.partition(":")[0] == "CPU"
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, onnx.ModelProto):
+        raise TypeError(f"model was {model!r}; expected an onnx.ModelProto, as onnx.load(path) reads it")
+
+
+def _check_shape(name: str, array: NDArray, declared: onnx.TypeProto.Tensor) -> None:
+    """Hold an input against the model's own words: a node that cannot take it has other names."""
+    sizes = declared.shape.dim
+    fits = len(sizes) == array.ndim and all(
+        not size.HasField("dim_value") or size.dim_value == n
+        for size, n in zip(sizes, array.shape, strict=True)
+    )
+    if declared.HasField("shape") and not fits:
+        expected = ", ".join(str(size.dim_value or size.dim_param or "any") for size in sizes)
+        raise ValueError(f"the input {name} had shape {array.shape}; expected ({expected})")
 
 
 def _check_device(backend: type[Backend], device: str) -> None:
@@ -253,7 +287,9 @@ def _make_step(node: onnx.NodeProto, opset: int, constants: dict[str, NDArray]) 
 
 
 def _plain(value: Any) -> Any:
-    """Return an attribute's value with str in the place of bytes."""
+    """Return an attribute's value with str in the place of bytes, and an array in that of a tensor."""
+    if isinstance(value, onnx.TensorProto):
+        return onnx.numpy_helper.to_array(value)
     if isinstance(value, bytes):
         return value.decode()
     return [_plain(part) for part in value] if isinstance(value, list) else value

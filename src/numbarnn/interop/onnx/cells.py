@@ -74,7 +74,8 @@ def find_operator(cell: str, directions: int) -> Operator:
     parts = _GENERAL.fullmatch(cell)
     operator = OPERATORS.get(parts[1] if parts else cell)
     if operator is None:
-        expected = ", ".join(sorted(OPERATORS))
+        # of a few families there are the names with a bracket alone
+        expected = ", ".join(name if name in CELLS else f"{name}[...]" for name in sorted(OPERATORS))
         raise ValueError(f"cell was {cell!r}, for which ONNX has no operator; expected one of {expected}")
     attributes = dict(operator.attributes)
     if "activations" in attributes:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import numbarnn
+from numbarnn.checks import boolean
 from numbarnn.interop.onnx.layers import (
     check_layers,
     check_options,
@@ -68,7 +69,7 @@ def to_onnx(estimator: Any, path: str | PathLike | None = None, *, lengths: bool
     ImportError
         If ``onnx`` is not installed.
     TypeError
-        If the estimator is of another class.
+        If the estimator is of another class, or `lengths` neither True nor False.
     ValueError
         If ONNX has no operator for its cell or for an option; the message names it.
     sklearn.exceptions.NotFittedError
@@ -82,6 +83,12 @@ def to_onnx(estimator: Any, path: str | PathLike | None = None, *, lengths: bool
     has RNN, LSTM and GRU for float32 alone.
 
     Past the end of a sequence outputs are as those of `predict`: zero, and the first class as label.
+
+    Inputs are not checked, since ONNX has no means for it, where `predict` raises an error. Of `embedding` a
+    category of -1 is the last one, and 1.7 is 1; ONNX Runtime refuses those that are too large.
+
+    What ONNX Runtime does by itself (seen in 1.32): its Softplus is infinite for large arguments, so that
+    cells with ``softplus`` need `clip` there, and an X without samples or steps may abort the process.
 
     Examples
     --------
@@ -99,7 +106,7 @@ def to_onnx(estimator: Any, path: str | PathLike | None = None, *, lengths: bool
         raise ImportError('to_onnx needs onnx: pip install "numbarnn[onnx]"') from error
     from numbarnn.interop.onnx.graph import Graph
 
-    graph = Graph(lengths)
+    graph = Graph(boolean("lengths", lengths))
     if isinstance(estimator, Recurrent):
         write_recurrent(graph, estimator)
     else:
@@ -230,6 +237,8 @@ def _write_embedding(graph: Graph, network: Network, x: str) -> str:
     config = network.config
     if not config["embedding"]:
         return x
+    if graph.lengths:  # Gather would refuse what stands behind the end of a sequence, if it is no category
+        x = graph.add("Where", write_valid(graph, x), x, np.float32(0))
     categorical = [feature for feature, _, _ in config["embedding"]]
     numeric = [k for k in range(config["input_size"]) if k not in categorical]
     parts = [graph.add("Gather", x, np.array(numeric), axis=2)] if numeric else []

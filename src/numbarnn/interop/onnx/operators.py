@@ -1,4 +1,4 @@
-"""The operators around the recurrent ones in the models that `to_onnx` writes, in NumPy."""
+"""The operators around the recurrent ones in what `to_onnx` and PyTorch's export write, in NumPy."""
 
 from __future__ import annotations
 
@@ -14,6 +14,46 @@ def _cast(x: NDArray, to: int) -> NDArray:
     return x.astype(tensor_dtype_to_np_dtype(to))
 
 
+def _constant(
+    value: NDArray | None = None,
+    value_int: int | None = None,
+    value_ints: Sequence[int] | None = None,
+    value_float: float | None = None,
+    value_floats: Sequence[float] | None = None,
+) -> NDArray:
+    whole = value_ints if value_int is None else value_int
+    real = value_floats if value_float is None else value_float
+    plain = np.asarray(real, np.float32) if whole is None else np.asarray(whole, np.int64)
+    return plain if value is None else value
+
+
+def _constant_of_shape(shape: NDArray, value: NDArray | None = None) -> NDArray:
+    return np.full(shape, np.float32(0) if value is None else value)
+
+
+def _gemm(
+    a: NDArray, b: NDArray, c: NDArray | None = None, alpha: float = 1.0, beta: float = 1.0,
+    transA: int = 0, transB: int = 0,
+) -> NDArray:  # fmt: skip
+    product = np.float32(alpha) * ((a.T if transA else a) @ (b.T if transB else b))
+    return product if c is None else product + np.float32(beta) * c
+
+
+def _slice(
+    x: NDArray, starts: NDArray, ends: NDArray, axes: NDArray | None = None, steps: NDArray | None = None
+) -> NDArray:
+    where = [slice(None)] * x.ndim
+    axes = np.arange(len(starts)) if axes is None else axes
+    steps = np.ones_like(starts) if steps is None else steps
+    for axis, start, end, step in zip(*map(np.ndarray.tolist, (axes, starts, ends, steps)), strict=True):
+        where[axis] = slice(start, end, step)
+    return x[tuple(where)]
+
+
+def _squeeze(x: NDArray, axes: NDArray | None = None) -> NDArray:
+    return x.squeeze(None if axes is None else tuple(axes.tolist()))
+
+
 def _concat(*arrays: NDArray, axis: int) -> NDArray:
     return np.concatenate(arrays, axis)
 
@@ -23,8 +63,9 @@ def _softmax(x: NDArray, axis: int = -1) -> NDArray:
     return shifted / shifted.sum(axis=axis, keepdims=True)
 
 
-def _reshape(x: NDArray, shape: NDArray) -> NDArray:
-    sizes = [x.shape[i] if size == 0 else size for i, size in enumerate(shape.tolist())]  # 0: as it was
+def _reshape(x: NDArray, shape: NDArray, allowzero: int = 0) -> NDArray:
+    kept = None if allowzero else 0  # the size that says: as it was
+    sizes = [x.shape[i] if size == kept else size for i, size in enumerate(shape.tolist())]
     return x.reshape(sizes)
 
 
@@ -81,10 +122,14 @@ OPERATORS: dict[str, Callable] = {
     "ArgMax": _arg_max,
     "Cast": _cast,
     "Concat": _concat,
+    "Constant": _constant,
+    "ConstantOfShape": _constant_of_shape,
     "Exp": lambda x: np.exp(x),
     "Expand": lambda x, shape: x * np.ones(shape, x.dtype),
     "Gather": _gather,
     "GatherND": _gather_nd,
+    "Gemm": _gemm,
+    "Identity": lambda x: x,
     "Less": lambda a, b: np.asarray(a < b),
     "MatMul": lambda a, b: a @ b,
     "Mul": lambda a, b: a * b,
@@ -95,8 +140,12 @@ OPERATORS: dict[str, Callable] = {
     "Relu": lambda x: np.maximum(x, 0),
     "Reshape": _reshape,
     "Shape": _shape,
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Slice": _slice,
     "Softmax": _softmax,
+    "Squeeze": _squeeze,
     "Sub": lambda a, b: a - b,
+    "Tanh": lambda x: np.tanh(x),
     "TopK": _top_k,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
