@@ -153,6 +153,52 @@ def test_what_is_past_the_end_is_not_looked_at(ragged, filling):
         model.predict(array, lengths)
 
 
+@pytest.mark.parametrize("stepwise", [False, True])
+@pytest.mark.parametrize("Model", [RNNRegressor, RNNClassifier])
+def test_a_list_gives_the_bits_of_a_padded_array_whatever_goes_with_it(ragged, rng, Model, stepwise):
+    X, y, targets = ragged
+    targets = [t > 0 for t in targets] if Model is RNNClassifier else targets
+    y = targets if stepwise else y > 0 if Model is RNNClassifier else y
+    X_padded, lengths = padded(X)
+    mask = [np.arange(len(x)) < max(1, len(x) - 2) for x in X]
+    mask_padded = padded(mask)[0].astype(bool)
+    y_padded = padded(y)[0].astype(y[0].dtype) if stepwise else y
+    weight = rng.integers(0, 3, size=30)
+    options = SMALL | {"return_sequences": stepwise, "early_stopping": True, "validation_fraction": 0.3}
+    if Model is RNNClassifier:
+        options["class_weight"] = "balanced"
+    listed = Model(**options).fit(X, y, weight, mask=mask)
+    array = Model(**options).fit(X_padded, y_padded, weight, lengths, mask_padded)
+    assert listed.loss_curve_ == array.loss_curve_
+    assert listed.validation_scores_ == array.validation_scores_
+    found, expected = listed.predict(X, mask=mask_padded), array.predict(X_padded, lengths, mask_padded)
+    if stepwise:
+        expected = [row[:n] for row, n in zip(expected, lengths, strict=True)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_array_equal(ours, theirs)
+    padded_score = array.score(X_padded, y_padded, lengths=lengths, mask=mask_padded)
+    assert listed.score(X, y, mask=mask) == padded_score
+
+
+@pytest.mark.parametrize("stepwise", [False, True])
+def test_one_long_sequence_costs_its_own_steps_and_not_as_many_in_every_sample(rng, stepwise):
+    X = [rng.normal(size=(3, 4)) for _ in range(1500)] + [rng.normal(size=(2000, 4))]
+    y = [x[:, 0] for x in X] if stepwise else np.array([x[0, 0] for x in X])
+    model = RNNRegressor(**SMALL | {"max_iter": 1, "return_sequences": stepwise})
+    whole = 1501 * 2000 * 4 * 4  # bytes of X padded in float32
+    tracemalloc.start()
+    try:
+        model.fit(X, y).predict(X)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < whole / 3
+    alone = [model.predict([x])[0] for x in (X[0], X[-1])]
+    together = model.predict(X)
+    for ours, theirs in zip(alone, (together[0], together[-1]), strict=True):
+        assert_array_equal(ours, theirs)
+
+
 def test_sequences_may_be_longer_in_predict(data, rng):
     X, y = data
     assert RNNRegressor(**SMALL).fit(X, y).predict(rng.normal(size=(3, 11, 2))).shape == (3,)

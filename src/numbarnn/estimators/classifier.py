@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from numbarnn.estimators import validation
 from numbarnn.estimators.base import BaseRNN, can_partial_fit
 from numbarnn.estimators.document import document
+from numbarnn.estimators.sequences import all_steps, on_steps
 from numbarnn.losses import LOSSES
 
 __all__ = ["RNNClassifier"]
@@ -94,12 +95,14 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
                 (lone,) = self.classes_.tolist()
                 ones = "" if weight is None else " of samples with a weight above 0"
                 raise ValueError(f"y had one class{ones}, {lone!r}; expected at least two")
-            codes = np.zeros(valid.shape, np.intp)
-            codes[valid] = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
+            codes = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
         if self.class_weight is not None:
             weight = self._weigh_classes(labels, valid, weight)
         self.n_outputs_ = self._loss().n_raw(len(self.classes_))
-        return codes[..., np.newaxis] if self.return_sequences else codes, weight, len(self.classes_)
+        if not self.return_sequences:
+            return codes[:, np.newaxis], weight, len(self.classes_)
+        codes = validation.placed(codes, valid)
+        return on_steps(lambda steps: steps[..., np.newaxis], codes), weight, len(self.classes_)
 
     def _weigh_classes(self, labels, valid, weight):
         """Return weights (n[, T]): those of the classes times those of the samples."""
@@ -107,7 +110,6 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         for label, value in given.items():
             if not isinstance(value, Real) or not 0 <= value < np.inf:
                 raise ValueError(f"class_weight[{label!r}] was {value!r}; expected a finite number from 0")
-        by_class = np.zeros(valid.shape)
         with validation.naming("class_weight"):
             # a dict may name classes of all calls: a batch of `partial_fit` need not hold each of them
             classes = np.union1d(self.classes_, labels) if given else np.unique(labels)
@@ -118,10 +120,10 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
                 each = np.divide(counts.sum() / there.sum(), counts, where=there, out=np.zeros(len(counts)))
             else:
                 each = compute_class_weight(self.class_weight, classes=classes, y=labels)
-            by_class[valid] = each[codes]
+            by_class = validation.placed(each[codes], valid)
         if weight is not None:
-            by_class *= weight[:, np.newaxis]
-        if not by_class.any():
+            by_class = on_steps(np.multiply, by_class, weight)
+        if not all_steps(by_class).any():
             raise ValueError(f"class_weight was {self.class_weight!r}; expected one above 0 for some sample")
         return by_class if self.return_sequences else by_class[:, 0]
 
@@ -204,8 +206,7 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         probability : ndarray of shape (n_samples, n_classes) or (n_samples, n_timesteps, n_classes)
             Columns in the order of `classes_`; a list where X is a list and ``return_sequences=True``.
         """
-        result, lengths, _ = self._predict(X, lengths, mask)
-        return self._hand_back(result, lengths, X)
+        return self._hand_back(self._predict(X, lengths, mask)[0], X)
 
     def predict_log_proba(
         self, X: Any, lengths: Any = None, mask: Any = None
@@ -239,8 +240,10 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         y : ndarray of shape (n_samples,) or (n_samples, n_timesteps)
             A list where X is a list and ``return_sequences=True``.
         """
-        result, lengths, _ = self._predict(X, lengths, mask)
-        return self._hand_back(self.classes_[result.argmax(axis=-1)], lengths, X)
+        return self._hand_back(self._most_probable(self._predict(X, lengths, mask)[0]), X)
+
+    def _most_probable(self, probability):
+        return on_steps(lambda steps: self.classes_[steps.argmax(axis=-1)], probability)
 
     def score(
         self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None, mask: Any = None
@@ -259,11 +262,11 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         from sklearn.metrics import accuracy_score
 
         result, lengths, valid = self._predict(X, lengths, mask)
-        found = self.classes_[result.argmax(axis=-1)]
+        found = self._most_probable(result)
         if not self.network_.return_sequences:
             return accuracy_score(y, found, sample_weight=sample_weight)
         with validation.naming("y"):
             labels, valid = validation.check_labels(y, result, lengths, valid, True)
         weight = validation.check_weights(sample_weight, result)
         weight = None if weight is None else np.repeat(weight, valid.sum(axis=1))
-        return accuracy_score(labels, found[valid], sample_weight=weight)
+        return accuracy_score(labels, all_steps(found)[all_steps(valid)], sample_weight=weight)

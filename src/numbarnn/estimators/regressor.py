@@ -10,10 +10,10 @@ from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 
-from numbarnn.blocks import valid_steps
 from numbarnn.estimators import validation
 from numbarnn.estimators.base import BaseRNN, can_partial_fit
 from numbarnn.estimators.document import document
+from numbarnn.estimators.sequences import all_steps, on_steps
 from numbarnn.losses import LOSSES
 
 __all__ = ["RNNRegressor"]
@@ -104,13 +104,15 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
             y, flat = validation.check_targets(
                 y, x, lengths, valid, self.return_sequences, self.dtype
             )
-            loss.check(y)
+            values = all_steps(y)
+            loss.check(values)
             with np.errstate(over="ignore", invalid="ignore"):
-                untrained, _ = loss(y, np.zeros((*y.shape[:-1], loss.n_raw(y.shape[-1])), y.dtype))
+                raw = np.zeros((*values.shape[:-1], loss.n_raw(y.shape[-1])), y.dtype)
+                untrained, _ = loss(values, raw)
             if not np.isfinite(untrained):
                 raise ValueError(
-                    f"y had values up to {np.abs(y).max():.3g} in size, where {self.loss} is infinite in "
-                    f"{y.dtype}; expected smaller ones: divide them by a constant"
+                    f"y had values up to {np.abs(values).max():.3g} in size, where {self.loss} is infinite "
+                    f"in {y.dtype}; expected smaller ones: divide them by a constant"
                 )
         if reset:
             self._flat, self.n_outputs_ = flat, y.shape[-1]
@@ -183,10 +185,11 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         y : ndarray of the shape of y in `fit`
             One more dimension for several quantiles; a list where X is a list and ``return_sequences=True``.
         """
-        result, lengths, _ = self._predict(X, lengths, mask)
+        result, _, _ = self._predict(X, lengths, mask)
         if self._flat:
-            result = result[:, :, 0] if self.network_.return_sequences else result[:, 0]
-        return self._hand_back(result, lengths, X)
+            axis = -1 - np.ndim(getattr(self._trained_loss, "level", 0))  # quantiles stand behind the target
+            result = on_steps(lambda steps: steps.squeeze(axis), result)
+        return self._hand_back(result, X)
 
     def score(
         self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None, mask: Any = None
@@ -211,7 +214,8 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
             return r2_score(y, result, sample_weight=sample_weight)
         with validation.naming("y"):
             y, _ = validation.check_targets(y, result, lengths, valid, True, np.float64)
-        valid = np.ones(y.shape[:2], bool) if valid is None else valid_steps(valid, y.shape[1])
+        valid = validation.valid_in(result, valid)
         weight = validation.check_weights(sample_weight, result)
         weight = None if weight is None else np.repeat(weight, valid.sum(axis=1))
-        return r2_score(y[valid], result[valid], sample_weight=weight)
+        y, result = (all_steps(array)[all_steps(valid)] for array in (y, result))
+        return r2_score(y, result, sample_weight=weight)
