@@ -880,6 +880,15 @@ def test_options_that_make_no_sense_are_refused_by_name(data, name):
         RNNRegressor(**{name: OPTIONS[name]}).fit(*data)
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("hidden_size", 10**9), ("num_layers", 10**9), ("head_sizes", [10**9, 10**9]),
+])
+def test_sizes_that_no_memory_holds(data, name, value):
+    named = "head" if name == "head_sizes" else name
+    with pytest.raises(ValueError, match=f"{named}.*1000000000.*; expected at most"):
+        RNNRegressor(**SMALL | {name: value}).fit(*data)
+
+
 def test_the_options_are_those_there_are():
     constraint = RNNRegressor._parameter_constraints
     assert constraint["solver"][0].options == {*OPTIMIZERS, "lbfgs"}

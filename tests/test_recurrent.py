@@ -696,6 +696,39 @@ def test_bad_steps():
 # ------------------------------------------------------------------ calls that are broken off or come between
 
 
+@pytest.mark.parametrize(("argument", "value"), [
+    ("hidden_size", 10**9), ("hidden_size", 2**63), ("input_size", 2**40), ("num_layers", 10**9),
+    ("num_layers", 2**63),
+])
+def test_sizes_that_no_memory_holds(argument, value):
+    with pytest.raises(ValueError, match=f"{argument}.* {value}.*; expected at most"):
+        Recurrent(**{"input_size": 3, "hidden_size": 5, argument: value})
+
+
+class Attached:
+    """As a tensor of PyTorch that requires its gradient."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad")
+
+
+@pytest.mark.parametrize(("argument", "given"), [
+    ("x", {"x": Attached()}),
+    ("x", {"x": np.ma.masked_array(X, mask=X == 0)}),
+    ("training", {"training": "yes"}),
+    ("training", {"training": 1}),
+    ("return_output", {"return_output": "no"}),
+])
+def test_what_numpy_would_take_for_something_else(argument, given):
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    with pytest.raises((ValueError, TypeError), match=rf"^{argument} was "):
+        layer.forward(**{"x": X, **given})
+    layer.forward(np.ma.masked_array(X), training=np.True_)  # nothing is masked there
+    with pytest.raises(TypeError, match="^input_gradient was 'no'; expected True or False"):
+        layer.backward(None, input_gradient="no")
+    layer.backward(None)
+
+
 def test_call_that_is_broken_off_leaves_no_trace(monkeypatch):
     """Ctrl-C around any program of a call with larger buffers: afterwards all is as in a new layer."""
     small, large = Problem("lstm", 0, 3, 4, 5, 6, num_layers=2), Problem("lstm", 0, 9, 8, 5, 6, num_layers=2)

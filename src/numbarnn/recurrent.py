@@ -35,6 +35,8 @@ State = NDArray | tuple[NDArray, ...]
 INITIALIZATIONS = ("uniform", "orthogonal")
 DEVICES = ("cpu", "cuda")
 MOST_PASSES = 8  # shapes of batches whose programs are kept
+MOST_STEPPERS = 4  # numbers of samples that weights are kept packed for
+MOST_LAYERS = 10_000
 DTYPES = ("float32", "float64", np.float32, np.float64, np.dtype("float32"), np.dtype("float64"))
 
 
@@ -207,7 +209,7 @@ class Recurrent:
         self._make_layers()
         self._shapes = self._parameter_shapes()
         self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
-        check_count(self.n_parameters)
+        check_count(self.n_parameters, f"num_layers was {self.num_layers} and hidden_size {self.hidden_size}")
         self.bind(np.zeros(self.n_parameters, self.dtype), np.zeros(self.n_parameters, self.dtype))
         self._initialize()
         if device == "cuda":
@@ -242,7 +244,9 @@ class Recurrent:
 
     def _make_layers(self) -> None:
         """Make the layers and all their buffers."""
-        check_count(self.num_layers)
+        check_count(self.num_layers, f"num_layers was {self.num_layers}")
+        if self.num_layers > MOST_LAYERS:
+            raise ValueError(f"num_layers was {self.num_layers}; expected at most {MOST_LAYERS}")
         directions = (False, True)[: 1 + self.bidirectional]
         widths = [self.input_size] + [self.output_size] * (self.num_layers - 1)
         self._layers = [
