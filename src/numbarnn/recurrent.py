@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from numbarnn.cells import PROJECTED, Cell, find_cell
+from numbarnn.cells import PROJECTED, Cell, find_cell, is_registered
 from numbarnn.checks import (
     as_float,
     as_input,
@@ -422,6 +422,10 @@ class Recurrent:
 
     @classmethod
     def from_torch(
+    def __reduce__(self) -> tuple:
+        """Tell the equations as well: a cell's name may stand for others where the layer is built again."""
+        return _restored, (type(self), self.__getstate__(), self.cell.digest)
+
         cls, source: Any, *, cell: str | None = None, prefix: str | None = None, **options: Any
     ) -> Recurrent:
         """Make a layer of a PyTorch module or its weights; the numbers that it gives are the module's.
@@ -789,3 +793,32 @@ class Recurrent:
 
 def _public_state(state: Sequence[NDArray]) -> State:
     return state[0] if len(state) == 1 else tuple(state)
+def _restored(kind: type[Recurrent], state: dict[str, Any], digest: str) -> Recurrent:
+    """Build a layer again that was copied or pickled."""
+    layer = kind.__new__(kind)
+    layer.__setstate__(state)
+    if is_registered(layer.cell) and layer.cell.digest != digest:
+        warnings.warn(
+            f'cell "{layer.cell.name}" has other equations here than where the layer was made, which may '
+            "give other numbers: register_cell takes those that it was made with",
+            stacklevel=2,
+        )
+    return layer
+
+
+class _Views(dict):
+    """Arrays by name, which stay: to put another array in place of one would change nothing in the layer."""
+
+    def _refuse(self, *_: Any, **__: Any) -> None:
+        raise TypeError(
+            "the arrays of a layer cannot be replaced; write into one, layer.parameters[name][...] = value, "
+            "or call layer.load_parameters"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple:
+        """Copy to a usual dict: the arrays of a copy belong to no layer."""
+        return dict, (dict(self),)
+
+
