@@ -92,10 +92,10 @@ class Recurrent:
 
     Attributes
     ----------
-    parameters, gradients : dict of str to ndarray
+    parameters, gradients : dict of str to ndarray, read-only
         By PyTorch's names: ``weight_ih_l0`` (gates * hidden_size, input_size), ``weight_hh_l0``,
         ``bias_ih_l0``, ``bias_hh_l0``, with ``_reverse`` for the other direction. Parameters may be changed
-        in place. `backward` overwrites the gradients.
+        in place, ``layer.parameters[name][...] = value``. `backward` overwrites the gradients.
     n_parameters : int
         Number of parameters.
     output_size : int
@@ -255,7 +255,7 @@ class Recurrent:
         self._buffers = Buffers(self.dtype)
         self._passes: dict[tuple, Pass] = {}  # for batches of the shapes that came last
         self._kept: tuple[Pass, NDArray] | None = None  # what backward needs of the last forward
-        self._stepper: Stepper | None = None
+        self._steppers: dict[int, Stepper] = {}  # by the number of samples
 
     def _make_direction(self, n_inputs: int, reverse: bool) -> Direction:
         options = (self.bias, self.dtype, reverse, self.proj_size)
@@ -300,7 +300,12 @@ class Recurrent:
         Parameters
         ----------
         parameters, gradients : ndarray of shape (n_parameters,)
-            C-contiguous, of the layer's dtype.
+            C-contiguous, writeable, of the layer's dtype, and apart from each other.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a vector is not as described; nothing is changed then.
         """
         for name, vector in (("parameters", parameters), ("gradients", gradients)):
             if not isinstance(vector, np.ndarray):
@@ -311,6 +316,10 @@ class Recurrent:
                     f"{name} was an array of shape {vector.shape} and dtype {vector.dtype}; "
                     f"expected a contiguous one of shape ({self.n_parameters},) and dtype {self.dtype}"
                 )
+            if not vector.flags.writeable:
+                raise ValueError(f"{name} was a read-only array; expected one that can be written to")
+        if np.may_share_memory(parameters, gradients):
+            raise ValueError("gradients shared memory with parameters; expected another vector")
         old = getattr(self, "_flat", None)
         if old is not None:
             parameters[:] = old
@@ -328,19 +337,20 @@ class Recurrent:
             size = direction.n_parameters
             direction.parameters, direction.gradients = parameters[at : at + size], gradients[at : at + size]
             at += size
-        self._stepper = self._kept = None
+        self._kept = None
+        self._steppers.clear()
         self._passes.clear()
 
     @property
     def parameters(self) -> dict[str, NDArray]:
         """Parameters by PyTorch's names; views, which may be changed in place."""
-        self._stepper = None  # its packed weights may be about to be out of date
-        return dict(self._parameters)
+        self._steppers.clear()  # their packed weights may be about to be out of date
+        return _Views(self._parameters)
 
     @property
     def gradients(self) -> dict[str, NDArray]:
         """Gradients by the same names, as the last `backward` left them; views."""
-        return dict(self._gradients)
+        return _Views(self._gradients)
 
     def load_parameters(self, parameters: Mapping[str, ArrayLike]) -> None:
         """Take over parameters, for example of a PyTorch ``state_dict`` turned to arrays.
@@ -379,7 +389,8 @@ class Recurrent:
                 raise ValueError(f'parameters["{name}"] had shape {array.shape}; expected {expected}')
         for name, array in arrays.items():
             self._parameters[name][...] = array
-        self._stepper = None
+        self._kept = None  # backward would mix it with the new weights
+        self._steppers.clear()
 
     def _initialize(self) -> None:
         cell, hidden = self.cell, self.hidden_size
@@ -411,6 +422,10 @@ class Recurrent:
         options |= {"cell": self.cell.name, "dtype": self.dtype.name}
         return {"options": options, "parameters": self._flat.copy(), "random": self._random}
 
+    def __reduce__(self) -> tuple:
+        """Tell the equations as well: a cell's name may stand for others where the layer is built again."""
+        return _restored, (type(self), self.__getstate__(), self.cell.digest)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the layer again."""
         # a layer of a GPU is read without one as well: `device` may then be set to "cpu"
@@ -422,10 +437,6 @@ class Recurrent:
 
     @classmethod
     def from_torch(
-    def __reduce__(self) -> tuple:
-        """Tell the equations as well: a cell's name may stand for others where the layer is built again."""
-        return _restored, (type(self), self.__getstate__(), self.cell.digest)
-
         cls, source: Any, *, cell: str | None = None, prefix: str | None = None, **options: Any
     ) -> Recurrent:
         """Make a layer of a PyTorch module or its weights; the numbers that it gives are the module's.
@@ -535,6 +546,10 @@ class Recurrent:
             If an argument has another shape or type.
         """
         x = as_input(x, self.input_size, self.dtype)
+        if type(training) is not bool:
+            training = boolean("training", training)
+        if type(return_output) is not bool:
+            return_output = boolean("return_output", return_output)
         B, T, _ = x.shape
         state = self._check_state("state", state, self.state_shapes(B))
         lengths = check_lengths(lengths, B, T)
@@ -559,7 +574,8 @@ class Recurrent:
         if self.device == "cuda":
             way = self._device_layers().forward(x, state, lengths, mask, training, output, final)
             if training:
-                self._stepper, self._kept = None, (way, lengths)
+                self._steppers.clear()
+                self._kept = way, lengths
             return
         way = self._pass(x.shape[1], x.shape[0], training, mask is not None)
         lengths = way.lengths(lengths, mask)
@@ -571,7 +587,7 @@ class Recurrent:
         way.forward.run()
         way.read_final(final)
         if training:
-            self._stepper = None  # what is trained will change
+            self._steppers.clear()  # what is trained will change
             self._kept = way, lengths
 
     def _device_layers(self) -> Any:
@@ -621,6 +637,9 @@ class Recurrent:
     ) -> tuple[NDArray | None, State]:
         """Back-propagate through the last ``forward(training=True)``, once.
 
+        The parameters must be those of that `forward`: an optimizer changes them afterwards. Where they are
+        changed in place in between, which nobody notices, gradients mix old weights and new ones.
+
         Parameters
         ----------
         doutput : array-like of shape (n_samples, n_timesteps, output_size) or None
@@ -640,7 +659,8 @@ class Recurrent:
         Raises
         ------
         RuntimeError
-            If there is nothing to go back through: the last call was no ``forward(training=True)``.
+            If there is nothing to go back through: the last call was no ``forward(training=True)``, or was
+            followed by `load_parameters` or `bind`.
         ValueError, TypeError
             If an argument has another shape or type.
 
@@ -653,9 +673,11 @@ class Recurrent:
             self._mend()
             if self._kept is None:
                 raise RuntimeError(
-                    "backward was called with nothing kept; "
-                    "call forward(..., training=True) before each backward"
+                    "backward was called with nothing kept; call forward(..., training=True) before each "
+                    "backward, after any load_parameters or bind"
                 )
+            if type(input_gradient) is not bool:
+                input_gradient = boolean("input_gradient", input_gradient)
             T, B = self._kept[0].T, self._kept[0].B
             if doutput is not None:
                 shape = (B, T, self.output_size)
@@ -712,8 +734,10 @@ class Recurrent:
 
         Notes
         -----
-        Weights are packed once and used until the next `load_parameters`, `bind` or look at `parameters`. Who
-        changes an array in place through a reference kept from before must look at `parameters` again.
+        Weights are packed in the first step with a number of samples and used until the next
+        `load_parameters`, `bind`, ``forward(training=True)`` or look at `parameters`; packing takes as long
+        as many steps, of a layer with hidden_size=512 some milliseconds. Who changes an array in place
+        through a reference kept from before must look at `parameters` again.
 
         Examples
         --------
@@ -738,12 +762,19 @@ class Recurrent:
             return output[:, 0], state
         with self._lock:
             self._mend()
-            stepper = self._stepper
-            if stepper is None or stepper.n_samples != shape[0]:
-                directions, shapes = [direction for (direction,) in self._layers], self.state_shapes(shape[0])
-                self._stepper = stepper = Stepper(directions, shapes, self.zoneout, self.residual)
+            stepper = self._steppers.get(shape[0])
+            if stepper is None:
+                stepper = self._make_stepper(shape[0])
             output, new = stepper.run(x_t, self._check_state("state", state, stepper.shapes))
         return output, _public_state(new)
+
+    def _make_stepper(self, n_samples: int) -> Stepper:
+        """Pack the weights as they are now for steps of so many samples."""
+        if len(self._steppers) == MOST_STEPPERS:
+            del self._steppers[next(iter(self._steppers))]
+        directions, shapes = [direction for (direction,) in self._layers], self.state_shapes(n_samples)
+        stepper = self._steppers[n_samples] = Stepper(directions, shapes, self.zoneout, self.residual)
+        return stepper
 
     # ---- states
 
@@ -791,8 +822,6 @@ class Recurrent:
         return arrays
 
 
-def _public_state(state: Sequence[NDArray]) -> State:
-    return state[0] if len(state) == 1 else tuple(state)
 def _restored(kind: type[Recurrent], state: dict[str, Any], digest: str) -> Recurrent:
     """Build a layer again that was copied or pickled."""
     layer = kind.__new__(kind)
@@ -822,3 +851,5 @@ class _Views(dict):
         return dict, (dict(self),)
 
 
+def _public_state(state: Sequence[NDArray]) -> State:
+    return state[0] if len(state) == 1 else tuple(state)
