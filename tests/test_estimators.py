@@ -582,7 +582,7 @@ def test_predictions_follow_the_fit_not_parameters_set_later(rng):
         loss="poisson", quantile=0.5, return_sequences=True, n_channels=1, dtype="float64", hidden_size=9
     )
     assert_array_equal(model.predict(X), before)
-    with pytest.raises(ValueError, match="several levels"):
+    with pytest.raises(ValueError, match=r"^quantile was \[0.1, 0.9\] in fit; score expects one level"):
         model.score(X, X[:, 0])
     x = X.reshape(20, 3, 2)
     each = RNNClassifier(**SMALL, return_sequences=True).fit(list(x), x[:, :, 0] > 0)
@@ -628,6 +628,15 @@ def test_class_weights_may_name_a_class_that_a_batch_does_not_have(data):
     for given in ({0: 2.0, 1: 3.0}, {0: 2.0}):
         model = RNNClassifier(**SMALL, class_weight=given).fit(X, y, sample_weight=1.0 * rest)
         assert model.classes_.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("class_weight", "wrong"), [({"a": 5, "B": 3}, "'B'"), ({"A": 1, 3: 3}, "'A', 3")])
+def test_class_weights_of_no_class_are_named(data, class_weight, wrong):
+    X, y = data[0], np.array(list("abc") * 10)
+    expected = rf"^class_weight had {wrong}, which is no class of y: \['a', 'b', 'c'\]"
+    with pytest.raises(ValueError, match=expected):
+        RNNClassifier(**SMALL, class_weight=class_weight).fit(X, y)
+    RNNClassifier(**SMALL, class_weight=dict.fromkeys("abcd", 1)).fit(X, y)
 
 
 def test_partial_fit_is_not_for_lbfgs():
@@ -743,7 +752,10 @@ BAD_INPUT = {
     "strings": ("X", lambda X, y: bad(X.astype(str).astype(object) + "a", y)),
     "strings in 2-D": ("X", lambda X, y: bad([["a", "b"]] * 30, y)),
     "strings in y": ("y", lambda X, y: bad(X, np.full(30, "a"))),
-    "complex": ("X", lambda X, y: bad(X + 1j, y)),
+    "complex": ("^X had dtype complex128; expected real", lambda X, y: bad(X + 1j, y)),
+    "complex y": ("^y had dtype complex128; expected real", lambda X, y: bad(X, y * 1j)),
+    "dates in y": ("^y had dtype datetime64", lambda X, y: bad(X, y.astype("M8[D]"))),
+    "masked y": ("^y was a masked array", lambda X, y: bad(X, np.ma.masked_array(y, y > 0))),
     "one dimension": ("X", lambda X, y: bad(X[:, 0, 0], y)),
     "four dimensions": ("X had 4 dimensions; expected 3", lambda X, y: bad(X[np.newaxis], y)),
     "no steps": ("X", lambda X, y: bad(X[:, :0], y)),

@@ -149,7 +149,7 @@ class BaseRNN(BaseEstimator):
         dtype = self.dtype if reset else self.network_.dtype
         n_channels = self.n_channels if reset else self.network_.config["input_size"]
         with validation.naming("X"):
-            validation.check_kind(X)
+            validation.check_kind(X, "X")
             if getattr(X, "ndim", 0) == 1 and hasattr(X, "to_numpy"):
                 X = X.to_numpy()  # a column whose cells are sequences
             ndim = validation.input_ndim(X)

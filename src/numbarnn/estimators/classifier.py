@@ -30,7 +30,7 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
     <parameters>
     class_weight : dict, "balanced" or None, default=None
         Weight of each class, by its label, 1 for those that a dict does not name; "balanced" weighs inversely
-        to how often a class is seen.
+        to how often a class is seen, samples counted by their `sample_weight`.
 
     Attributes
     ----------
@@ -113,6 +113,11 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         with validation.naming("class_weight"):
             # a dict may name classes of all calls: a batch of `partial_fit` need not hold each of them
             classes = np.union1d(self.classes_, labels) if given else np.unique(labels)
+            unknown = [label for label in given if label not in classes]
+            # what names all classes, and others, is for other calls as well
+            if unknown and not set(classes.tolist()) <= set(given):
+                names = ", ".join(map(repr, unknown))
+                raise ValueError(f"class_weight had {names}, which is no class of y: {classes.tolist()}")
             codes = np.searchsorted(classes, labels)
             if self.class_weight == "balanced":
                 counts = np.bincount(codes, None if weight is None else np.repeat(weight, valid.sum(axis=1)))
@@ -137,6 +142,8 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         ----------
         X : array-like of shape (n_samples, n_timesteps, n_features), list of array-like of shape \
 (T_i, n_features), or array-like of shape (n_samples, n_timesteps * n_channels)
+            Each minibatch of a list is padded to its longest sequence, by "lbfgs" of 256 samples; with
+            ``device="cuda"``, where the data lie on the device, all are padded to the longest.
         y : array-like of shape (n_samples,)
             Labels of any kind. With ``return_sequences=True`` a label for each step, (n_samples,
             n_timesteps), or a list of sequences of labels.
@@ -146,7 +153,7 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         mask : array-like of bool of shape (n_samples, n_timesteps), or list of (T_i,), default=None
             False for steps that are missing, wherever they are in a sequence: states are held there, and
             neither X nor a target of the step is looked at, which may be NaN. At least one step of each
-            sample is True. A list where X is a list.
+            sample is True. Where X is a list, a list, or an array that is padded at the end.
 
         Returns
         -------
@@ -156,6 +163,12 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         ------
         FloatingPointError
             If the loss is no longer finite. The estimator is then as before the call.
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If `max_iter` came before convergence, or Ctrl-C ended training, after the batch at work: the
+            estimator is then fitted as far as training came. A second Ctrl-C raises KeyboardInterrupt.
         """
         with self._unchanged_on_error():
             return self._fit(X, y, sample_weight, lengths, mask)
@@ -168,7 +181,8 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
     ) -> RNNClassifier:  # fmt: skip
         """Train for one epoch on these samples, going on from the last call.
 
-        If the solver or its options are others than in the call before, its running means begin anew.
+        If the solver or its options are others than in the call before, its running means begin anew. Ctrl-C
+        raises KeyboardInterrupt, and leaves the estimator as it was.
 
         Parameters
         ----------
@@ -199,12 +213,13 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         Parameters
         ----------
         X, lengths, mask
-            As in `fit`; sequences may have other numbers of steps.
+            As in `fit`; sequences may have other numbers of steps, but two-dimensional X as many columns.
 
         Returns
         -------
         probability : ndarray of shape (n_samples, n_classes) or (n_samples, n_timesteps, n_classes)
-            Columns in the order of `classes_`; a list where X is a list and ``return_sequences=True``.
+            Columns in the order of `classes_`; a list where X is a list and ``return_sequences=True``. All
+            are 0 at steps that `mask` leaves out, and in an array past the end of a sequence.
         """
         return self._hand_back(self._predict(X, lengths, mask)[0], X)
 
@@ -216,7 +231,7 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         Parameters
         ----------
         X, lengths, mask
-            As in `fit`; sequences may have other numbers of steps.
+            As in `fit`; sequences may have other numbers of steps, but two-dimensional X as many columns.
 
         Returns
         -------
@@ -233,12 +248,13 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         Parameters
         ----------
         X, lengths, mask
-            As in `fit`; sequences may have other numbers of steps.
+            As in `fit`; sequences may have other numbers of steps, but two-dimensional X as many columns.
 
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_timesteps)
-            A list where X is a list and ``return_sequences=True``.
+            A list where X is a list and ``return_sequences=True``. At steps that `mask` leaves out, and in an
+            array past the end of a sequence, it is the first class, and means nothing.
         """
         return self._hand_back(self._most_probable(self._predict(X, lengths, mask)[0]), X)
 
@@ -258,6 +274,10 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         Returns
         -------
         score : float
+
+        Notes
+        -----
+        See `RNNRegressor.score` on `lengths` and `mask` in a search.
         """
         from sklearn.metrics import accuracy_score
 

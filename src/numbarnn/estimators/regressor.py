@@ -9,6 +9,7 @@ import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
 from numbarnn.estimators import validation
 from numbarnn.estimators.base import BaseRNN, can_partial_fit
@@ -128,6 +129,8 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         ----------
         X : array-like of shape (n_samples, n_timesteps, n_features), list of array-like of shape \
 (T_i, n_features), or array-like of shape (n_samples, n_timesteps * n_channels)
+            Each minibatch of a list is padded to its longest sequence, by "lbfgs" of 256 samples; with
+            ``device="cuda"``, where the data lie on the device, all are padded to the longest.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             With ``return_sequences=True`` a target for each step: (n_samples, n_timesteps) or
             (n_samples, n_timesteps, n_outputs), or a list of such of unequal length.
@@ -137,7 +140,7 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         mask : array-like of bool of shape (n_samples, n_timesteps), or list of (T_i,), default=None
             False for steps that are missing, wherever they are in a sequence: states are held there, and
             neither X nor a target of the step is looked at, which may be NaN. At least one step of each
-            sample is True. A list where X is a list.
+            sample is True. Where X is a list, a list, or an array that is padded at the end.
 
         Returns
         -------
@@ -147,6 +150,12 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         ------
         FloatingPointError
             If the loss is no longer finite. The estimator is then as before the call.
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If `max_iter` came before convergence, or Ctrl-C ended training, after the batch at work: the
+            estimator is then fitted as far as training came. A second Ctrl-C raises KeyboardInterrupt.
         """
         with self._unchanged_on_error():
             return self._fit(X, y, sample_weight, lengths, mask)
@@ -158,7 +167,8 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
     ) -> RNNRegressor:
         """Train for one epoch on these samples, going on from the last call.
 
-        If the solver or its options are others than in the call before, its running means begin anew.
+        If the solver or its options are others than in the call before, its running means begin anew. Ctrl-C
+        raises KeyboardInterrupt, and leaves the estimator as it was.
 
         Parameters
         ----------
@@ -178,12 +188,13 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         Parameters
         ----------
         X, lengths, mask
-            As in `fit`; sequences may have other numbers of steps.
+            As in `fit`; sequences may have other numbers of steps, but two-dimensional X as many columns.
 
         Returns
         -------
         y : ndarray of the shape of y in `fit`
             One more dimension for several quantiles; a list where X is a list and ``return_sequences=True``.
+            Predictions are 0 at steps that `mask` leaves out, and in an array past the end of a sequence.
         """
         result, _, _ = self._predict(X, lengths, mask)
         if self._flat:
@@ -204,12 +215,24 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         Returns
         -------
         score : float
+
+        Notes
+        -----
+        `GridSearchCV` and the like hand on `lengths` and `mask` where they are asked to: with
+        ``sklearn.set_config(enable_metadata_routing=True)`` and
+        ``model.set_fit_request(lengths=True).set_score_request(lengths=True)``. Otherwise `fit` gets them,
+        but not `score`, which then takes padding for steps.
         """
         from sklearn.metrics import r2_score
 
+        check_is_fitted(self)
+        level = getattr(self._trained_loss, "level", 0)
+        if np.ndim(level):
+            raise ValueError(
+                f"quantile was {level!r} in fit; score expects one level, not several levels, as R^2 is of "
+                "one prediction of each target"
+            )
         result, lengths, valid = self._predict(X, lengths, mask)
-        if np.ndim(getattr(self._trained_loss, "level", 0)):
-            raise ValueError("quantile has several levels, for which R^2 is not defined")
         if not self.network_.return_sequences:
             return r2_score(y, result, sample_weight=sample_weight)
         with validation.naming("y"):

@@ -52,12 +52,23 @@ def input_ndim(values: Any) -> int:
     return np.asarray(values).ndim if ndim is None else ndim
 
 
-def check_kind(X: Any) -> None:
-    """Refuse what NumPy would make numbers of that mean nothing."""
-    if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
-        raise ValueError("X was a masked array; expected no masked values, but `mask` for missing steps")
-    if getattr(getattr(X, "dtype", None), "kind", "") in ("m", "M"):
-        raise TypeError(f"X had dtype {X.dtype}; expected numbers")
+def check_kind(values: Any, name: str, dates: bool = False) -> None:
+    """Refuse what NumPy would make numbers of that mean nothing, dates unless `dates`, and complex numbers.
+
+    Of these scikit-learn would print them all.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(
+            f"{name} was a masked array; expected no masked values, but `mask` for missing steps"
+        )
+    kind = getattr(getattr(values, "dtype", None), "kind", "")
+    if kind in ("m", "M") and not dates:
+        raise TypeError(f"{name} had dtype {values.dtype}; expected numbers")
+    if kind == "c":
+        # its last words are what scikit-learn's checks look for
+        raise ValueError(
+            f"{name} had dtype {values.dtype}; expected real numbers: Complex data not supported"
+        )
 
 
 def check_list(X: Any, ndim: int) -> None:
@@ -296,6 +307,7 @@ def check_targets(
     """
     if y is None:
         raise ValueError("y was None; expected targets")
+    check_kind(y, "y")
     if return_sequences and is_listed(y) and input_ndim(y) > 1:
         found, y_lengths = join_sequences(y, "y", input_ndim(y) - 1, finite=valid is lengths)
         check_consistent_length(x, found)
@@ -348,6 +360,7 @@ def check_labels(
     """
     if y is None:
         raise ValueError("y was None; expected labels")
+    check_kind(y, "y", dates=True)
     if not return_sequences:
         labels = column_or_1d(y, warn=True)
         check_consistent_length(x, labels)
