@@ -46,8 +46,9 @@ class Recurrent:
     Parameters
     ----------
     cell : str, default="lstm"
-        ``"lstm"``, ``"gru"`` (reset after the product), ``"rnn"`` (tanh) or ``"rnn_relu"``; a key of
-        `numbarnn.cells.CELLS`.
+        ``"lstm"``, ``"gru"`` (reset after the product), ``"rnn"`` (tanh), ``"rnn_relu"`` or any other key of
+        `numbarnn.cells.CELLS`: docs/cells.md has their equations. Also with other activations and clipping,
+        as ``"lstm[hard_sigmoid,tanh,tanh;clip=3.0]"``, or a cell of one's own, see `numbarnn.register_cell`.
     input_size : int
         Number of features of a time step.
     hidden_size : int
@@ -518,7 +519,8 @@ class Recurrent:
         Parameters
         ----------
         x : array-like of shape (n_samples, n_timesteps, input_size)
-            The sequences, padded behind to one length.
+            The sequences, padded behind to one length. Turned into the layer's dtype: in float32, numbers
+            beyond its range become infinite, of which NumPy warns.
         state : ndarray or tuple of ndarray, default=None
             Initial state: h, or (h, c) for an LSTM, each (num_layers * directions, n_samples, hidden_size)
             (with a projection h is proj_size wide),
@@ -529,7 +531,8 @@ class Recurrent:
             Apply dropout and keep what `backward` needs. Otherwise nothing is kept.
         mask : array-like of bool of shape (n_samples, n_timesteps), default=None
             False for steps that are missing, wherever they are: the state is held there and the output is
-            zero, as past the end. What x has there is not looked at.
+            zero, as past the end. What x has there is not looked at. A sample may have no step at all: its
+            final state is the initial one.
         return_output : bool, default=True
             Whether more than the final state is wanted.
 
@@ -544,6 +547,11 @@ class Recurrent:
         ------
         ValueError, TypeError
             If an argument has another shape or type.
+
+        Notes
+        -----
+        Buffers and programs are kept for the last 8 shapes of batches (n_samples, n_timesteps). Where more
+        take turns, they are made again in each call: pad sequences to a few lengths, and give `lengths`.
         """
         x = as_input(x, self.input_size, self.dtype)
         if type(training) is not bool:
