@@ -582,7 +582,7 @@ def test_predictions_follow_the_fit_not_parameters_set_later(rng):
         loss="poisson", quantile=0.5, return_sequences=True, n_channels=1, dtype="float64", hidden_size=9
     )
     assert_array_equal(model.predict(X), before)
-    with pytest.raises(ValueError, match=r"^quantile was \[0.1, 0.9\] in fit; score expects one level"):
+    with pytest.raises(ValueError, match=r"^quantile was \[0.1, 0.9\] in fit; score expects a single number"):
         model.score(X, X[:, 0])
     x = X.reshape(20, 3, 2)
     each = RNNClassifier(**SMALL, return_sequences=True).fit(list(x), x[:, :, 0] > 0)

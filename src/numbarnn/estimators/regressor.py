@@ -229,8 +229,8 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         level = getattr(self._trained_loss, "level", 0)
         if np.ndim(level):
             raise ValueError(
-                f"quantile was {level!r} in fit; score expects one level, not several levels, as R^2 is of "
-                "one prediction of each target"
+                f"quantile was {level!r} in fit; score expects a single number, as R^2 is of one prediction "
+                "of each target"
             )
         result, lengths, valid = self._predict(X, lengths, mask)
         if not self.network_.return_sequences:
