@@ -1,5 +1,6 @@
 """The registry of cells: each one's equations on NumPy arrays, and a cell that is added by a user."""
 
+import copy
 import pickle
 import re
 from pathlib import Path
@@ -419,6 +420,49 @@ def test_check_cell_says_what_cannot_be_compiled():
         check_cell(Cell("mine", ("h",), (("h", "xh"),), forward, backward))
 
 
+def unmarked(a):
+    return a * 2.0
+
+
+def calls_unmarked(gates, states):
+    return (unmarked(gates[0]),), gates
+
+
+def asks_if(gates, states):
+    return (gates[0] if gates[0] > 0 else states[0],), gates
+
+
+def unpacks_too_many(gates, states):
+    a, b = gates
+    return (a,), gates
+
+
+def doubled_backward(kept, states, new_states, dstates):
+    return (dstates[0] * 2.0,), (dstates[0] * 0.0,)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"forward": calls_unmarked}, "'mine': forward .* calls 'unmarked'; .*numba.extending.register_jitable"),
+    ({"forward": asks_if}, "'mine': forward raised ValueError: .*no `if`"),
+    ({"forward": unpacks_too_many}, "'mine': forward raised ValueError: not enough values"),
+    ({"forward": lambda g, s: ((g[5],), g)}, "'mine': forward raised IndexError"),
+    ({"backward": lambda k, s, n, d: (k[3],)}, "'mine': backward raised IndexError"),
+    ({"slots": "xh"}, "slots was 'xh'; expected a tuple"),
+    ({"slots": ("h", "xh")}, "slots had 'h'; expected one of the gates"),
+    ({"slots": (("h", "xh"), ("h", "xh"))}, r"slots had \('h', 'xh'\) twice"),
+    ({"gates": ("h", "q")}, "gates had 'q', which no slot has"),
+    ({"states": ()}, "states was .*; expected one at least"),
+    ({"name": "lstm"}, "name was 'lstm', a built-in cell"),
+    ({"name": "no name"}, "name was 'no name'; expected letters"),
+])
+def test_check_cell_says_where_an_error_was_made(changes, message):
+    row = {"name": "mine", "gates": ("h",), "slots": (("h", "xh"),), "backward": doubled_backward,
+           "forward": lambda gates, states: ((gates[0] * 2.0,), gates)}
+    check_cell(Cell(**row))
+    with pytest.raises(ValueError, match=message):
+        check_cell(Cell(**row | changes))
+
+
 def test_check_cell_takes_cells_alone():
     for function in (check_cell, register_cell):
         with pytest.raises(TypeError, match="cell was 'lstm'; expected a numbarnn.cells.Cell"):
@@ -439,8 +483,16 @@ def test_register_cell(monkeypatch):
         register_cell(wrong)
     assert "mine" not in CELLS
     assert register_cell(wrong, check=False) is find_cell("mine") is wrong
-    right = register_cell(lstm_with())
+    old = Recurrent("mine", 4, 5, random_state=0)
+    pickled = pickle.dumps(old)
+    with pytest.warns(UserWarning, match='cell "mine" was registered before with other equations'):
+        right = register_cell(lstm_with())
     assert find_cell("mine") is right
+    for copied in (lambda: copy.deepcopy(old), lambda: pickle.loads(pickled)):
+        with pytest.warns(UserWarning, match='cell "mine" has other equations here than where the layer'):
+            copied()
+    register_cell(lstm_with())  # the same equations
+    copy.deepcopy(Recurrent("mine", 4, 5))
     x = np.ones((2, 3, 4))
     mine, lstm = (Recurrent(cell, 4, 5, random_state=0).forward(x)[0] for cell in ("mine", "lstm"))
     np.testing.assert_array_equal(mine, lstm)

@@ -153,6 +153,52 @@ def test_what_is_past_the_end_is_not_looked_at(ragged, filling):
         model.predict(array, lengths)
 
 
+@pytest.mark.parametrize("stepwise", [False, True])
+@pytest.mark.parametrize("Model", [RNNRegressor, RNNClassifier])
+def test_a_list_gives_the_bits_of_a_padded_array_whatever_goes_with_it(ragged, rng, Model, stepwise):
+    X, y, targets = ragged
+    targets = [t > 0 for t in targets] if Model is RNNClassifier else targets
+    y = targets if stepwise else y > 0 if Model is RNNClassifier else y
+    X_padded, lengths = padded(X)
+    mask = [np.arange(len(x)) < max(1, len(x) - 2) for x in X]
+    mask_padded = padded(mask)[0].astype(bool)
+    y_padded = padded(y)[0].astype(y[0].dtype) if stepwise else y
+    weight = rng.integers(0, 3, size=30)
+    options = SMALL | {"return_sequences": stepwise, "early_stopping": True, "validation_fraction": 0.3}
+    if Model is RNNClassifier:
+        options["class_weight"] = "balanced"
+    listed = Model(**options).fit(X, y, weight, mask=mask)
+    array = Model(**options).fit(X_padded, y_padded, weight, lengths, mask_padded)
+    assert listed.loss_curve_ == array.loss_curve_
+    assert listed.validation_scores_ == array.validation_scores_
+    found, expected = listed.predict(X, mask=mask_padded), array.predict(X_padded, lengths, mask_padded)
+    if stepwise:
+        expected = [row[:n] for row, n in zip(expected, lengths, strict=True)]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_array_equal(ours, theirs)
+    padded_score = array.score(X_padded, y_padded, lengths=lengths, mask=mask_padded)
+    assert listed.score(X, y, mask=mask) == padded_score
+
+
+@pytest.mark.parametrize("stepwise", [False, True])
+def test_one_long_sequence_costs_its_own_steps_and_not_as_many_in_every_sample(rng, stepwise):
+    X = [rng.normal(size=(3, 4)) for _ in range(1500)] + [rng.normal(size=(2000, 4))]
+    y = [x[:, 0] for x in X] if stepwise else np.array([x[0, 0] for x in X])
+    model = RNNRegressor(**SMALL | {"max_iter": 1, "return_sequences": stepwise})
+    whole = 1501 * 2000 * 4 * 4  # bytes of X padded in float32
+    tracemalloc.start()
+    try:
+        model.fit(X, y).predict(X)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < whole / 3
+    alone = [model.predict([x])[0] for x in (X[0], X[-1])]
+    together = model.predict(X)
+    for ours, theirs in zip(alone, (together[0], together[-1]), strict=True):
+        assert_array_equal(ours, theirs)
+
+
 def test_sequences_may_be_longer_in_predict(data, rng):
     X, y = data
     assert RNNRegressor(**SMALL).fit(X, y).predict(rng.normal(size=(3, 11, 2))).shape == (3,)
@@ -536,7 +582,7 @@ def test_predictions_follow_the_fit_not_parameters_set_later(rng):
         loss="poisson", quantile=0.5, return_sequences=True, n_channels=1, dtype="float64", hidden_size=9
     )
     assert_array_equal(model.predict(X), before)
-    with pytest.raises(ValueError, match="several levels"):
+    with pytest.raises(ValueError, match=r"^quantile was \[0.1, 0.9\] in fit; score expects a single number"):
         model.score(X, X[:, 0])
     x = X.reshape(20, 3, 2)
     each = RNNClassifier(**SMALL, return_sequences=True).fit(list(x), x[:, :, 0] > 0)
@@ -582,6 +628,15 @@ def test_class_weights_may_name_a_class_that_a_batch_does_not_have(data):
     for given in ({0: 2.0, 1: 3.0}, {0: 2.0}):
         model = RNNClassifier(**SMALL, class_weight=given).fit(X, y, sample_weight=1.0 * rest)
         assert model.classes_.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("class_weight", "wrong"), [({"a": 5, "B": 3}, "'B'"), ({"A": 1, 3: 3}, "'A', 3")])
+def test_class_weights_of_no_class_are_named(data, class_weight, wrong):
+    X, y = data[0], np.array(list("abc") * 10)
+    expected = rf"^class_weight had {wrong}, which is no class of y: \['a', 'b', 'c'\]"
+    with pytest.raises(ValueError, match=expected):
+        RNNClassifier(**SMALL, class_weight=class_weight).fit(X, y)
+    RNNClassifier(**SMALL, class_weight=dict.fromkeys("abcd", 1)).fit(X, y)
 
 
 def test_partial_fit_is_not_for_lbfgs():
@@ -697,7 +752,10 @@ BAD_INPUT = {
     "strings": ("X", lambda X, y: bad(X.astype(str).astype(object) + "a", y)),
     "strings in 2-D": ("X", lambda X, y: bad([["a", "b"]] * 30, y)),
     "strings in y": ("y", lambda X, y: bad(X, np.full(30, "a"))),
-    "complex": ("X", lambda X, y: bad(X + 1j, y)),
+    "complex": ("^X had dtype complex128; expected real", lambda X, y: bad(X + 1j, y)),
+    "complex y": ("^y had dtype complex128; expected real", lambda X, y: bad(X, y * 1j)),
+    "dates in y": ("^y had dtype datetime64", lambda X, y: bad(X, y.astype("M8[D]"))),
+    "masked y": ("^y was a masked array", lambda X, y: bad(X, np.ma.masked_array(y, y > 0))),
     "one dimension": ("X", lambda X, y: bad(X[:, 0, 0], y)),
     "four dimensions": ("X had 4 dimensions; expected 3", lambda X, y: bad(X[np.newaxis], y)),
     "no steps": ("X", lambda X, y: bad(X[:, :0], y)),
@@ -832,6 +890,15 @@ OPTIONS = {
 def test_options_that_make_no_sense_are_refused_by_name(data, name):
     with pytest.raises(ValueError, match=f"The '{name}' parameter"):
         RNNRegressor(**{name: OPTIONS[name]}).fit(*data)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("hidden_size", 10**9), ("num_layers", 10**9), ("head_sizes", [10**9, 10**9]),
+])
+def test_sizes_that_no_memory_holds(data, name, value):
+    named = "head" if name == "head_sizes" else name
+    with pytest.raises(ValueError, match=f"{named}.*1000000000.*; expected at most"):
+        RNNRegressor(**SMALL | {name: value}).fit(*data)
 
 
 def test_the_options_are_those_there_are():

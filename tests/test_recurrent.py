@@ -1,16 +1,20 @@
 """Recurrent, over every registered cell, against the oracle, finite differences and PyTorch's numbers."""
 
+import pickle
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 
 import numpy as np
 import pytest
 
 import oracle
+from numbarnn import recurrent
 from numbarnn.cells import CELLS
 from numbarnn.kernels import scan
 from numbarnn.kernels.threads import Program
 from numbarnn.recurrent import Recurrent
+from numbarnn.streaming import Stepper
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 every_cell = pytest.mark.parametrize("cell", CELLS)
@@ -494,6 +498,52 @@ def test_bound_vectors_are_the_parameters_and_gradients(cell):
     np.testing.assert_allclose(output, oracle.forward(cell, halved, problem.x)[0], atol=1e-12)
 
 
+def test_arrays_of_a_layer_are_not_replaced_but_written_into():
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    for views in (layer.parameters, layer.gradients):
+        name, value = next(iter(views.items()))
+        with pytest.raises(TypeError, match=r"layer.parameters\[name\]\[...\] = value"):
+            views[name] = value
+        with pytest.raises(TypeError, match="load_parameters"):
+            views.update({name: value})
+        for copied in (dict(views), deepcopy(views), pickle.loads(pickle.dumps(views))):
+            copied[name] = np.zeros(1)
+    layer.parameters["bias_hh_l0"][...] = 1
+    assert (layer.parameters["bias_hh_l0"] == 1).all()
+
+
+def test_backward_is_not_for_parameters_loaded_or_bound_after_forward():
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    vectors = [np.zeros(layer.n_parameters, np.float32) for _ in range(2)]
+    for change in (lambda: layer.load_parameters(layer.parameters), lambda: layer.bind(*vectors)):
+        layer.forward(X, training=True)
+        change()
+        with pytest.raises(RuntimeError, match="nothing kept; .* after any load_parameters or bind"):
+            layer.backward(None)
+
+
+def test_weights_stay_packed_for_steps_of_several_numbers_of_samples(monkeypatch):
+    made = []
+
+    class Counted(Stepper):
+        def __init__(self, *arguments):
+            made.append(arguments)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(recurrent, "Stepper", Counted)
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    first = [layer.step(X[:n, 0])[0] for n in (1, 2)]
+    for n in (1, 2, 1):
+        np.testing.assert_array_equal(layer.step(X[:n, 0])[0], first[n - 1])
+    assert len(made) == 2
+    layer.parameters["bias_hh_l0"][...] += 1
+    assert (layer.step(X[:1, 0])[0] != first[0]).any()
+    for _ in range(2):
+        for n in range(1, 7):  # more than are kept
+            layer.step(np.zeros((n, 3), np.float32))
+    assert len(made) == 3 + 12 - 1
+
+
 # ------------------------------------------------------------------ dropout
 
 
@@ -646,6 +696,39 @@ def test_bad_options(argument, value):
         Recurrent(**{"input_size": 3, "hidden_size": 5, argument: value})
 
 
+@pytest.mark.parametrize(("argument", "value"), [
+    ("hidden_size", 10**9), ("hidden_size", 2**63), ("input_size", 2**40), ("num_layers", 10**9),
+    ("num_layers", 2**63),
+])
+def test_sizes_that_no_memory_holds(argument, value):
+    with pytest.raises(ValueError, match=f"{argument}.* {value}.*; expected at most"):
+        Recurrent(**{"input_size": 3, "hidden_size": 5, argument: value})
+
+
+class Attached:
+    """As a tensor of PyTorch that requires its gradient."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad")
+
+
+@pytest.mark.parametrize(("argument", "given"), [
+    ("x", {"x": Attached()}),
+    ("x", {"x": np.ma.masked_array(X, mask=X == 0)}),
+    ("training", {"training": "yes"}),
+    ("training", {"training": 1}),
+    ("return_output", {"return_output": "no"}),
+])
+def test_what_numpy_would_take_for_something_else(argument, given):
+    layer = Recurrent("gru", 3, 5, random_state=0)
+    with pytest.raises((ValueError, TypeError), match=rf"^{argument} was "):
+        layer.forward(**{"x": X, **given})
+    layer.forward(np.ma.masked_array(X), training=np.True_)  # nothing is masked there
+    with pytest.raises(TypeError, match="^input_gradient was 'no'; expected True or False"):
+        layer.backward(None, input_gradient="no")
+    layer.backward(None)
+
+
 def test_device_that_is_set_later_is_checked_and_ends_what_was_kept():
     layer = Recurrent("gru", 3, 5, random_state=0)
     layer.forward(X, training=True)
@@ -680,6 +763,15 @@ def test_bad_vectors_to_bind():
             layer.bind(bad, good.copy())
         with pytest.raises((ValueError, TypeError), match=r"^gradients\b"):
             layer.bind(good.copy(), bad)
+    read_only = good.copy()
+    read_only.setflags(write=False)
+    with pytest.raises(ValueError, match="^gradients was a read-only array"):
+        layer.bind(good, read_only)
+    before = [value.copy() for value in layer.parameters.values()]
+    with pytest.raises(ValueError, match="^gradients shared memory with parameters"):
+        layer.bind(good, good)
+    for value, expected in zip(layer.parameters.values(), before, strict=True):
+        np.testing.assert_array_equal(value, expected)
 
 
 def test_bad_steps():

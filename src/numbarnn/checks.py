@@ -73,10 +73,16 @@ def as_float(name: str, value: ArrayLike, dtype: np.dtype) -> NDArray:
 
 
 def _as_array(name: str, value: ArrayLike) -> NDArray:
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"{name} was a masked array; expected no masked values, but `mask` for missing steps"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:  # rows of unequal length
         raise ValueError(f"{name} was no array: {error}") from error
+    except RuntimeError as error:  # PyTorch's of a tensor that requires its gradient
+        raise TypeError(f"{name} was no array: {error}") from error
 
 
 def as_input(x: ArrayLike, input_size: int, dtype: np.dtype) -> NDArray:

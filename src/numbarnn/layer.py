@@ -74,7 +74,8 @@ class Direction:
         ends = np.cumsum([0, *(math.prod(shape) for shape in self.shapes.values())]).tolist()
         at = dict(zip(self.shapes, ends[:-1], strict=True))
         self.n_parameters = ends[-1]
-        check_count(self.n_parameters)  # before there is any room for them
+        # before there is any room for them
+        check_count(self.n_parameters, f"input_size was {inputs} and hidden_size {H}")
         self.packed = aligned_zeros(sizes.wxt + self.padded_inputs * J * sizes.Sx, dtype)
         self.packed_gradients = aligned_zeros(sizes.wht, dtype)
         self.wxt = self.packed[sizes.wxt :]

@@ -208,7 +208,7 @@ class Network:
     @property
     def parameters(self) -> NDArray:
         """All parameters in one vector, which may be changed in place."""
-        self.recurrent._stepper = None  # its packed weights may be about to be out of date
+        self.recurrent._steppers.clear()  # their packed weights may be about to be out of date
         return self._store.values
 
     @property
@@ -219,7 +219,7 @@ class Network:
         likewise ``head.0.weight``, ...; ``head.weight`` and ``head.bias`` of the output layer;
         ``initial_state.h``, ...
         """
-        self.recurrent._stepper = None
+        self.recurrent._steppers.clear()
         return {name: self._store[name][0] for name in self._store}
 
     def forward(self, x: NDArray, lengths: NDArray | None = None, training: bool = False) -> NDArray:

@@ -41,7 +41,9 @@ class Parameters:
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: DTypeLike) -> None:
         self._shapes = dict(shapes)
         sizes = [math.prod(shape) for shape in self._shapes.values()]
-        check_count(sum(sizes))
+        if self._shapes:
+            name = max(self._shapes, key=lambda name: math.prod(self._shapes[name]))
+            check_count(sum(sizes), f"{name} had shape {self._shapes[name]}")
         ends = np.cumsum([0, *sizes]).tolist()
         self._spans = dict(zip(self._shapes, zip(ends[:-1], ends[1:], strict=True), strict=True))
         self.values, self.gradients = np.zeros(ends[-1], dtype), np.zeros(ends[-1], dtype)

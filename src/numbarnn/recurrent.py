@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from numbarnn.cells import PROJECTED, Cell, find_cell
+from numbarnn.cells import PROJECTED, Cell, find_cell, is_registered
 from numbarnn.checks import (
     as_float,
     as_input,
@@ -35,6 +35,8 @@ State = NDArray | tuple[NDArray, ...]
 INITIALIZATIONS = ("uniform", "orthogonal")
 DEVICES = ("cpu", "cuda")
 MOST_PASSES = 8  # shapes of batches whose programs are kept
+MOST_STEPPERS = 4  # numbers of samples that weights are kept packed for
+MOST_LAYERS = 10_000
 DTYPES = ("float32", "float64", np.float32, np.float64, np.dtype("float32"), np.dtype("float64"))
 
 
@@ -44,8 +46,9 @@ class Recurrent:
     Parameters
     ----------
     cell : str, default="lstm"
-        ``"lstm"``, ``"gru"`` (reset after the product), ``"rnn"`` (tanh) or ``"rnn_relu"``; a key of
-        `numbarnn.cells.CELLS`.
+        ``"lstm"``, ``"gru"`` (reset after the product), ``"rnn"`` (tanh), ``"rnn_relu"`` or any other key of
+        `numbarnn.cells.CELLS`: docs/cells.md has their equations. Also with other activations and clipping,
+        as ``"lstm[hard_sigmoid,tanh,tanh;clip=3.0]"``, or a cell of one's own, see `numbarnn.register_cell`.
     input_size : int
         Number of features of a time step.
     hidden_size : int
@@ -90,10 +93,10 @@ class Recurrent:
 
     Attributes
     ----------
-    parameters, gradients : dict of str to ndarray
+    parameters, gradients : dict of str to ndarray, read-only
         By PyTorch's names: ``weight_ih_l0`` (gates * hidden_size, input_size), ``weight_hh_l0``,
         ``bias_ih_l0``, ``bias_hh_l0``, with ``_reverse`` for the other direction. Parameters may be changed
-        in place. `backward` overwrites the gradients.
+        in place, ``layer.parameters[name][...] = value``. `backward` overwrites the gradients.
     n_parameters : int
         Number of parameters.
     output_size : int
@@ -207,7 +210,7 @@ class Recurrent:
         self._make_layers()
         self._shapes = self._parameter_shapes()
         self.n_parameters = sum(math.prod(shape) for shape in self._shapes.values())
-        check_count(self.n_parameters)
+        check_count(self.n_parameters, f"num_layers was {self.num_layers} and hidden_size {self.hidden_size}")
         self.bind(np.zeros(self.n_parameters, self.dtype), np.zeros(self.n_parameters, self.dtype))
         self._initialize()
         if device == "cuda":
@@ -242,7 +245,9 @@ class Recurrent:
 
     def _make_layers(self) -> None:
         """Make the layers and all their buffers."""
-        check_count(self.num_layers)
+        check_count(self.num_layers, f"num_layers was {self.num_layers}")
+        if self.num_layers > MOST_LAYERS:
+            raise ValueError(f"num_layers was {self.num_layers}; expected at most {MOST_LAYERS}")
         directions = (False, True)[: 1 + self.bidirectional]
         widths = [self.input_size] + [self.output_size] * (self.num_layers - 1)
         self._layers = [
@@ -251,7 +256,7 @@ class Recurrent:
         self._buffers = Buffers(self.dtype)
         self._passes: dict[tuple, Pass] = {}  # for batches of the shapes that came last
         self._kept: tuple[Pass, NDArray] | None = None  # what backward needs of the last forward
-        self._stepper: Stepper | None = None
+        self._steppers: dict[int, Stepper] = {}  # by the number of samples
 
     def _make_direction(self, n_inputs: int, reverse: bool) -> Direction:
         options = (self.bias, self.dtype, reverse, self.proj_size)
@@ -296,7 +301,12 @@ class Recurrent:
         Parameters
         ----------
         parameters, gradients : ndarray of shape (n_parameters,)
-            C-contiguous, of the layer's dtype.
+            C-contiguous, writeable, of the layer's dtype, and apart from each other.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a vector is not as described; nothing is changed then.
         """
         for name, vector in (("parameters", parameters), ("gradients", gradients)):
             if not isinstance(vector, np.ndarray):
@@ -307,6 +317,10 @@ class Recurrent:
                     f"{name} was an array of shape {vector.shape} and dtype {vector.dtype}; "
                     f"expected a contiguous one of shape ({self.n_parameters},) and dtype {self.dtype}"
                 )
+            if not vector.flags.writeable:
+                raise ValueError(f"{name} was a read-only array; expected one that can be written to")
+        if np.may_share_memory(parameters, gradients):
+            raise ValueError("gradients shared memory with parameters; expected another vector")
         old = getattr(self, "_flat", None)
         if old is not None:
             parameters[:] = old
@@ -324,19 +338,20 @@ class Recurrent:
             size = direction.n_parameters
             direction.parameters, direction.gradients = parameters[at : at + size], gradients[at : at + size]
             at += size
-        self._stepper = self._kept = None
+        self._kept = None
+        self._steppers.clear()
         self._passes.clear()
 
     @property
     def parameters(self) -> dict[str, NDArray]:
         """Parameters by PyTorch's names; views, which may be changed in place."""
-        self._stepper = None  # its packed weights may be about to be out of date
-        return dict(self._parameters)
+        self._steppers.clear()  # their packed weights may be about to be out of date
+        return _Views(self._parameters)
 
     @property
     def gradients(self) -> dict[str, NDArray]:
         """Gradients by the same names, as the last `backward` left them; views."""
-        return dict(self._gradients)
+        return _Views(self._gradients)
 
     def load_parameters(self, parameters: Mapping[str, ArrayLike]) -> None:
         """Take over parameters, for example of a PyTorch ``state_dict`` turned to arrays.
@@ -375,7 +390,8 @@ class Recurrent:
                 raise ValueError(f'parameters["{name}"] had shape {array.shape}; expected {expected}')
         for name, array in arrays.items():
             self._parameters[name][...] = array
-        self._stepper = None
+        self._kept = None  # backward would mix it with the new weights
+        self._steppers.clear()
 
     def _initialize(self) -> None:
         cell, hidden = self.cell, self.hidden_size
@@ -406,6 +422,10 @@ class Recurrent:
         options = {name: getattr(self, name) for name in names}
         options |= {"cell": self.cell.name, "dtype": self.dtype.name}
         return {"options": options, "parameters": self._flat.copy(), "random": self._random}
+
+    def __reduce__(self) -> tuple:
+        """Tell the equations as well: a cell's name may stand for others where the layer is built again."""
+        return _restored, (type(self), self.__getstate__(), self.cell.digest)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Build the layer again."""
@@ -499,7 +519,8 @@ class Recurrent:
         Parameters
         ----------
         x : array-like of shape (n_samples, n_timesteps, input_size)
-            The sequences, padded behind to one length.
+            The sequences, padded behind to one length. Turned into the layer's dtype: in float32, numbers
+            beyond its range become infinite, of which NumPy warns.
         state : ndarray or tuple of ndarray, default=None
             Initial state: h, or (h, c) for an LSTM, each (num_layers * directions, n_samples, hidden_size)
             (with a projection h is proj_size wide),
@@ -510,7 +531,8 @@ class Recurrent:
             Apply dropout and keep what `backward` needs. Otherwise nothing is kept.
         mask : array-like of bool of shape (n_samples, n_timesteps), default=None
             False for steps that are missing, wherever they are: the state is held there and the output is
-            zero, as past the end. What x has there is not looked at.
+            zero, as past the end. What x has there is not looked at. A sample may have no step at all: its
+            final state is the initial one.
         return_output : bool, default=True
             Whether more than the final state is wanted.
 
@@ -525,8 +547,17 @@ class Recurrent:
         ------
         ValueError, TypeError
             If an argument has another shape or type.
+
+        Notes
+        -----
+        Buffers and programs are kept for the last 8 shapes of batches (n_samples, n_timesteps). Where more
+        take turns, they are made again in each call: pad sequences to a few lengths, and give `lengths`.
         """
         x = as_input(x, self.input_size, self.dtype)
+        if type(training) is not bool:
+            training = boolean("training", training)
+        if type(return_output) is not bool:
+            return_output = boolean("return_output", return_output)
         B, T, _ = x.shape
         state = self._check_state("state", state, self.state_shapes(B))
         lengths = check_lengths(lengths, B, T)
@@ -551,7 +582,8 @@ class Recurrent:
         if self.device == "cuda":
             way = self._device_layers().forward(x, state, lengths, mask, training, output, final)
             if training:
-                self._stepper, self._kept = None, (way, lengths)
+                self._steppers.clear()
+                self._kept = way, lengths
             return
         way = self._pass(x.shape[1], x.shape[0], training, mask is not None)
         lengths = way.lengths(lengths, mask)
@@ -563,7 +595,7 @@ class Recurrent:
         way.forward.run()
         way.read_final(final)
         if training:
-            self._stepper = None  # what is trained will change
+            self._steppers.clear()  # what is trained will change
             self._kept = way, lengths
 
     def _device_layers(self) -> Any:
@@ -613,6 +645,9 @@ class Recurrent:
     ) -> tuple[NDArray | None, State]:
         """Back-propagate through the last ``forward(training=True)``, once.
 
+        The parameters must be those of that `forward`: an optimizer changes them afterwards. Where they are
+        changed in place in between, which nobody notices, gradients mix old weights and new ones.
+
         Parameters
         ----------
         doutput : array-like of shape (n_samples, n_timesteps, output_size) or None
@@ -632,7 +667,8 @@ class Recurrent:
         Raises
         ------
         RuntimeError
-            If there is nothing to go back through: the last call was no ``forward(training=True)``.
+            If there is nothing to go back through: the last call was no ``forward(training=True)``, or was
+            followed by `load_parameters` or `bind`.
         ValueError, TypeError
             If an argument has another shape or type.
 
@@ -645,9 +681,11 @@ class Recurrent:
             self._mend()
             if self._kept is None:
                 raise RuntimeError(
-                    "backward was called with nothing kept; "
-                    "call forward(..., training=True) before each backward"
+                    "backward was called with nothing kept; call forward(..., training=True) before each "
+                    "backward, after any load_parameters or bind"
                 )
+            if type(input_gradient) is not bool:
+                input_gradient = boolean("input_gradient", input_gradient)
             T, B = self._kept[0].T, self._kept[0].B
             if doutput is not None:
                 shape = (B, T, self.output_size)
@@ -704,8 +742,10 @@ class Recurrent:
 
         Notes
         -----
-        Weights are packed once and used until the next `load_parameters`, `bind` or look at `parameters`. Who
-        changes an array in place through a reference kept from before must look at `parameters` again.
+        Weights are packed in the first step with a number of samples and used until the next
+        `load_parameters`, `bind`, ``forward(training=True)`` or look at `parameters`; packing takes as long
+        as many steps, of a layer with hidden_size=512 some milliseconds. Who changes an array in place
+        through a reference kept from before must look at `parameters` again.
 
         Examples
         --------
@@ -730,12 +770,19 @@ class Recurrent:
             return output[:, 0], state
         with self._lock:
             self._mend()
-            stepper = self._stepper
-            if stepper is None or stepper.n_samples != shape[0]:
-                directions, shapes = [direction for (direction,) in self._layers], self.state_shapes(shape[0])
-                self._stepper = stepper = Stepper(directions, shapes, self.zoneout, self.residual)
+            stepper = self._steppers.get(shape[0])
+            if stepper is None:
+                stepper = self._make_stepper(shape[0])
             output, new = stepper.run(x_t, self._check_state("state", state, stepper.shapes))
         return output, _public_state(new)
+
+    def _make_stepper(self, n_samples: int) -> Stepper:
+        """Pack the weights as they are now for steps of so many samples."""
+        if len(self._steppers) == MOST_STEPPERS:
+            del self._steppers[next(iter(self._steppers))]
+        directions, shapes = [direction for (direction,) in self._layers], self.state_shapes(n_samples)
+        stepper = self._steppers[n_samples] = Stepper(directions, shapes, self.zoneout, self.residual)
+        return stepper
 
     # ---- states
 
@@ -781,6 +828,35 @@ class Recurrent:
                 part = self.cell.states[k]
                 raise ValueError(f"{name} ({part}) had shape {arrays[k].shape}; expected {shape}")
         return arrays
+
+
+def _restored(kind: type[Recurrent], state: dict[str, Any], digest: str) -> Recurrent:
+    """Build a layer again that was copied or pickled."""
+    layer = kind.__new__(kind)
+    layer.__setstate__(state)
+    if is_registered(layer.cell) and layer.cell.digest != digest:
+        warnings.warn(
+            f'cell "{layer.cell.name}" has other equations here than where the layer was made, which may '
+            "give other numbers: register_cell takes those that it was made with",
+            stacklevel=2,
+        )
+    return layer
+
+
+class _Views(dict):
+    """Arrays by name, which stay: to put another array in place of one would change nothing in the layer."""
+
+    def _refuse(self, *_: Any, **__: Any) -> None:
+        raise TypeError(
+            "the arrays of a layer cannot be replaced; write into one, layer.parameters[name][...] = value, "
+            "or call layer.load_parameters"
+        )
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple:
+        """Copy to a usual dict: the arrays of a copy belong to no layer."""
+        return dict, (dict(self),)
 
 
 def _public_state(state: Sequence[NDArray]) -> State:

@@ -30,7 +30,6 @@ class Stepper:
 
     Attributes
     ----------
-    n_samples : int
     shapes : list of tuple of int
     """
 
@@ -38,7 +37,7 @@ class Stepper:
         self, directions: list[Direction], shapes: list[tuple[int, int, int]], zoneout: tuple[float, ...],
         residual: bool,
     ) -> None:
-        self.n_samples, self.shapes = shapes[0][1], shapes
+        self.shapes = shapes
         self._residual, self._dtype = residual, directions[0].dtype
         cell = directions[0].cell
         self._cell = cell.noisy(False, True) if any(zoneout) else cell
@@ -53,12 +52,12 @@ class Stepper:
         for row, (_, *arrays) in zip(self._numbers, layers, strict=True):
             for start, array in zip(row[scan.N_SIZES :], arrays, strict=False):
                 self._memory[start : start + array.size] = array
-        self._lengths = np.ones(self.n_samples, np.int64)
+        self._lengths = np.ones(shapes[0][1], np.int64)
         self._zeros = tuple(np.zeros(shape, self._dtype) for shape in shapes)
 
     def _make_layer(self, direction: Direction, zoneout: tuple[float, ...]) -> tuple:
         """Return the sizes of a layer, and its input rows, weights and other arrays as a step finds them."""
-        B, dtype, known = self.n_samples, self._dtype, direction.sizes
+        B, dtype, known = self.shapes[0][1], self._dtype, direction.sizes
         own = Direction(
             direction.cell, known.I, known.H, direction.bias, dtype, False, known.projects * known.HR
         )

@@ -7,7 +7,7 @@
 
 from numbarnn.cells.article import ARTICLE_GRU, ARTICLE_LSTM
 from numbarnn.cells.base import CELLS, Cell, add_cell, find_cell
-from numbarnn.cells.check import check_cell, register_cell
+from numbarnn.cells.check import check_cell, is_registered, register_cell
 from numbarnn.cells.coupled import LSTM_COUPLED
 from numbarnn.cells.gru import GRU
 from numbarnn.cells.gru_reset_before import GRU_RESET_BEFORE
@@ -19,7 +19,9 @@ from numbarnn.cells.minimal import MINGRU, MINLSTM
 from numbarnn.cells.peephole import LSTM_PEEPHOLE, LSTM_PEEPHOLE_CANDIDATE
 from numbarnn.cells.rnn import RNN_RELU, RNN_TANH
 
-__all__ = ["CELLS", "PROJECTED", "Cell", "add_cell", "check_cell", "find_cell", "register_cell"]
+__all__ = [
+    "CELLS", "PROJECTED", "Cell", "add_cell", "check_cell", "find_cell", "is_registered", "register_cell",
+]  # fmt: skip
 
 PROJECTED = {"lstm": LSTM_PROJECTED}  # what runs where h is a projection
 

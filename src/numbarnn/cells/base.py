@@ -103,12 +103,13 @@ class Cell:
 
     def __post_init__(self) -> None:
         """Check the table row and make the equations known to the kernels."""
-        for gate, products in self.slots:
-            if gate not in self.gates or products not in _ORDER:
-                raise ValueError(
-                    f"slots had ({gate!r}, {products!r}); "
-                    f'expected one of the gates {self.gates} with one of "h", "xh", "x", "m"'
-                )
+        for field_name in ("gates", "slots", "states", "vectors", "scalars"):
+            value = getattr(self, field_name)
+            if isinstance(value, str):
+                raise ValueError(f"{field_name} was {value!r}; expected a tuple")
+        if not self.states:
+            raise ValueError(f"states was {self.states!r}; expected one at least, h")
+        self._check_slots()
         places = [_ORDER.index(products) for _, products in self.slots]
         if places != sorted(places):
             raise ValueError(
@@ -127,6 +128,22 @@ class Cell:
                 'expected functions where there are slots with "m", and None where there are none'
             )
         register_equations(self.digest, self.forward, self.backward, *(half for half in halves if half))
+
+    def _check_slots(self) -> None:
+        """Refuse slots that are no pairs, of no gate or there twice, and gates that none is for."""
+        for slot in self.slots:
+            pair = isinstance(slot, tuple | list) and len(slot) == 2
+            if not pair or slot[0] not in self.gates or slot[1] not in _ORDER:
+                raise ValueError(
+                    f"slots had {slot!r}; "
+                    f'expected one of the gates {self.gates} with one of "h", "xh", "x", "m"'
+                )
+        for slot in self.slots:
+            if list(self.slots).count(slot) > 1:
+                raise ValueError(f"slots had {slot!r} twice; expected each gate with the same products once")
+        for gate in self.gates:
+            if gate not in {slot[0] for slot in self.slots}:
+                raise ValueError(f"gates had {gate!r}, which no slot has; expected a slot for each gate")
 
     @property
     def n_states(self) -> int:

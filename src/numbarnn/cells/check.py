@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +16,7 @@ from numba import njit, types
 from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
-from numbarnn.cells.base import CELLS, Cell, add_cell
+from numbarnn.cells.base import CELLS, Cell, add_cell, find_cell
 from numbarnn.simd import Vec
 
 N_SAMPLES, N_UNITS = 16, 8  # of the random points
@@ -49,7 +53,8 @@ def check_cell(cell: Cell) -> None:
         If a gradient is not that of the forward equations: the message names each that is wrong, says through
         which result it is, and by how much. Also if a function does not return what it should: another number
         of values, another shape or dtype, other values for the same arguments, values of a unit that depend
-        on other units, gradients that are not zero where everything is, or if it changes its arguments.
+        on other units, gradients that are not zero where everything is, or if it raises an error or changes
+        its arguments. Also if `register_cell` would not take the cell's name.
     TypeError
         If `cell` is no Cell.
 
@@ -59,8 +64,7 @@ def check_cell(cell: Cell) -> None:
     >>> from numbarnn.cells import CELLS
     >>> check_cell(CELLS["lstm"])
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"cell was {cell!r}; expected a numbarnn.cells.Cell")
+    _check_name(cell)
     for dtype in (np.float64, np.float32):
         _check_results(cell, _draw(cell, dtype))
     point = _draw(cell, np.float64)
@@ -86,7 +90,8 @@ def register_cell(cell: Cell, *, check: bool = True) -> Cell:
     ----------
     cell : Cell
         Its name is a Python identifier and none of the built-in cells'. A cell that was registered before
-        under the same name is replaced, for networks made from then on.
+        under the same name is replaced, for networks made from then on; with other equations, a UserWarning
+        says so.
     check : bool, default=True
         Whether `check_cell` is run before.
 
@@ -104,7 +109,8 @@ def register_cell(cell: Cell, *, check: bool = True) -> Cell:
 
     Notes
     -----
-    Models are copied and stored with the name of their cell: a process that loads one, or is started to work
+    Models are copied and stored with the name of their cell: copies of a layer whose cell has been replaced
+    have the new equations, of which a UserWarning tells. A process that loads one, or is started to work
     on one, registers the cell first, which importing the module that does so is enough for.
 
     Examples
@@ -121,16 +127,46 @@ def register_cell(cell: Cell, *, check: bool = True) -> Cell:
     >>> Recurrent("leaky", input_size=3, hidden_size=8).cell is leaky
     True
     """
+    _check_name(cell, known=False)
+    if check:
+        check_cell(cell)
+    if cell.name in CELLS and _row(CELLS[cell.name]) != _row(cell):
+        warnings.warn(
+            f'cell "{cell.name}" was registered before with other equations: networks there are go on with '
+            "those, their copies and what is loaded have the new ones",
+            stacklevel=2,
+        )
+    _OWN.add(cell.name)
+    return add_cell(cell)
+
+
+def is_registered(cell: Cell) -> bool:
+    """Whether a cell came by `register_cell`, so that its name may stand for other equations elsewhere.
+
+    >>> from numbarnn.cells import find_cell, is_registered
+    >>> is_registered(find_cell("lstm"))
+    False
+    """
+    return cell.name in _OWN
+
+
+def _row(cell: Cell) -> list:
+    """Return all that a cell is but its functions, for which its digest stands."""
+    values = [getattr(cell, each.name) for each in fields(Cell)]
+    return [cell.digest, *(value for value in values if not callable(value))]
+
+
+def _check_name(cell: Cell, known: bool = True) -> None:
+    """Refuse what is no cell, and names for no cell of one's own, but, if `known`, a built-in one its own."""
     if not isinstance(cell, Cell):
         raise TypeError(f"cell was {cell!r}; expected a numbarnn.cells.Cell")
+    with suppress(ValueError):
+        if known and find_cell(cell.name) is cell:
+            return
     if not isinstance(cell.name, str) or not cell.name.isidentifier():
         raise ValueError(f"name was {cell.name!r}; expected letters, digits and underscores")
     if cell.name in CELLS and cell.name not in _OWN:
         raise ValueError(f"name was {cell.name!r}, a built-in cell; expected another name")
-    if check:
-        check_cell(cell)
-    _OWN.add(cell.name)
-    return add_cell(cell)
 
 
 def fingerprint(name: str) -> str:
@@ -234,7 +270,7 @@ def _call(cell: Cell, name: str, arguments: Sequence, expected: dict[str, int | 
     except TypeError as error:
         message = f"cell {cell.name!r}: {name} was given its {len(arguments)} arguments: {error}"
         raise ValueError(message) from error
-    results = function(*arguments)
+    results = _evaluate(cell, name, arguments)
     if not isinstance(results, tuple) or len(results) != len(expected):
         wanted = ", ".join(expected)
         raise ValueError(f"cell {cell.name!r}: {name} returned {_brief(results)}; expected ({wanted})")
@@ -246,6 +282,17 @@ def _call(cell: Cell, name: str, arguments: Sequence, expected: dict[str, int | 
                 f"expected a tuple of {count} value(s){each}"
             )
     return results
+
+
+def _evaluate(cell: Cell, name: str, arguments: Sequence) -> Any:
+    """Call a function of the cell, and say which it was that failed."""
+    try:
+        return getattr(cell, name)(*arguments)
+    except Exception as error:
+        raise ValueError(
+            f"cell {cell.name!r}: {name} raised {type(error).__name__}: {error}; expected equations of "
+            f"{', '.join(map(_brief, arguments))}, with no `if` on a value"
+        ) from error
 
 
 def _compile(cell: Cell, name: str, arguments: Sequence) -> None:
@@ -260,6 +307,13 @@ def _compile(cell: Cell, name: str, arguments: Sequence) -> None:
     except NumbaError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reasons = [line.split("Error: ", 1)[1] for line in lines if "Error: " in line]
+        helper = re.search(r"[Uu]ntyped global name '(\w+)'.*<class 'function'>", str(error))
+        if helper:
+            raise ValueError(
+                f"cell {cell.name!r}: {name} cannot be compiled, as it calls {helper[1]!r}; expected "
+                "functions of numbarnn.simd or numbarnn.cells.activations, or such as are marked with "
+                "numba.extending.register_jitable"
+            ) from error
         raise ValueError(
             f"cell {cell.name!r}: {name} cannot be compiled: {(reasons or lines)[-1]}; expected + - * / and "
             "functions of numbarnn.simd or numbarnn.cells.activations, such as tanh and sigmoid"
@@ -316,11 +370,12 @@ def _check_zeros(cell: Cell) -> None:
     with np.errstate(all="ignore"):
         if cell.m_gates:
             products = zeros(len(cell.m_gates))
-            dproducts, kept, dh = cell.finish_backward(products, kept, states, states[0])
-            dstates = (dh, *dstates[1:], np.zeros((1, 1)))
-            results = cell.backward(kept, states, states, dstates[:-1], dstates[-1], *units)
+            arguments = products, kept, states, states[0]
+            dproducts, kept, dh = _evaluate(cell, "finish_backward", arguments)
+            arguments = kept, states, states, (dh, *dstates[1:]), np.zeros((1, 1)), *units
         else:
-            results = cell.backward(kept, states, states, dstates, *units)
+            arguments = kept, states, states, dstates, *units
+        results = _evaluate(cell, "backward", arguments)
     if any(np.any(value != 0) for value in sum(results, start=tuple(dproducts))):
         raise ValueError(
             f"cell {cell.name!r}: backward of zeros alone (kept, states and their gradients) was not zero; "

@@ -14,10 +14,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from numbarnn.blocks import reach, valid_steps
+from numbarnn.blocks import valid_steps
 from numbarnn.checks import categories, sizes_of
 from numbarnn.estimators import validation
-from numbarnn.estimators.sources import ArraySource, Subset
+from numbarnn.estimators.sequences import Sequences, on_steps
+from numbarnn.estimators.sources import ArraySource, Subset, steps_that_count
 from numbarnn.losses import Loss
 from numbarnn.network import Network
 from numbarnn.optimizers import OPTIMIZERS
@@ -27,12 +28,39 @@ from numbarnn.training import make_trainer
 __all__ = ["BaseRNN", "can_partial_fit"]
 
 _PREDICT_BATCH = 256
+_SHORT = 64  # steps: sequences up to here are predicted together, whatever their lengths
 # parameters that say what the network is made of
 _SHAPE = (
     "cell", "hidden_size", "num_layers", "bidirectional", "dropout", "return_sequences", "dtype", "embedding",
     "stem_sizes", "head_sizes", "initial_state", "stateful", "residual", "merge", "recurrent_dropout",
     "zoneout", "proj_size",
 )  # fmt: skip
+
+
+def _batches(n, n_batch, lengths):
+    """Yield rows in batches: in their order, or by length, if given, so that few are padded to a long one.
+
+    No sequence of a batch is then shorter than half the longest, if that is not a short one.
+    """
+    if lengths is None:
+        yield from (slice(start, start + n_batch) for start in range(0, n, n_batch))
+        return
+    order = np.argsort(-lengths, kind="stable")
+    falling = np.maximum(lengths[order], _SHORT)
+    start = 0
+    while start < n:
+        alike = np.searchsorted(-falling, -falling[start] / 2, side="right")
+        stop = min(alike, start + n_batch)
+        yield order[start:stop]
+        start = stop
+
+
+def _room(x, found, return_sequences):
+    """Return zeros for the predictions of all samples, which are shaped as those found of some."""
+    if not return_sequences:
+        return np.zeros((len(x), *found.shape[1:]), x.dtype)
+    return on_steps(lambda steps: np.zeros((*steps.shape[:-1], *found.shape[2:]), x.dtype), x)
+
 
 def can_partial_fit(estimator: BaseRNN) -> bool:
     """Whether there is a `partial_fit`; an AttributeError says why not."""
@@ -115,12 +143,13 @@ class BaseRNN(BaseEstimator):
     def _check_X(self, X, lengths, mask, reset):
         """Return X as (n, T, F), zero where steps are not valid, its lengths, and which steps are valid.
 
-        Both may be None, for all steps; the last is the lengths too, if a mask leaves out nothing more.
+        Both may be None, for all steps; the last is the lengths too, if a mask leaves out nothing more. A
+        list of sequences of unequal length comes as `Sequences`.
         """
         dtype = self.dtype if reset else self.network_.dtype
         n_channels = self.n_channels if reset else self.network_.config["input_size"]
         with validation.naming("X"):
-            validation.check_kind(X)
+            validation.check_kind(X, "X")
             if getattr(X, "ndim", 0) == 1 and hasattr(X, "to_numpy"):
                 X = X.to_numpy()  # a column whose cells are sequences
             ndim = validation.input_ndim(X)
@@ -147,7 +176,7 @@ class BaseRNN(BaseEstimator):
                     )
                 x = x.reshape(len(x), -1, n_channels)
         lengths = validation.check_lengths(lengths, *x.shape[:2])
-        valid = validation.join(lengths, mask, X, *x.shape[:2])
+        valid = validation.join(lengths, mask, X, x)
         if reset:
             self._input_ndim = ndim
         x = validation.check_values(x, valid, "X", dtype)
@@ -163,7 +192,7 @@ class BaseRNN(BaseEstimator):
         weight = validation.check_weights(sample_weight, x)
         y, weight, n_targets = self._encode(y, x, weight, lengths, valid, reset)
         if weight is not None and not self.stateful:  # where states go on, a sample without weight is read
-            keep = weight.any(axis=1) if weight.ndim == 2 else weight > 0
+            keep = (weight.sum(axis=1) if weight.ndim == 2 else weight) > 0
             if not keep.all():
                 x, y, weight = x[keep], y[keep], weight[keep]
                 valid = None if valid is None else valid[keep]
@@ -255,7 +284,9 @@ class BaseRNN(BaseEstimator):
         network.reset_states()
         early_stopping, n_train = self.early_stopping and self.solver != "lbfgs", len(data[0])
         if len(data[0]) <= trainer.batch_size and not early_stopping and not self.stateful:
-            data = validation.merge_equal(*data)
+            # what is one batch is padded in any case
+            arrays = [each[:, :] if isinstance(each, Sequences) else each for each in data]
+            data = validation.merge_equal(*arrays)
         parts = self._split(data[1], trainer) if early_stopping else (slice(None),)
         source, held_out = self._make_source(data, trainer, parts), None
         self._optimizer = None
@@ -298,9 +329,10 @@ class BaseRNN(BaseEstimator):
             counts = self._counts(valid, len(x), x.shape[1])
             samples = (weight.sum(axis=1) / counts if weight.ndim == 2 else weight)[parts[0]]
             trainer.alpha *= len(samples) / samples.sum()
-            weight = weight.copy()
+            scales = np.empty(len(x))
             for part, mean in zip(parts, means, strict=True):
-                weight[part] /= mean
+                scales[part] = mean
+            weight = on_steps(np.divide, weight, scales) if weight.ndim == 2 else weight / scales
         return ArraySource(x, y, weight, valid, self.dtype)
 
     def _counts(self, valid, n_samples, n_timesteps):
@@ -309,7 +341,7 @@ class BaseRNN(BaseEstimator):
             return np.ones(n_samples, np.int64)
         if valid is None:
             return np.full(n_samples, n_timesteps)
-        return valid_steps(valid, n_timesteps).sum(axis=1)
+        return valid if valid.ndim == 1 else valid.sum(axis=1)
 
     def _mean_weight(self, weight, valid, n_timesteps):
         """Return the mean weight of targets: of samples, or of valid steps."""
@@ -396,24 +428,21 @@ class BaseRNN(BaseEstimator):
         # what was fitted counts, not what parameters have been set to since
         network, loss = self.network_, self._trained_loss
         network.n_jobs = self.n_jobs
-        n_batch = self._n_series(len(x)) if network.config["stateful"] else _PREDICT_BATCH
+        stateful = network.config["stateful"]
+        n_batch = self._n_series(len(x)) if stateful else _PREDICT_BATCH
         if self.device == "cuda":
             from numbarnn.cuda.network import DeviceNetwork
 
             network = DeviceNetwork(network)
-            n_batch = n_batch if network.config["stateful"] else network.rows_that_fit(x.shape[1])
+            n_batch = n_batch if stateful else network.rows_that_fit(x.shape[1])
         result = None
-        for start in range(0, len(x), n_batch):
-            batch = slice(start, start + n_batch)
-            here = None if valid is None else valid[batch]
-            steps = x.shape[1] if here is None else reach(here)
-            here = here[:, :steps] if np.ndim(here) == 2 else here
+        for batch in _batches(len(x), n_batch, None if stateful else lengths):
+            here, steps = (None, x.shape[1]) if valid is None else steps_that_count(valid, batch)
             raw = network.forward(np.ascontiguousarray(x[batch, :steps], network.dtype), here)
             # in the precision of the result: probabilities in float64 are expected to sum to 1 in float64
             found = loss.predict(raw.astype(np.promote_types(raw.dtype, x.dtype), copy=False))
             if result is None:
-                shape = (*x.shape[:2], *found.shape[2:]) if raw.ndim == 3 else (len(x), *found.shape[1:])
-                result = np.zeros(shape, x.dtype)
+                result = _room(x, found, raw.ndim == 3)
             if raw.ndim == 3:
                 if here is not None:
                     found[~valid_steps(here, steps)] = 0
@@ -422,12 +451,11 @@ class BaseRNN(BaseEstimator):
                 result[batch] = found
         return result, lengths, valid
 
-    def _hand_back(self, result, lengths, X):
+    def _hand_back(self, result, X):
         """Return one array, or for a list of sequences a list."""
         if not self.network_.return_sequences or self._input_ndim == 2 or not validation.is_listed(X):
             return result
-        steps = np.full(len(result), result.shape[1]) if lengths is None else lengths
-        return [row[:n] for row, n in zip(result, steps, strict=True)]
+        return list(result)
 
     def reset_states(self) -> BaseRNN:
         """Let the next prediction, or the next `partial_fit`, of a stateful network begin anew.

@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 from numbarnn.estimators import validation
 from numbarnn.estimators.base import BaseRNN, can_partial_fit
 from numbarnn.estimators.document import document
+from numbarnn.estimators.sequences import all_steps, on_steps
 from numbarnn.losses import LOSSES
 
 __all__ = ["RNNClassifier"]
@@ -29,7 +30,7 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
     <parameters>
     class_weight : dict, "balanced" or None, default=None
         Weight of each class, by its label, 1 for those that a dict does not name; "balanced" weighs inversely
-        to how often a class is seen.
+        to how often a class is seen, samples counted by their `sample_weight`.
 
     Attributes
     ----------
@@ -94,12 +95,14 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
                 (lone,) = self.classes_.tolist()
                 ones = "" if weight is None else " of samples with a weight above 0"
                 raise ValueError(f"y had one class{ones}, {lone!r}; expected at least two")
-            codes = np.zeros(valid.shape, np.intp)
-            codes[valid] = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
+            codes = np.minimum(np.searchsorted(self.classes_, labels), len(self.classes_) - 1)
         if self.class_weight is not None:
             weight = self._weigh_classes(labels, valid, weight)
         self.n_outputs_ = self._loss().n_raw(len(self.classes_))
-        return codes[..., np.newaxis] if self.return_sequences else codes, weight, len(self.classes_)
+        if not self.return_sequences:
+            return codes[:, np.newaxis], weight, len(self.classes_)
+        codes = validation.placed(codes, valid)
+        return on_steps(lambda steps: steps[..., np.newaxis], codes), weight, len(self.classes_)
 
     def _weigh_classes(self, labels, valid, weight):
         """Return weights (n[, T]): those of the classes times those of the samples."""
@@ -107,10 +110,14 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         for label, value in given.items():
             if not isinstance(value, Real) or not 0 <= value < np.inf:
                 raise ValueError(f"class_weight[{label!r}] was {value!r}; expected a finite number from 0")
-        by_class = np.zeros(valid.shape)
         with validation.naming("class_weight"):
             # a dict may name classes of all calls: a batch of `partial_fit` need not hold each of them
             classes = np.union1d(self.classes_, labels) if given else np.unique(labels)
+            unknown = [label for label in given if label not in classes]
+            # what names all classes, and others, is for other calls as well
+            if unknown and not set(classes.tolist()) <= set(given):
+                names = ", ".join(map(repr, unknown))
+                raise ValueError(f"class_weight had {names}, which is no class of y: {classes.tolist()}")
             codes = np.searchsorted(classes, labels)
             if self.class_weight == "balanced":
                 counts = np.bincount(codes, None if weight is None else np.repeat(weight, valid.sum(axis=1)))
@@ -118,10 +125,10 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
                 each = np.divide(counts.sum() / there.sum(), counts, where=there, out=np.zeros(len(counts)))
             else:
                 each = compute_class_weight(self.class_weight, classes=classes, y=labels)
-            by_class[valid] = each[codes]
+            by_class = validation.placed(each[codes], valid)
         if weight is not None:
-            by_class *= weight[:, np.newaxis]
-        if not by_class.any():
+            by_class = on_steps(np.multiply, by_class, weight)
+        if not all_steps(by_class).any():
             raise ValueError(f"class_weight was {self.class_weight!r}; expected one above 0 for some sample")
         return by_class if self.return_sequences else by_class[:, 0]
 
@@ -135,6 +142,8 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         ----------
         X : array-like of shape (n_samples, n_timesteps, n_features), list of array-like of shape \
 (T_i, n_features), or array-like of shape (n_samples, n_timesteps * n_channels)
+            Each minibatch of a list is padded to its longest sequence, by "lbfgs" of 256 samples; with
+            ``device="cuda"``, where the data lie on the device, all are padded to the longest.
         y : array-like of shape (n_samples,)
             Labels of any kind. With ``return_sequences=True`` a label for each step, (n_samples,
             n_timesteps), or a list of sequences of labels.
@@ -144,7 +153,7 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         mask : array-like of bool of shape (n_samples, n_timesteps), or list of (T_i,), default=None
             False for steps that are missing, wherever they are in a sequence: states are held there, and
             neither X nor a target of the step is looked at, which may be NaN. At least one step of each
-            sample is True. A list where X is a list.
+            sample is True. Where X is a list, a list, or an array that is padded at the end.
 
         Returns
         -------
@@ -154,6 +163,12 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         ------
         FloatingPointError
             If the loss is no longer finite. The estimator is then as before the call.
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If `max_iter` came before convergence, or Ctrl-C ended training, after the batch at work: the
+            estimator is then fitted as far as training came. A second Ctrl-C raises KeyboardInterrupt.
         """
         with self._unchanged_on_error():
             return self._fit(X, y, sample_weight, lengths, mask)
@@ -166,7 +181,8 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
     ) -> RNNClassifier:  # fmt: skip
         """Train for one epoch on these samples, going on from the last call.
 
-        If the solver or its options are others than in the call before, its running means begin anew.
+        If the solver or its options are others than in the call before, its running means begin anew. Ctrl-C
+        raises KeyboardInterrupt, and leaves the estimator as it was.
 
         Parameters
         ----------
@@ -197,15 +213,15 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         Parameters
         ----------
         X, lengths, mask
-            As in `fit`; sequences may have other numbers of steps.
+            As in `fit`; sequences may have other numbers of steps, but two-dimensional X as many columns.
 
         Returns
         -------
         probability : ndarray of shape (n_samples, n_classes) or (n_samples, n_timesteps, n_classes)
-            Columns in the order of `classes_`; a list where X is a list and ``return_sequences=True``.
+            Columns in the order of `classes_`; a list where X is a list and ``return_sequences=True``. All
+            are 0 at steps that `mask` leaves out, and in an array past the end of a sequence.
         """
-        result, lengths, _ = self._predict(X, lengths, mask)
-        return self._hand_back(result, lengths, X)
+        return self._hand_back(self._predict(X, lengths, mask)[0], X)
 
     def predict_log_proba(
         self, X: Any, lengths: Any = None, mask: Any = None
@@ -215,7 +231,7 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         Parameters
         ----------
         X, lengths, mask
-            As in `fit`; sequences may have other numbers of steps.
+            As in `fit`; sequences may have other numbers of steps, but two-dimensional X as many columns.
 
         Returns
         -------
@@ -232,15 +248,18 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         Parameters
         ----------
         X, lengths, mask
-            As in `fit`; sequences may have other numbers of steps.
+            As in `fit`; sequences may have other numbers of steps, but two-dimensional X as many columns.
 
         Returns
         -------
         y : ndarray of shape (n_samples,) or (n_samples, n_timesteps)
-            A list where X is a list and ``return_sequences=True``.
+            A list where X is a list and ``return_sequences=True``. At steps that `mask` leaves out, and in an
+            array past the end of a sequence, it is the first class, and means nothing.
         """
-        result, lengths, _ = self._predict(X, lengths, mask)
-        return self._hand_back(self.classes_[result.argmax(axis=-1)], lengths, X)
+        return self._hand_back(self._most_probable(self._predict(X, lengths, mask)[0]), X)
+
+    def _most_probable(self, probability):
+        return on_steps(lambda steps: self.classes_[steps.argmax(axis=-1)], probability)
 
     def score(
         self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None, mask: Any = None
@@ -255,15 +274,19 @@ class RNNClassifier(ClassifierMixin, BaseRNN):
         Returns
         -------
         score : float
+
+        Notes
+        -----
+        See `RNNRegressor.score` on `lengths` and `mask` in a search.
         """
         from sklearn.metrics import accuracy_score
 
         result, lengths, valid = self._predict(X, lengths, mask)
-        found = self.classes_[result.argmax(axis=-1)]
+        found = self._most_probable(result)
         if not self.network_.return_sequences:
             return accuracy_score(y, found, sample_weight=sample_weight)
         with validation.naming("y"):
             labels, valid = validation.check_labels(y, result, lengths, valid, True)
         weight = validation.check_weights(sample_weight, result)
         weight = None if weight is None else np.repeat(weight, valid.sum(axis=1))
-        return accuracy_score(labels, found[valid], sample_weight=weight)
+        return accuracy_score(labels, all_steps(found)[all_steps(valid)], sample_weight=weight)

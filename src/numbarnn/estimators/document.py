@@ -59,11 +59,13 @@ _PARAMETERS = """cell : str, default="gru"
         A target for every time step instead of one for each sequence.
     n_channels : int, default=1
         Channels in two-dimensional X, whose columns are then step by step, channel by channel in a step.
+        Without effect where X has three dimensions, or is a list of sequences.
     shuffle : bool, default=True
         Draw the samples in another order in every epoch.
     warm_start : bool, default=False
         Let `fit` start from the weights of the last call. What the network is made of (`cell`, `hidden_size`,
-        `dtype`, ...) must then be as it was.
+        `dtype`, ...) must then be as it was. Only weights are gone on from: the running means of the solver
+        and the schedule begin anew, while `partial_fit` goes on with them.
     dtype : {{"float32", "float64"}}, default="float32"
         What is computed in.
     device : {{"cpu", "cuda"}}, default="cpu"
@@ -100,7 +102,8 @@ _PARAMETERS = """cell : str, default="gru"
         Units of hidden dense layers (relu): of those that every step passes before the recurrent layers, and
         of those between them and the output.
     residual : bool, default=False
-        Add the input of each recurrent layer but the first to its output.
+        Add its input to the output of each recurrent layer where both are as wide, as they are from the
+        second layer on.
     merge : {{"concat", "sum", "mean", "product"}}, default="concat"
         How the directions of a bidirectional layer become one output.
     recurrent_dropout : float, default=0.0

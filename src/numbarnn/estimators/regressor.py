@@ -9,11 +9,12 @@ import numpy as np
 from sklearn.base import MultiOutputMixin, RegressorMixin, _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
-from numbarnn.blocks import valid_steps
 from numbarnn.estimators import validation
 from numbarnn.estimators.base import BaseRNN, can_partial_fit
 from numbarnn.estimators.document import document
+from numbarnn.estimators.sequences import all_steps, on_steps
 from numbarnn.losses import LOSSES
 
 __all__ = ["RNNRegressor"]
@@ -104,13 +105,15 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
             y, flat = validation.check_targets(
                 y, x, lengths, valid, self.return_sequences, self.dtype
             )
-            loss.check(y)
+            values = all_steps(y)
+            loss.check(values)
             with np.errstate(over="ignore", invalid="ignore"):
-                untrained, _ = loss(y, np.zeros((*y.shape[:-1], loss.n_raw(y.shape[-1])), y.dtype))
+                raw = np.zeros((*values.shape[:-1], loss.n_raw(y.shape[-1])), y.dtype)
+                untrained, _ = loss(values, raw)
             if not np.isfinite(untrained):
                 raise ValueError(
-                    f"y had values up to {np.abs(y).max():.3g} in size, where {self.loss} is infinite in "
-                    f"{y.dtype}; expected smaller ones: divide them by a constant"
+                    f"y had values up to {np.abs(values).max():.3g} in size, where {self.loss} is infinite "
+                    f"in {y.dtype}; expected smaller ones: divide them by a constant"
                 )
         if reset:
             self._flat, self.n_outputs_ = flat, y.shape[-1]
@@ -126,6 +129,8 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         ----------
         X : array-like of shape (n_samples, n_timesteps, n_features), list of array-like of shape \
 (T_i, n_features), or array-like of shape (n_samples, n_timesteps * n_channels)
+            Each minibatch of a list is padded to its longest sequence, by "lbfgs" of 256 samples; with
+            ``device="cuda"``, where the data lie on the device, all are padded to the longest.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             With ``return_sequences=True`` a target for each step: (n_samples, n_timesteps) or
             (n_samples, n_timesteps, n_outputs), or a list of such of unequal length.
@@ -135,7 +140,7 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         mask : array-like of bool of shape (n_samples, n_timesteps), or list of (T_i,), default=None
             False for steps that are missing, wherever they are in a sequence: states are held there, and
             neither X nor a target of the step is looked at, which may be NaN. At least one step of each
-            sample is True. A list where X is a list.
+            sample is True. Where X is a list, a list, or an array that is padded at the end.
 
         Returns
         -------
@@ -145,6 +150,12 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         ------
         FloatingPointError
             If the loss is no longer finite. The estimator is then as before the call.
+
+        Warns
+        -----
+        sklearn.exceptions.ConvergenceWarning
+            If `max_iter` came before convergence, or Ctrl-C ended training, after the batch at work: the
+            estimator is then fitted as far as training came. A second Ctrl-C raises KeyboardInterrupt.
         """
         with self._unchanged_on_error():
             return self._fit(X, y, sample_weight, lengths, mask)
@@ -156,7 +167,8 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
     ) -> RNNRegressor:
         """Train for one epoch on these samples, going on from the last call.
 
-        If the solver or its options are others than in the call before, its running means begin anew.
+        If the solver or its options are others than in the call before, its running means begin anew. Ctrl-C
+        raises KeyboardInterrupt, and leaves the estimator as it was.
 
         Parameters
         ----------
@@ -176,17 +188,19 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         Parameters
         ----------
         X, lengths, mask
-            As in `fit`; sequences may have other numbers of steps.
+            As in `fit`; sequences may have other numbers of steps, but two-dimensional X as many columns.
 
         Returns
         -------
         y : ndarray of the shape of y in `fit`
             One more dimension for several quantiles; a list where X is a list and ``return_sequences=True``.
+            Predictions are 0 at steps that `mask` leaves out, and in an array past the end of a sequence.
         """
-        result, lengths, _ = self._predict(X, lengths, mask)
+        result, _, _ = self._predict(X, lengths, mask)
         if self._flat:
-            result = result[:, :, 0] if self.network_.return_sequences else result[:, 0]
-        return self._hand_back(result, lengths, X)
+            axis = -1 - np.ndim(getattr(self._trained_loss, "level", 0))  # quantiles stand behind the target
+            result = on_steps(lambda steps: steps.squeeze(axis), result)
+        return self._hand_back(result, X)
 
     def score(
         self, X: Any, y: Any, sample_weight: Any = None, lengths: Any = None, mask: Any = None
@@ -201,17 +215,30 @@ class RNNRegressor(MultiOutputMixin, RegressorMixin, BaseRNN):
         Returns
         -------
         score : float
+
+        Notes
+        -----
+        `GridSearchCV` and the like hand on `lengths` and `mask` where they are asked to: with
+        ``sklearn.set_config(enable_metadata_routing=True)`` and
+        ``model.set_fit_request(lengths=True).set_score_request(lengths=True)``. Otherwise `fit` gets them,
+        but not `score`, which then takes padding for steps.
         """
         from sklearn.metrics import r2_score
 
+        check_is_fitted(self)
+        level = getattr(self._trained_loss, "level", 0)
+        if np.ndim(level):
+            raise ValueError(
+                f"quantile was {level!r} in fit; score expects a single number, as R^2 is of one prediction "
+                "of each target"
+            )
         result, lengths, valid = self._predict(X, lengths, mask)
-        if np.ndim(getattr(self._trained_loss, "level", 0)):
-            raise ValueError("quantile has several levels, for which R^2 is not defined")
         if not self.network_.return_sequences:
             return r2_score(y, result, sample_weight=sample_weight)
         with validation.naming("y"):
             y, _ = validation.check_targets(y, result, lengths, valid, True, np.float64)
-        valid = np.ones(y.shape[:2], bool) if valid is None else valid_steps(valid, y.shape[1])
+        valid = validation.valid_in(result, valid)
         weight = validation.check_weights(sample_weight, result)
         weight = None if weight is None else np.repeat(weight, valid.sum(axis=1))
-        return r2_score(y[valid], result[valid], sample_weight=weight)
+        y, result = (all_steps(array)[all_steps(valid)] for array in (y, result))
+        return r2_score(y, result, sample_weight=weight)

@@ -17,6 +17,8 @@ __all__ = ["ArraySource", "Subset"]
 class ArraySource:
     """Batches of arrays, gathered into buffers that are used again; the arrays are never copied as a whole.
 
+    Whatever has n_timesteps may be `Sequences`, which are padded batch by batch; there are lengths then.
+
     Parameters
     ----------
     x : ndarray of shape (n_samples, n_timesteps, n_features)
@@ -51,9 +53,7 @@ class ArraySource:
         weight = None if self._weight is None else self._weight[indices]  # [n] or [n, T]
         if self._lengths is not None:
             # no step beyond the longest sample of the batch is worth computing
-            lengths = self._lengths[indices]
-            steps = reach(lengths)
-            lengths = lengths[:, :steps] if lengths.ndim == 2 else lengths
+            lengths, steps = steps_that_count(self._lengths, indices)
             y = self._y[indices, :steps] if self._y.ndim == 3 else self._y[indices]
             if weight is not None and weight.ndim == 2:
                 weight = weight[:, :steps]
@@ -67,6 +67,13 @@ class ArraySource:
         if self._taken is not self._batch:
             self._batch[:n] = self._taken[:n]
         return self._batch[:n], self._y[indices], weight, None
+
+
+def steps_that_count(valid, rows):
+    """Return which steps of some samples are valid, and how many steps there are up to the last such."""
+    here = valid[rows, :] if valid.ndim == 2 else valid[rows]
+    steps = reach(here)
+    return here[:, :steps] if here.ndim == 2 else here, steps
 
 
 class Subset:

@@ -23,6 +23,7 @@ from sklearn.utils.validation import (
 
 from numbarnn.blocks import valid_steps
 from numbarnn.checks import check_mask
+from numbarnn.estimators.sequences import Sequences, all_steps, on_steps
 
 
 @contextmanager
@@ -51,12 +52,23 @@ def input_ndim(values: Any) -> int:
     return np.asarray(values).ndim if ndim is None else ndim
 
 
-def check_kind(X: Any) -> None:
-    """Refuse what NumPy would make numbers of that mean nothing."""
-    if isinstance(X, np.ma.MaskedArray) and np.ma.is_masked(X):
-        raise ValueError("X was a masked array; expected no masked values, but `mask` for missing steps")
-    if getattr(getattr(X, "dtype", None), "kind", "") in ("m", "M"):
-        raise TypeError(f"X had dtype {X.dtype}; expected numbers")
+def check_kind(values: Any, name: str, dates: bool = False) -> None:
+    """Refuse what NumPy would make numbers of that mean nothing, dates unless `dates`, and complex numbers.
+
+    Of these scikit-learn would print them all.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(
+            f"{name} was a masked array; expected no masked values, but `mask` for missing steps"
+        )
+    kind = getattr(getattr(values, "dtype", None), "kind", "")
+    if kind in ("m", "M") and not dates:
+        raise TypeError(f"{name} had dtype {values.dtype}; expected numbers")
+    if kind == "c":
+        # its last words are what scikit-learn's checks look for
+        raise ValueError(
+            f"{name} had dtype {values.dtype}; expected real numbers: Complex data not supported"
+        )
 
 
 def check_list(X: Any, ndim: int) -> None:
@@ -77,8 +89,8 @@ def check_list(X: Any, ndim: int) -> None:
                 )
 
 
-def check_sequences(X: Any, lengths: Any, masked: bool = False) -> tuple[np.ndarray, Any]:
-    """Turn three-dimensional input, or a list of sequences, into an array and lengths.
+def check_sequences(X: Any, lengths: Any, masked: bool = False) -> tuple[np.ndarray | Sequences, Any]:
+    """Turn three-dimensional input, or a list of sequences, into an array, or `Sequences`, and lengths.
 
     Parameters
     ----------
@@ -89,15 +101,16 @@ def check_sequences(X: Any, lengths: Any, masked: bool = False) -> tuple[np.ndar
 
     Returns
     -------
-    x : ndarray of shape (n_samples, n_timesteps, n_features)
-        C-contiguous. Floats stay of their type. For `check_values`.
+    x : ndarray of shape (n_samples, n_timesteps, n_features), or Sequences
+        C-contiguous. Floats stay of their type. For `check_values`. Whatever has a value for every step, y
+        and masks as well, is `Sequences` from then on where x is, and an array where x is.
     lengths : array-like of int of shape (n_samples,) or None
         Those of the list, or those given. For `check_lengths`.
     """
     if is_listed(X):
         if lengths is not None:
             raise ValueError("lengths was given, but X is a list: its sequences have their own lengths")
-        x, lengths = pad(X, "X", 2, finite=not masked)
+        x, lengths = join_sequences(X, "X", 2, finite=not masked)
     else:
         x = check_array(X, allow_nd=True, ensure_2d=False, dtype=[np.float64, np.float32], order="C",
                         ensure_all_finite=False, input_name="X")  # fmt: skip
@@ -106,28 +119,44 @@ def check_sequences(X: Any, lengths: Any, masked: bool = False) -> tuple[np.ndar
     return x, lengths
 
 
-def check_values(array: np.ndarray, valid: np.ndarray | None, name: str, dtype: DTypeLike) -> np.ndarray:
+def check_values(
+    array: np.ndarray | Sequences, valid: np.ndarray | Sequences | None, name: str, dtype: DTypeLike
+) -> np.ndarray | Sequences:
     """Return the array with zeros at all steps but the valid ones (see `join`), whatever there was.
 
     All other values must be finite, and such that `dtype`, the network's, can hold them. What is given is
     not changed.
     """
-    if valid is not None:
-        rest = ~valid_steps(valid, array.shape[1])
-        if array[rest].any():  # nan is true
-            array = array.copy()
-            array[rest] = 0
-    assert_all_finite(array, input_name=name)
-    limit = np.finfo(dtype).max
-    if array.dtype != dtype and array.size and max(array.max(), -array.min()) > limit:
-        raise ValueError(f"{name} contains infinity or a value too large for dtype={np.dtype(dtype).name!r}")
-    return array
+    rest = None if valid is None else ~all_steps(valid_in(array, valid))
+
+    def check(values):
+        if rest is not None and values[rest].any():  # nan is true
+            values = values.copy()
+            values[rest] = 0
+        assert_all_finite(values, input_name=name)
+        limit = np.finfo(dtype).max
+        if values.dtype != dtype and values.size and max(values.max(), -values.min()) > limit:
+            raise ValueError(
+                f"{name} contains infinity or a value too large for dtype={np.dtype(dtype).name!r}"
+            )
+        return values
+
+    return on_steps(check, array)
 
 
-def check_categories(x: np.ndarray, embedding: list[list[int]]) -> None:
+def valid_in(x: np.ndarray | Sequences, valid: np.ndarray | Sequences | None) -> np.ndarray | Sequences:
+    """Return which steps of x are valid (see `join`), in the form that x has."""
+    if isinstance(valid, Sequences):
+        return valid
+    if isinstance(x, Sequences):
+        return on_steps(lambda steps: np.ones(len(steps), bool), x)
+    return np.ones(x.shape[:2], bool) if valid is None else valid_steps(valid, x.shape[1])
+
+
+def check_categories(x: np.ndarray | Sequences, embedding: list[list[int]]) -> None:
     """Raise a ValueError if a feature that `embedding` names holds anything but the numbers of categories."""
     for feature, n_categories, _ in embedding:
-        values = x[:, :, feature]
+        values = all_steps(x)[..., feature]
         wrong = (values < 0) | (values >= n_categories) | (values != np.floor(values))
         if wrong.any():
             raise ValueError(
@@ -155,8 +184,8 @@ def check_lengths(lengths: Any, n_samples: int, n_timesteps: int) -> np.ndarray 
 
 
 def join(
-    lengths: np.ndarray | None, mask: Any, X: Any, n_samples: int, n_timesteps: int
-) -> np.ndarray | None:
+    lengths: np.ndarray | None, mask: Any, X: Any, x: np.ndarray | Sequences
+) -> np.ndarray | Sequences | None:
     """Return which steps are valid: those before the end of a sequence that the mask does not leave out.
 
     Parameters
@@ -166,19 +195,26 @@ def join(
     mask : array-like of bool of shape (n_samples, n_timesteps), list of array-like of shape (T_i,), or None
     X : object
         As it was given: if it is a list, there is a sequence of the mask for each of its own.
-    n_samples, n_timesteps : int
+    x : ndarray of shape (n_samples, n_timesteps, n_features), or Sequences
+        From `check_sequences`.
 
     Returns
     -------
-    valid : ndarray of bool of shape (n_samples, n_timesteps), or `lengths` if no more steps are left out
+    valid : ndarray of bool of shape (n_samples, n_timesteps), or Sequences of bool, or `lengths` if no more
+        steps are left out
     """
     if mask is None:
         return lengths
+    n_samples, n_timesteps, _ = x.shape
     if is_listed(X) and is_listed(mask):
-        mask = _pad_mask(mask, np.full(n_samples, n_timesteps) if lengths is None else lengths)
-    mask = check_mask(mask, n_samples, n_timesteps)
-    valid = mask if lengths is None else mask & valid_steps(lengths, n_timesteps)
-    empty = ~valid.any(axis=1)
+        found = _join_mask(mask, np.full(n_samples, n_timesteps) if lengths is None else lengths)
+        valid = on_steps(lambda steps: found.reshape(steps.shape[:-1]), x)
+    else:
+        mask = check_mask(mask, n_samples, n_timesteps)
+        valid = mask if lengths is None else mask & valid_steps(lengths, n_timesteps)
+        if isinstance(x, Sequences):
+            valid = Sequences.unpadded(valid, lengths)
+    empty = valid.sum(axis=1) == 0
     if empty.any():
         raise ValueError(
             f"mask left no step of sample {np.argmax(empty)}; expected at least one that is True in each"
@@ -187,11 +223,11 @@ def join(
     return lengths if valid.sum() == n_steps else valid
 
 
-def _pad_mask(mask, lengths):
-    """Put the masks of a list of sequences into one array."""
+def _join_mask(mask, lengths):
+    """Put the masks of a list of sequences one behind the other."""
     if len(mask) != len(lengths):
         raise ValueError(f"mask had {len(mask)} sequences; expected {len(lengths)}, as X")
-    padded = np.zeros((len(lengths), lengths.max()), bool)
+    rows = []
     for i, (row, n) in enumerate(zip(mask, lengths, strict=True)):
         with naming(f"mask[{i}]"):
             found = np.asarray(row)
@@ -199,12 +235,14 @@ def _pad_mask(mask, lengths):
             raise TypeError(f"mask[{i}] had dtype {found.dtype}; expected bool, True for steps that count")
         if found.shape != (n,):
             raise ValueError(f"mask[{i}] had shape {found.shape}; expected ({n},), the steps of X[{i}]")
-        padded[i, :n] = found
-    return padded
+        rows.append(found)
+    return np.concatenate(rows)
 
 
-def pad(sequences: Any, name: str, ndim: int, finite: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Put sequences of unequal length into one array, zero past their ends.
+def join_sequences(
+    sequences: Any, name: str, ndim: int, finite: bool = True
+) -> tuple[np.ndarray | Sequences, np.ndarray]:
+    """Put sequences into one array, or into `Sequences` if they are of unequal length.
 
     Parameters
     ----------
@@ -218,7 +256,7 @@ def pad(sequences: Any, name: str, ndim: int, finite: bool = True) -> tuple[np.n
 
     Returns
     -------
-    padded : ndarray of shape (n_sequences, max(T_i), ...)
+    joined : ndarray of shape (n_sequences, T, ...) or Sequences
         float32 if all sequences are, else float64.
     lengths : ndarray of int of shape (n_sequences,)
     """
@@ -237,46 +275,48 @@ def pad(sequences: Any, name: str, ndim: int, finite: bool = True) -> tuple[np.n
             raise ValueError(f"{name}[{i}] had no step; expected at least one")
         arrays.append(array)
     lengths = np.array([len(array) for array in arrays])
-    dtype = np.result_type(*{array.dtype for array in arrays})
-    padded = np.zeros((len(arrays), lengths.max(), *arrays[0].shape[1:]), dtype)
-    for row, array in zip(padded, arrays, strict=True):
-        row[: len(array)] = array
-    return padded, lengths
+    steps = np.concatenate(arrays)
+    if (lengths == lengths[0]).all():
+        return steps.reshape(len(arrays), lengths[0], *steps.shape[1:]), lengths
+    return Sequences(steps, lengths), lengths
 
 
 def check_targets(
-    y: Any, x: np.ndarray, lengths: np.ndarray | None, valid: np.ndarray | None, return_sequences: bool,
-    dtype: DTypeLike,
-) -> tuple[np.ndarray, bool]:
+    y: Any, x: np.ndarray | Sequences, lengths: np.ndarray | None, valid: np.ndarray | Sequences | None,
+    return_sequences: bool, dtype: DTypeLike,
+) -> tuple[np.ndarray | Sequences, bool]:
     """Turn numeric targets into an array with a dimension for the outputs.
 
     Parameters
     ----------
     y : array-like of shape (n_samples[, n_targets]) or (n_samples, n_timesteps[, n_targets]), or list
-    x : ndarray of shape (n_samples, n_timesteps, n_features)
+    x : ndarray of shape (n_samples, n_timesteps, n_features) or Sequences
     lengths : ndarray of int of shape (n_samples,) or None
         Steps of each sequence.
-    valid : ndarray or None
+    valid : ndarray, Sequences or None
         See `join`.
     return_sequences : bool
     dtype : dtype
 
     Returns
     -------
-    y : ndarray of shape (n_samples, n_targets) or (n_samples, n_timesteps, n_targets)
+    y : ndarray of shape (n_samples, n_targets) or (n_samples, n_timesteps, n_targets), or Sequences
         Zero at steps that are not valid.
     flat : bool
         Whether there was no dimension for the outputs.
     """
     if y is None:
         raise ValueError("y was None; expected targets")
+    check_kind(y, "y")
     if return_sequences and is_listed(y) and input_ndim(y) > 1:
-        found, y_lengths = pad(y, "y", input_ndim(y) - 1, finite=valid is lengths)
+        found, y_lengths = join_sequences(y, "y", input_ndim(y) - 1, finite=valid is lengths)
         check_consistent_length(x, found)
         expected = np.full(len(x), x.shape[1]) if lengths is None else lengths
         if (y_lengths != expected).any():
             i = int(np.argmax(y_lengths != expected))
             raise ValueError(f"y[{i}] had {y_lengths[i]} steps; expected the {expected[i]} of X[{i}]")
+        if isinstance(found, Sequences) and not isinstance(x, Sequences):
+            found = found[:, : x.shape[1]]
     else:
         found = check_array(y, ensure_2d=False, allow_nd=True, dtype=[np.float64, np.float32],
                             ensure_all_finite=False, input_name="y")  # fmt: skip
@@ -288,35 +328,39 @@ def check_targets(
             f"y had the shape {found.shape}; expected {expected} with or without a dimension for the outputs "
             f"behind it, since return_sequences={return_sequences}"
         )
+    if return_sequences and isinstance(x, Sequences) and not isinstance(found, Sequences):
+        found = Sequences.unpadded(found, lengths)
     found = check_values(found, valid if return_sequences else None, "y", dtype)
     flat = found.ndim == first
     found = found.astype(dtype, copy=False)
-    return (found[..., np.newaxis] if flat else found), flat
+    return (on_steps(lambda steps: steps[..., np.newaxis], found) if flat else found), flat
 
 
 def check_labels(
-    y: Any, x: np.ndarray, lengths: np.ndarray | None, valid: np.ndarray | None, return_sequences: bool
-) -> tuple[np.ndarray, np.ndarray]:
+    y: Any, x: np.ndarray | Sequences, lengths: np.ndarray | None, valid: np.ndarray | Sequences | None,
+    return_sequences: bool,
+) -> tuple[np.ndarray, np.ndarray | Sequences]:
     """Turn class labels into one row of valid labels, and say where each belongs.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,) or (n_samples, n_timesteps), or list of (T_i,)
-    x : ndarray of shape (n_samples, n_timesteps, n_features)
+    x : ndarray of shape (n_samples, n_timesteps, n_features) or Sequences
     lengths : ndarray of int of shape (n_samples,) or None
         Steps of each sequence.
-    valid : ndarray or None
+    valid : ndarray, Sequences or None
         See `join`.
     return_sequences : bool
 
     Returns
     -------
     labels : ndarray of shape (n_valid,)
-    valid : ndarray of bool of shape (n_samples, 1) or (n_samples, n_timesteps)
-        ``codes[valid] = ...`` puts what belongs to the labels into its place.
+    valid : ndarray of bool of shape (n_samples, 1) or (n_samples, n_timesteps), or Sequences of bool
+        Where the labels belong; see `placed`.
     """
     if y is None:
         raise ValueError("y was None; expected labels")
+    check_kind(y, "y", dates=True)
     if not return_sequences:
         labels = column_or_1d(y, warn=True)
         check_consistent_length(x, labels)
@@ -334,13 +378,25 @@ def check_labels(
         for i, row in enumerate(rows):
             if len(row) not in (steps[i], x.shape[1]):
                 raise ValueError(f"y[{i}] had {len(row)} steps; expected a label for each of {steps[i]}")
-        valid = valid_steps(steps if valid is None else valid, x.shape[1])
-        labels = np.concatenate([row[here[: len(row)]] for row, here in zip(rows, valid, strict=True)])
+        valid = valid_in(x, valid)
+        both = zip(rows, valid, strict=True)
+        labels = np.concatenate([row[: len(here)][here[: len(row)]] for row, here in both])
     check_classification_targets(labels)
     return labels, valid
 
 
-def check_weights(sample_weight: Any, x: np.ndarray) -> np.ndarray | None:
+def placed(values: np.ndarray, valid: np.ndarray | Sequences) -> np.ndarray | Sequences:
+    """Put values where `valid` is true, and zeros elsewhere."""
+
+    def place(where):
+        found = np.zeros(where.shape, values.dtype)
+        found[where] = values
+        return found
+
+    return on_steps(place, valid)
+
+
+def check_weights(sample_weight: Any, x: np.ndarray | Sequences) -> np.ndarray | None:
     """Return the weights as float64, not negative and not all zero."""
     if sample_weight is None:
         return None

@@ -168,7 +168,7 @@ class ForecastNetwork:
         """All parameters in one vector, which may be changed in place."""
         for part in self._parts:
             if isinstance(part, Recurrent):
-                part._stepper = None  # its packed weights may be about to be out of date
+                part._steppers.clear()  # their packed weights may be about to be out of date
         return self._store.values
 
     @property
