@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -622,10 +623,12 @@ def test_errors_of_the_future_name_the_file_before_any_training(small, tmp_path,
     assert words in line and f"--future {future} " in line and "make_future" not in line
 
 
-def test_errors_of_the_forecaster_name_options(small, capsys):
+def test_errors_of_the_forecaster_name_options(small, capsys, monkeypatch):
     line = failure(capsys, ["forecast", *small, "--hidden", str(10**10)])
     assert "error: --hidden, --context and --horizon ask for 600000000" in line
-    line = failure(capsys, ["forecast", *small, "--hidden", str(10**7)])
+    with monkeypatch.context() as patched:
+        patched.setattr("numbarnn.RNNForecaster.fit", Mock(side_effect=MemoryError("Unable to allocate")))
+        line = failure(capsys, ["forecast", *small])
     assert "Unable to allocate" in line and "expected a lower --hidden, --context or --horizon" in line
     assert "error: --freq was 'moon'; expected one" in failure(capsys, ["forecast", *small, "--freq", "moon"])
     line = failure(capsys, ["backtest", *small, "--windows", "40"])

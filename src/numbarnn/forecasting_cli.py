@@ -263,7 +263,7 @@ def _reword(text: str, arguments: argparse.Namespace) -> str:
         f"it must have one row for each of the {arguments.horizon} steps after the end of every series, with "
         f"a number in {', '.join(arguments.future_covariates)}"
     )
-    text = text.replace("the sizes ask for", "--hidden, --context and --horizon ask for")
+    text = re.sub(r"^.*: the sizes ask for", "--hidden, --context and --horizon ask for", text)
     text = text.replace("give more validation data or a lower level", "a lower --level, or a longer file")
     text = re.sub(r"make_future\(\d+\) gives the rows needed", lambda _: needed, text)
     for name, path in (("X", f"--future {getattr(arguments, 'future', None)}"), ("y", arguments.file)):

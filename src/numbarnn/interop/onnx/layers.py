@@ -80,7 +80,7 @@ def _write_layer(
     """Write layer k, which reads what has that name; return the names of Y and of the final states."""
     directions = 1 + layers.bidirectional
     operator = find_operator(layers.cell.name, directions)
-    suffixes, parameters = [f"l{k}", f"l{k}_reverse"][:directions], layers.parameters
+    suffixes, parameters = [f"l{k}", f"l{k}_reverse"][:directions], dict(layers.parameters)
     if layers.proj_size:  # h before its projection stays in the node, whose weights then contain this
         products = {s: parameters[f"weight_hh_{s}"] @ parameters[f"weight_hr_{s}"] for s in suffixes}
         parameters |= {f"weight_hh_{s}": product for s, product in products.items()}
