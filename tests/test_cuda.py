@@ -5,6 +5,7 @@ That is Numba's simulator; or they are compiled as for a GPU, and `cuda.ptx` run
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from itertools import product
@@ -15,6 +16,7 @@ import pytest
 from test_cuda_resources import compiler_is_there
 
 HERE = Path(__file__).parent
+SOURCE = HERE.parent / "src" / "numbarnn" / "cuda"
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
 FILES = sorted((HERE / "cuda").glob("test_*.py"))
 # of files that take minutes, each so many-th test; all of them with -m slow
@@ -43,6 +45,38 @@ def test_without_a_gpu(mode, file, every):
     environment = {**others, mode: "1", "NUMBARNN_EVERY": str(every)}
     done = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+BARRIERS = [
+    (name, number)
+    for name in ("loops", "losses", "windows")
+    for number, line in enumerate((SOURCE / f"{name}.py").read_text(encoding="utf-8").splitlines())
+    if "cuda.syncthreads()" in line
+]
+# tests in which some thread would overtake another
+CROSSED = {
+    "loops": ["parts.py", "-k", "ones_own"],
+    "losses": ["training.py"],
+    "windows": ["forecasting.py", "-k", "a_fit_is_as_on_the_cpu"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not compiler_is_there(), reason="there is no compiler for GPUs")
+@pytest.mark.parametrize(("name", "number"), BARRIERS)
+def test_without_a_barrier_there_is_a_race(tmp_path, name, number):
+    """Each is needed, and the tests would tell if it were missing."""
+    shutil.copytree(SOURCE.parents[1], tmp_path / "src")
+    path = tmp_path / "src" / "numbarnn" / "cuda" / f"{name}.py"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[number] = lines[number].replace("cuda.syncthreads()", "pass")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    file, *chosen = CROSSED[name]
+    command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider"]
+    command += [f"tests/cuda/test_cuda_{file}", *chosen]
+    environment = {**os.environ, "NUMBARNN_PTX": "1", "PYTHONPATH": str(tmp_path / "src")}
+    done = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True)
+    assert "a race" in done.stdout, done.stdout[-2000:]
 
 
 def test_nothing_of_it_is_imported_on_the_cpu():

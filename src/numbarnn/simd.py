@@ -532,12 +532,12 @@ TILE_SHAPES += [(4, 4, 1)] if REGISTERS == 32 else []  # what is left of 16, 32 
 def _keep_rolled(builder, latch) -> None:
     """Forbid LLVM to unroll the loop whose last block this is.
 
-    For Zen 3 to 5 it would, and then run out of registers: half the speed.
+    For znver3 and znver5 it would, and then run out of registers: half the speed.
     """
     module = builder.module
-    forbids = module.add_metadata(["llvm.loop.unroll.disable"])
-    loop = module.add_metadata([forbids])
-    loop.operands = loop, forbids  # what describes a loop is known by being the first part of itself
+    # a node for each loop, which add_metadata would not make; its first operand has to be itself
+    loop = ir.MDValue(module, (), name=str(len(module.metadata)))
+    loop.operands = loop, module.add_metadata(["llvm.loop.unroll.disable"])
     latch.terminator.set_metadata("llvm.loop", loop)
 
 
@@ -593,6 +593,8 @@ def _emit_tile(builder, n_rows, n_vectors, n_sums, vector, pointers, strides, bl
         if n_sums > 1:
             with cgutils.for_range(builder, rest, intp=i64):
                 multiply_add(sums[0])
+                latch = builder.block
+            _keep_rolled(builder, latch)
     for cell in cells:
         total = builder.load(sums[0][cell])
         for partial in sums[1:]:

@@ -139,7 +139,9 @@ def test_floats(body, expected):
 
 @pytest.mark.parametrize("real", ["f8", "f4"])
 def test_products_with_sums_are_rounded_once(real):
-    rows = np.array([row for row in FLOATS if np.max(np.abs(row)) < 1e18]).astype(real)
+    rows = [row for row in FLOATS if np.max(np.abs(row)) < 1e18]
+    rows += [(1 + 2**-12, 1 + 2**-12, 2**-80), (1.0, 1.0, -(2.0**-80)), (-1.0, 1.0, 2.0**-80)]
+    rows = np.array(rows).astype(real)
     exact = [Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c)) for a, b, c in rows]
     if real == "f8":
         found = run("fma.rn.f64 {x4}, {x1}, {x2}, {x3};", rows, "f8")
@@ -277,3 +279,51 @@ def test_arrays_that_are_gone_must_not_be_touched():
     with_barrier[1, 2](fresh[:2])
     assert {fault.partition(":")[0] for _, fault in device.FAULTS} == {"nobody has written"}
     device.FAULTS.clear()
+
+
+@cuda.jit
+def in_two_sizes(values, halves):
+    """Write the whole of an element and the upper half of it."""
+    if cuda.threadIdx.x == 0:
+        values[0] = 1
+    else:
+        halves[1] = 1
+
+
+def test_an_array_has_elements_of_one_size():
+    values = upload(np.zeros(2))
+    in_two_sizes[1, 2](values, values.view("float32"))
+    assert {fault.partition(":")[0] for _, fault in device.FAULTS} == {"elements of another size than before"}
+    device.FAULTS.clear()
+
+
+CALLED = """
+.func (.param .b64 func_retval0) half(
+	.param .b64 half_param_0
+)
+{
+	.reg .f64 %fd<4>;
+	ld.param.f64 %fd1, [half_param_0];
+	mul.f64 %fd2, %fd1, 0d3FE0000000000000;
+	st.param.f64 [func_retval0+0], %fd2;
+	ret;
+}
+"""
+CALL = """
+	{{{{
+	.param .b64 param0;
+	st.param.{kind} [param0+0], {of};
+	.param .b64 retval0;
+	call.uni (retval0), half, (param0);
+	ld.param.f64 {to}, [retval0+0];
+	}}}}
+"""
+
+
+def test_functions_may_be_called_twice_and_with_bits(monkeypatch):
+    monkeypatch.setitem(globals(), "HEAD", CALLED + HEAD)
+    calls = CALL.format(kind="f64", of="{x1}", to="%fd5") + CALL.format(kind="f64", of="{x2}", to="%fd6")
+    found = run(calls + "\tsub.f64 {x4}, %fd5, %fd6;", [(3.0, 1.0, 0.0), (-1.0, 5.0, 0.0)], "f8")
+    np.testing.assert_array_equal(found, [1.0, -3.0])
+    bits = "\tmov.b64 %rd5, {x1};" + CALL.format(kind="b64", of="%rd5", to="{x4}")
+    np.testing.assert_array_equal(run(bits, [(3.0, 0.0, 0.0)], "f8"), [1.5])

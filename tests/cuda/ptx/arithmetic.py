@@ -15,41 +15,45 @@ def _llvm_fma(typing, a, b, c):
 
 
 @cache
-def _fma_of_float64():
-    return vectorize([types.float64(*[types.float64] * 3)], nopython=True)(lambda a, b, c: _llvm_fma(a, b, c))
+def _compiled_fma():
+    signatures = [real(real, real, real) for real in (types.float32, types.float64)]
+    return vectorize(signatures, nopython=True)(lambda a, b, c: _llvm_fma(a, b, c))
 
 
 def fma(a, b, c):
     """Return a b + c, rounded once."""
-    if a.dtype == np.float64:
-        return _fma_of_float64()(a, b, c)
-    return (a.astype("f8") * b.astype("f8") + c).astype("f4")  # of which the product is exact
+    return _compiled_fma()(a, b, c)
 
 
 def fma_down(a, b, c):
     """Return a b + c of float32, rounded towards minus infinity."""
-    return _towards(a.astype("f8") * b.astype("f8") + c.astype("f8"), -np.inf)
+    near, error = _sum_and_error(a.astype("f8") * b.astype("f8"), c.astype("f8"))  # the product is exact
+    return np.where(error < 0, np.nextafter(near, np.float32(-np.inf)), near)
 
 
 def add_to_zero(a, b):
     """Return a + b of float32, rounded towards zero."""
-    return _towards(a.astype("f8") + b.astype("f8"), 0)
+    near, error = _sum_and_error(a.astype("f8"), b.astype("f8"))
+    return np.where(error * near < 0, np.nextafter(near, np.float32(0)), near)
 
 
-def _towards(exact, limit):
-    near = exact.astype("f4")
-    passed = np.where(limit < exact, near > exact, near < exact)
-    return np.where(passed, np.nextafter(near, np.float32(limit)), near)
+def _sum_and_error(a, b):
+    """Return a + b of float64 as float32, and a number of the sign of what that lacks."""
+    total = a + b
+    part = total - a
+    lost = (a - (total - part)) + (b - part)
+    near = total.astype("f4")
+    return near, np.where(near == total, lost, total - near)
 
 
-def divide(a, b):
+def truncated_divide(a, b):
     """Return a quotient of integers, cut off as in C; one by 0 is any number."""
     b = np.where(b == 0, b + b.dtype.type(1), b)
     quotient = a // b
     return quotient + ((a != quotient * b) & ((a < 0) != (b < 0))).astype(a.dtype)
 
 
-def high(a, b):
+def multiply_high(a, b):
     """Return the upper half of the product of two int64."""
     low, half = np.int64(0xFFFFFFFF), np.int64(32)
     a1, a0, b1, b0 = a >> half, a & low, b >> half, b & low
@@ -91,7 +95,7 @@ def flush(value):
     return np.where(small, np.copysign(value.dtype.type(0), value), value)
 
 
-def upper(value):
+def clear_low_word(value):
     """Return float64 without the lower half of its bits."""
     return (value.view("u8") & np.uint64(0xFFFFFFFF00000000)).view("f8")
 
@@ -99,16 +103,17 @@ def upper(value):
 FUNCTIONS = {
     each.__name__: each
     for each in (
-        fma, fma_down, add_to_zero, divide, high, shift_left, shift_right, to_integer, saturate, flush, upper,
+        fma, fma_down, add_to_zero, truncated_divide, multiply_high, shift_left, shift_right, to_integer,
+        saturate, flush, clear_low_word,
     )
 } | {"np": np}  # fmt: skip
 
 # by the whole instruction, by the kind of its type ("div.s"), or without it
 _EXPRESSIONS = {
     "add": "a + b", "sub": "a - b", "mul": "a * b", "mul.lo": "a * b", "mul.rn": "a * b", "add.rn": "a + b",
-    "add.rz.f32": "add_to_zero(a, b)", "mul.hi.s64": "high(a, b)", "mad.lo": "a * b + c",
-    "div.s": "divide(a, b)", "div.u": "divide(a, b)", "div.rn": "a / b",
-    "rem.s": "a - divide(a, b) * b", "rem.u": "a - divide(a, b) * b",
+    "add.rz.f32": "add_to_zero(a, b)", "mul.hi.s64": "multiply_high(a, b)", "mad.lo": "a * b + c",
+    "div.s": "truncated_divide(a, b)", "div.u": "truncated_divide(a, b)", "div.rn": "a / b",
+    "rem.s": "a - truncated_divide(a, b) * b", "rem.u": "a - truncated_divide(a, b) * b",
     "fma.rn": "fma(a, b, c)", "fma.rm.f32": "fma_down(a, b, c)",
     "and": "a & b", "or": "a | b", "xor": "a ^ b", "not": "~a", "neg": "-a", "abs": "np.abs(a)",
     "mov": "a", "cvta.to.global": "a", "copysign": "np.copysign(b, a)",
@@ -116,7 +121,7 @@ _EXPRESSIONS = {
     "min.f": "np.fmin(a, b)", "max.f": "np.fmax(a, b)",
     "min": "np.minimum(a, b)", "max": "np.maximum(a, b)",
     "sqrt.rn": "np.sqrt(a)", "rcp.rn": "1 / a", "rcp.approx.ftz.f32": "flush(1 / flush(a))",
-    "rcp.approx.ftz.f64": "upper(1 / flush(a))", "ex2.approx.ftz.f32": "flush(np.exp2(flush(a)))",
+    "rcp.approx.ftz.f64": "clear_low_word(1 / flush(a))", "ex2.approx.ftz.f32": "flush(np.exp2(flush(a)))",
 }  # fmt: skip
 
 # a "u" behind those of floats says that they hold where an operand is NaN

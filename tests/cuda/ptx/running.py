@@ -7,9 +7,10 @@ import numpy as np
 
 __all__ = ["UNWRITTEN", "Launch", "Memory"]
 
-# what stands where nobody has written, by the bytes of an element: NaNs that no computation gives
-UNWRITTEN = {4: np.uint32(0x7FBAD0BA), 8: np.uint64(0x7FBAD0BA7FBAD0BA)}
-_FAR = 2**62
+# what stands where nobody has written, by the bytes of an element: NaN in float32 and float64, with a payload
+# that no computation begins with
+UNWRITTEN = {4: np.uint32(0x7FF77FF7), 8: np.uint64(0x7FF77FF77FF77FF7)}
+_NOBODY = 2**62  # greater than the number of any thread
 
 
 class Memory:
@@ -51,33 +52,43 @@ class Memory:
             yield *arrays[k], inside & (which == k)
 
 
-class _Touched:
-    """Who has touched the elements of one array in one launch."""
+class _Shadow:
+    """Who has accessed the elements of one array in one launch."""
 
-    def __init__(self, size):
-        self.writer, self.written, self.read = np.full((3, size), -1)
-        # least and greatest thread that has read it since a barrier, least and greatest block that ever has
-        self.readers = np.full((4, size), -1)
-        self.readers[0::2] = _FAR
+    def __init__(self, size, n_elements):
+        self.size = size  # of an element
+        self.writer, self.write_epoch, self.read_epoch = np.full((3, n_elements), -1)
+        # least and greatest thread that has read an element since a barrier, and block that ever has
+        self.first_reader, self.first_block = np.full((2, n_elements), _NOBODY)
+        self.last_reader, self.last_block = np.full((2, n_elements), -1)
 
-    def races(self, elements, thread, block, epoch, writes):
-        """Note accesses; return whether any races with one before it, or with another of them."""
+    def store(self, elements, thread, block, writer_block, epoch):
+        """Note stores; return which of them race."""
+        race = self._races_with_stores(elements, thread, block, writer_block, epoch)
+        race |= (self.last_block[elements] >= 0) & (
+            (self.first_block[elements] != block) | (self.last_block[elements] != block)
+        )
+        race |= (self.read_epoch[elements] == epoch) & (
+            (self.first_reader[elements] != thread) | (self.last_reader[elements] != thread)
+        )
+        self.writer[elements], self.write_epoch[elements] = thread, epoch
+        return race | (self.writer[elements] != thread)
+
+    def load(self, elements, thread, block, writer_block, epoch):
+        """Note loads; return which of them race."""
+        later = elements[self.read_epoch[elements] != epoch]
+        self.first_reader[later], self.last_reader[later] = _NOBODY, -1
+        self.read_epoch[elements] = epoch
+        np.minimum.at(self.first_reader, elements, thread)
+        np.maximum.at(self.last_reader, elements, thread)
+        np.minimum.at(self.first_block, elements, block)
+        np.maximum.at(self.last_block, elements, block)
+        return self._races_with_stores(elements, thread, block, writer_block, epoch)
+
+    def _races_with_stores(self, elements, thread, block, writer_block, epoch):
         writer = self.writer[elements]
-        race = (writer >= 0) & (writer != thread)
-        race &= (block[1] != writer // block[0]) | (self.written[elements] == epoch)
-        least, greatest, first, last = self.readers[:, elements]
-        if writes:
-            race |= (last >= 0) & ((first != block[1]) | (last != block[1]))
-            race |= (self.read[elements] == epoch) & ((least != thread) | (greatest != thread))
-            self.writer[elements], self.written[elements] = thread, epoch
-            race |= self.writer[elements] != thread
-        else:
-            later = elements[self.read[elements] != epoch]
-            self.readers[0, later], self.readers[1, later] = _FAR, -1
-            self.read[elements] = epoch
-            for k, what in enumerate((thread, thread, block[1], block[1])):
-                (np.maximum if k % 2 else np.minimum).at(self.readers[k], elements, what)
-        return race.any()
+        unordered = (writer_block(writer) != block) | (self.write_epoch[elements] == epoch)
+        return (writer >= 0) & (writer != thread) & unordered
 
 
 class Launch:
@@ -103,7 +114,7 @@ class Launch:
         self.module, self.memory, self.threads = module, memory, threads
         self.instructions, self.faults, self.epoch = 0, set(), np.zeros(blocks, np.int64)
         self._shared = np.full(blocks * module.shared // 4, UNWRITTEN[4])
-        self._touched = {}
+        self._shadows = {}
         thread = np.arange(blocks * threads)
         special = {"%tid.x": thread % threads, "%ctaid.x": thread // threads, "%ntid.x": threads + 0 * thread,
                    "%nctaid.x": blocks + 0 * thread}  # fmt: skip
@@ -123,28 +134,31 @@ class Launch:
         Those that must not be are noted, and left out.
         """
         size, count = int(kind[1]), 0
-        if (address % np.uint64(size)).any():
-            self.faults.add(f"not aligned: {statement}")
-            return
         for which, key, array, at in self._found(space, address, size, thread):
             elements, who = at // size, thread[which]
             count += len(who)
             if key is not None:
-                if key not in self._touched:
-                    self._touched[key] = _Touched(array.size // size)
-                block = who // self.threads
-                if self._touched[key].races(elements, who, (self.threads, block), self.epoch[block], writes):
+                shadow = self._shadows.setdefault(key, _Shadow(size, array.size // size))
+                block = self.block_of(who)
+                access = shadow.store if writes else shadow.load
+                if size != shadow.size:
+                    self.faults.add(f"elements of another size than before: {statement}")
+                elif access(elements, who, block, self.block_of, self.epoch[block]).any():
                     self.faults.add(f"a race: {statement}")
             yield which, array[: array.size // size * size].view(kind), elements
         if count < len(thread):
             self.faults.add(f"outside of all arrays: {statement}")
+
+    def block_of(self, thread):
+        """Return the block of the grid that threads are in."""
+        return thread // self.threads
 
     def _found(self, space, address, size, thread):
         """Yield (which, key of the array or None for constants, its bytes, places in them)."""
         if space == "shared":
             at = address.astype(np.int64)
             within = (at >= 0) & (at <= self.module.shared - size)
-            at = thread[within] // self.threads * self.module.shared + at[within]
+            at = self.block_of(thread[within]) * self.module.shared + at[within]
             yield within, (space, size), self._shared.view(np.uint8), at
         elif space == "global":
             for table in self.module.tables:
@@ -153,7 +167,7 @@ class Launch:
                 if inside.any():
                     yield inside, None, table, at[inside]
             for base, array, inside in self.memory.find(address, size):
-                yield inside, (base, size), array, address[inside].astype(np.int64) - base
+                yield inside, base, array, address[inside].astype(np.int64) - base
         else:
             raise NotImplementedError(space)
 
@@ -174,40 +188,46 @@ class _Run:
 
     def __init__(self, launch, function, thread, special, parameters):
         self._launch, self._function, self._thread = launch, function, thread
-        self.special, self.parameters, self.end = special, parameters, len(function.blocks)
+        self.special, self.parameters, self.end = special, parameters, len(function.basic_blocks)
         self.registers = {name: np.zeros(len(thread), kind) for name, kind in function.registers.items()}
 
     def go(self):
         """Run until all threads have ended."""
         function = self._function
-        at, waits = np.zeros(len(self._thread), np.int64), np.zeros(len(self._thread), bool)
+        pc, waiting = np.zeros(len(self._thread), np.int64), np.zeros(len(self._thread), bool)
         while True:
-            place = np.where(waits, self.end, at)
-            block = int(place.min())
-            if block < self.end:
-                who = place == block
-                lanes = slice(None) if who.all() else np.flatnonzero(who)
-                self._launch.instructions += function.lengths[block] * int(who.sum())
-                goes = function.blocks[block](self, lanes)
-                at[lanes] = np.where(*goes) if type(goes) is tuple else goes
-                waits[lanes] = block in function.barriers
-            elif waits.any():
-                self._pass(at, waits)
+            runnable = np.where(waiting, self.end, pc)
+            here = int(runnable.min())
+            if here < self.end:
+                chosen = runnable == here
+                threads = slice(None) if chosen.all() else np.flatnonzero(chosen)
+                self._launch.instructions += function.lengths[here] * int(chosen.sum())
+                following = function.basic_blocks[here](self, threads)
+                pc[threads] = np.where(*following) if type(following) is tuple else following
+                waiting[threads] = here in function.barriers
+            elif waiting.any():
+                self._synchronize(pc, waiting)
             else:
                 return
 
-    def _pass(self, at, waits):
+    def _synchronize(self, pc, waiting):
         """Let threads pass the barrier that all of their block have come to."""
-        of = self._thread // self._launch.threads
-        for block in np.unique(of[waits]):
-            if len(np.unique(at[of == block])) > 1:
+        block_of = self._launch.block_of(self._thread)
+        blocks = np.unique(block_of[waiting])
+        for block in blocks:
+            if len(np.unique(pc[block_of == block])) > 1:
                 self._launch.faults.add("threads of a block are at different barriers")
-        self._launch.epoch[np.unique(of[waits])] += 1
-        waits[:] = False
+        self._launch.epoch[blocks] += 1
+        waiting[:] = False
 
-    def load(self, space, address, kind, lanes, statement):
+    def check_aligned(self, address, size, statement):
+        """Note addresses that are no multiple of the bytes of an access, elements of a vector together."""
+        if (address % np.uint64(size)).any():
+            self._launch.faults.add(f"not aligned: {statement}")
+
+    def load(self, space, address, kind, threads, statement):
         """Return what is there, for each of the threads."""
-        thread = self._thread[lanes]
+        thread = self._thread[threads]
         result = np.zeros(len(thread), kind)
         address = np.broadcast_to(address, result.shape)
         for which, array, elements in self._launch.places(space, address, kind, thread, False, statement):
@@ -218,30 +238,32 @@ class _Run:
                 self._launch.faults.add(f"nobody has written: {statement}")
         return result
 
-    def store(self, space, address, value, kind, lanes, statement):
+    def store(self, space, address, value, kind, threads, statement):
         """Store a value of each of the threads."""
-        thread = self._thread[lanes]
+        thread = self._thread[threads]
         address, value = (np.broadcast_to(each, thread.shape) for each in (address, value))
         for which, array, elements in self._launch.places(space, address, kind, thread, True, statement):
             array[elements] = value[which]
 
-    def given(self, name, lanes):
+    def load_param(self, name, kind, threads):
         """Return a parameter; those of a kernel are the same for all threads."""
-        value = self.parameters[name]
-        return value[lanes] if value.ndim else value
+        value = self.parameters[name].view(kind)
+        return value[threads] if value.ndim else value
 
-    def give(self, name, value, kind, lanes):
+    def store_param(self, name, value, kind, threads):
         """Store a parameter of what is called, or what is returned."""
-        if name not in self.parameters:
-            self.parameters[name] = np.zeros(len(self._thread), kind)
-        self.parameters[name][lanes] = value
+        stored, before = np.zeros(len(self._thread), kind), self.parameters.get(name)
+        if before is not None and before.dtype == stored.dtype:
+            stored[:] = before  # of threads that are not here
+        stored[threads] = value
+        self.parameters[name] = stored  # what was loaded before stays what it was
 
-    def call(self, name, given, result, lanes):
+    def call(self, name, given, result, threads):
         """Run a function."""
         function = self._launch.module.functions[name]
         pairs = zip(function.parameters, given, strict=True)
-        parameters = {of: self.parameters[each][lanes] for of, each in pairs}
-        run = _Run(self._launch, function, self._thread[lanes], {}, parameters)
+        parameters = {of: self.parameters[each][threads] for of, each in pairs}
+        run = _Run(self._launch, function, self._thread[threads], {}, parameters)
         run.go()
         (returned,) = (value for of, value in run.parameters.items() if of.startswith("func_retval"))
-        self.give(result, returned, returned.dtype, lanes)
+        self.store_param(result, returned, returned.dtype, threads)

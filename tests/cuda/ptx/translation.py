@@ -55,6 +55,8 @@ class Module:
             self.functions[name] = function = Function(self.symbols, dict(named), body)
             if kind == "entry":
                 self.kernel = function
+            elif function.barriers:
+                raise NotImplementedError(f"a barrier in {name}, which a kernel calls")
 
 
 class Function:
@@ -64,15 +66,15 @@ class Function:
     ----------
     parameters : dict of str to str
         Their types, by their names.
-    blocks : list of callable
-        ``blocks[k](run, lanes)`` runs some threads and returns the number of the block that they go to, or
-        a predicate, the number where it holds and the number where it does not.
+    basic_blocks : list of callable
+        ``basic_blocks[k](run, threads)`` runs some threads and returns the number of the one that they go to,
+        or a predicate, the number where it holds and the number where it does not.
     lengths : list of int
-        Instructions of each block.
+        Instructions of each.
     barriers : set of int
-        Blocks that end with one.
+        Those that end with one.
     registers : dict of str to str
-        Types of those that outlive a block.
+        Types of those that are live from one to another.
     """
 
     def __init__(self, symbols, parameters, body):
@@ -93,8 +95,8 @@ class Function:
                     blocks.append([])
         self.lengths = [len(block) for block in blocks]
         self.barriers = {k for k, block in enumerate(blocks) if block and block[-1].startswith("bar.")}
-        self.registers = self._outliving(blocks)
-        self.blocks = [_Block(self, block, k + 1).function for k, block in enumerate(blocks)]
+        self.registers = self._live_in(blocks)
+        self.basic_blocks = [_BasicBlock(self, block, k + 1).function for k, block in enumerate(blocks)]
 
     def _declare(self, kind, names):
         for name in names.split(","):
@@ -102,7 +104,7 @@ class Function:
             for each in [f"{name}{k}" for k in range(int(count))] if count else [name]:
                 self.kinds[each] = _dtype(kind[1:])
 
-    def _outliving(self, blocks):
+    def _live_in(self, blocks):
         """Return the registers that are read in a block that has not written them before."""
         found, written_in = set(), defaultdict(set)
         for k, block in enumerate(blocks):
@@ -123,22 +125,25 @@ def _targets_and_sources(statement):
     return _NAME.findall(match[1]) if match else [], _NAME.findall(statement[end:])
 
 
-class _Block:
-    """Writes the Python function of a block.
+class _BasicBlock:
+    """Writes the Python function of a basic block.
 
     A register is read from its array when it is first needed, for the threads that are there, and stored at
-    the end if it outlives the block; between, it is a variable of the type of the last instruction.
+    the end if it is live in others; between, it is a variable of the type of the last instruction.
     """
 
     def __init__(self, function, statements, following):
         self._of, self._lines, self._known, self._new = function, [], {}, set()
-        self._names, self._goes = dict(FUNCTIONS), str(following)
+        self._names, self._next = dict(FUNCTIONS), str(following)
         self._targets = {name for each in statements for name in _targets_and_sources(each)[0]}
         for statement in statements:
-            self._add(statement)
+            try:
+                self._add(statement)
+            except (AttributeError, IndexError, KeyError, ValueError) as error:
+                raise NotImplementedError(statement) from error
         for name in sorted(self._new & set(function.registers)):
             self._lines.append(f"R[{name!r}][I] = {self._as(*self._known[name], function.kinds[name])}")
-        source = "\n ".join(["def block(run, I):", "R = run.registers", *self._lines, f"return {self._goes}"])
+        source = "\n ".join(["def block(run, I):", "R = run.registers", *self._lines, f"return {self._next}"])
         exec(compile(source, "<ptx>", "exec"), self._names)
         self.function = self._names["block"]
 
@@ -209,10 +214,10 @@ class _Block:
             target = self._of.labels[rest.strip()]
             if guard:
                 predicate = self._read(guard.strip("@! "), "?")
-                target = f"{'~' if '!' in guard else ''}{predicate}, {target}, {self._goes}"
-            self._goes = str(target)
+                target = f"{'~' if '!' in guard else ''}{predicate}, {target}, {self._next}"
+            self._next = str(target)
         elif name == "ret":
-            self._goes = "run.end"
+            self._next = "run.end"
         elif name == "bar":
             if (word, rest.strip()) != ("bar.sync", "0"):
                 raise NotImplementedError(statement)
@@ -225,7 +230,7 @@ class _Block:
         elif name == "cvt":
             self._cvt(word, parts, *operands)
         elif "{" in rest:
-            self._halves(_dtype(parts[0]), rest)
+            self._pack(_dtype(parts[0]), rest)
         else:
             self._compute(word, name, parts, operands)
 
@@ -262,8 +267,8 @@ class _Block:
             raise NotImplementedError(word)
         self._write(target, f"({value}).astype({to!r})", to)
 
-    def _halves(self, wide, rest):
-        """Add a move into a register from its halves, or out of it."""
+    def _pack(self, wide, rest):
+        """Add a move into a register from its halves, or out of it into them."""
         names = [each.strip() for each in re.search(r"\{(.*?)\}", rest)[1].split(",")]
         half = f"u{_size(wide) // len(names)}"
         counts = [self._constant(np.dtype(wide).type(8 * _size(half) * k)) for k in range(len(names))]
@@ -280,9 +285,11 @@ class _Block:
         targets, _, place = rest.rpartition(",")
         targets = [each.strip() for each in targets.strip(" {}").split(",")]
         if space == "param":
-            self._write(targets[0], f"run.given({_parameter(place)!r}, I)", kind)
+            (target,) = targets
+            self._write(target, f"run.load_param({_parameter(place)!r}, {kind!r}, I)", kind)
             return
         address = self._address(place)
+        self._lines.append(f"run.check_aligned({address}, {len(targets) * _size(kind)}, {statement!r})")
         for k, target in enumerate(targets):
             at = f"{address} + {self._constant(np.uint64(k * _size(kind)))}"
             self._write(target, f"run.load({space!r}, {at}, {kind!r}, I, {statement!r})", kind)
@@ -291,9 +298,10 @@ class _Block:
         place, _, value = rest.partition(",")
         value = self._read(value.strip(), kind)
         if space == "param":
-            self._lines.append(f"run.give({_parameter(place)!r}, {value}, {kind!r}, I)")
+            self._lines.append(f"run.store_param({_parameter(place)!r}, {value}, {kind!r}, I)")
         else:
             address = self._address(place)
+            self._lines.append(f"run.check_aligned({address}, {_size(kind)}, {statement!r})")
             self._lines.append(f"run.store({space!r}, {address}, {value}, {kind!r}, I, {statement!r})")
 
 
