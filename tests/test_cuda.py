@@ -22,7 +22,7 @@ FILES = sorted((HERE / "cuda").glob("test_*.py"))
 # of files that take minutes, each so many-th test; all of them with -m slow
 EVERY = {
     "NUMBA_ENABLE_CUDASIM": {"layers": 29, "forecasting": 23, "training": 7},
-    "NUMBARNN_PTX": {"layers": 7, "forecasting": 9, "training": 5},
+    "NUMBARNN_PTX": {"layers": 7, "forecasting": 7, "training": 5},
 }
 
 
