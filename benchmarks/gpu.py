@@ -3,18 +3,17 @@
 A script of the name cuda.py would hide the package of that name that numba-cuda is built on. Writes
 ``benchmarks/results/cuda_<device>.json``, anew after every case, and a picture beside it. Both sides are in
 one process, in float32 without TF32, on one stream; results are compared before anything is timed, and a row
-says what differs. A block
-is as many calls as fill some milliseconds, timed by CUDA events after a warm-up; blocks of all sides take
-turns, and the median of the ratios of pairs counts. A training step is forward, backward and the gradients
-of parameters and input, which cuDNN computes in any case. A fit is timed by the clock, with all that `fit`
-does.
+says what is wrong. A block is as many calls as fill some milliseconds, timed by CUDA events after a warm-up;
+blocks of all sides take turns, and the median of the ratios of pairs counts. A training step is forward,
+backward and the gradients of parameters and input, which cuDNN computes in any case. A fit is timed by the
+clock, with all that `fit` does.
 
 Beside "ours", which is what a user gets, a row has "recorded", the same as a graph of CUDA, and where the
 time loop is on the chip "library", a product by cuBLAS in each step, as a graph: by these figures
 `numbarnn.cuda.program.RECORDS` and `numbarnn.cuda.plans.MOST_WEIGHTS` are to be set. What fails, or takes
 longer than a minute, is noted in its row, and the others go on in a new process: in the old one the GPU may
-answer no more. After `--budget` seconds, 420, no further case is begun, and those that are missing are named;
-what takes longest is to compile kernels.
+answer no more. After `--budget` seconds, 360, no further case is begun, and those that are missing are named,
+so that all of it takes less than eight minutes; what takes longest is to compile kernels.
 
 `--list` only names the cases and goals. `--only` is one layer, `--once` is for ncu and compute-sanitizer
 (docs/cuda.md has the lines).
@@ -26,12 +25,14 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -49,11 +50,10 @@ SHAPES = ((32, 100, 8, 32), (32, 100, 8, 64), (32, 100, 8, 96), (64, 100, 16, 12
 GOALS = {32: 2.0, 64: 2.0, 96: 2.0, 128: 1.0, 256: 1.0, 512: 0.5}
 FIT, FIT_GOAL = (64, 48, 7, 64), 3.0
 ROUNDS, BLOCK, FIT_ROUNDS = 7, 0.05, 5  # seconds of a block
-BUDGET, CASE_SECONDS = 420, 60
+BUDGET, START_SECONDS, CASE_SECONDS, END_SECONDS = 360, 30, 60, 5  # in all less than eight minutes
 OTHERS = ("recorded", "library", "cpu")  # of our own, besides "ours"
 PACKAGES = ("numba-cuda", "cuda-core", "cuda-bindings", "nvmath-python", "nvidia-cublas", "nvidia-nvjitlink",
             "nvidia-nvvm")  # fmt: skip
-Pool = multiprocessing.get_context("spawn").Pool
 
 
 def our_layer(case: Case) -> Job:
@@ -181,10 +181,11 @@ def ready(case: Case, makers: dict[str, Callable[[], Job]]) -> tuple[dict[str, J
     jobs : dict of str to Job
         Without those that have failed, which only "recorded", "library" and "cpu" may.
     notes : dict
-        Parts of a row: "differences" of each side and array, why a side "differs", and why one "failed".
+        Parts of a row: "differences" of each side and array, what is "wrong" with a side, and why one has
+        "failed".
     """
     jobs: dict[str, Job] = {"peer": makers["peer"]()}
-    notes: dict[str, Any] = {"differences": {}, "differs": {}, "failed": {}}
+    notes: dict[str, Any] = {"differences": {}, "wrong": {}, "failed": {}}
     expected = jobs["peer"].results()
     for name, make in makers.items():
         if name == "peer":
@@ -200,7 +201,7 @@ def ready(case: Case, makers: dict[str, Callable[[], Job]]) -> tuple[dict[str, J
             try:
                 check_results(case, found, expected)
             except ValueError as error:  # wrong results may take as long as right ones
-                notes["differs"][name] = str(error)
+                notes["wrong"][name] = str(error)
             jobs[name] = job
         except Exception as error:
             if name == "ours":
@@ -265,7 +266,7 @@ def describe(row: dict[str, Any]) -> str:
         if f"{name}_seconds" in row
     )
     others += "".join(
-        f"  {name} {what}: {error}" for what in ("failed", "differs") for name, error in row[what].items()
+        f"  {name} {what}: {error}" for what in ("failed", "wrong") for name, error in row[what].items()
     )
     return (
         f"{row['kind']:<6}{row['cell']:<5}{shape:<17} ours {ours:>9}  cuDNN {peer:>9}  "
@@ -326,43 +327,104 @@ def without_figures(case: Case, error: Exception) -> dict[str, Any]:
     return case._asdict() | {"goal": goal_of(case), "error": f"{type(error).__name__}: {error}"}
 
 
-def measure(cases: list[Case], budget: float, report: Callable[[list[dict[str, Any]]], None]) -> None:
+class Worker:
+    """A process in which cases are measured, so that one that hangs or dies holds up no other.
+
+    Parameters
+    ----------
+    work : callable
+        What it does with that which it is sent.
+    """
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(work, theirs), daemon=True)
+        self._process.start()
+        theirs.close()  # the end of the process is seen only if nobody else holds it
+
+    def do(self, what: Any) -> Any:
+        """Return what the work makes of that.
+
+        Raises
+        ------
+        TimeoutError
+            If it takes longer than a case may, from when the process is ready.
+        ChildProcessError
+            If the process ends meanwhile, at once.
+        """
+        try:
+            self._connection.send(what)
+            self._answer(START_SECONDS)
+            return self._answer(CASE_SECONDS)
+        except (EOFError, ConnectionError):
+            self._process.join(END_SECONDS)
+            raise ChildProcessError(f"the process died, code {self._process.exitcode}") from None
+
+    def _answer(self, seconds: float) -> Any:
+        if not self._connection.poll(seconds):
+            raise TimeoutError(f"no answer in {seconds} s")
+        return self._connection.recv()
+
+    def end(self) -> None:
+        """End the process; one that even so does not end, as the driver holds it, is left behind."""
+        self._process.kill()
+        self._process.join(END_SECONDS)
+        self._connection.close()
+
+
+def serve(work: Callable[[Any], Any], connection: Connection) -> None:
+    """Do the work for all that comes, and say before each time that it is begun."""
+    with suppress(Exception):  # each case will say what is missing
+        import torch
+
+        from numbarnn.cuda.driver import cuda
+
+        torch.cuda.synchronize()  # makes a context
+        cuda.current_context()
+    with suppress(EOFError):
+        while True:
+            what = connection.recv()
+            connection.send(None)
+            connection.send(work(what))
+
+
+def measure(cases: list[Case], end: float, report: Callable[[list[dict[str, Any]]], None]) -> None:
     """Measure cases one by one in a process, another one after each failure, and report all rows after each.
 
     Parameters
     ----------
     cases : list of Case
-    budget : float
-        After so many seconds those that are left are noted as not measured.
+    end : float
+        After this time, of ``time.monotonic()``, those that are left are noted as not measured.
     report : callable
     """
-    start, rows, pool = time.monotonic(), [], None
-    for case in cases:
-        try:
-            if time.monotonic() - start > budget:
-                raise TimeoutError(f"{budget} s were over; --only measures a layer by itself")
-            pool = pool or Pool(1)
-            row = pool.apply_async(measured, (case,)).get(CASE_SECONDS)
-        except multiprocessing.TimeoutError:
-            # also of a process that has died, of which a pool says nothing
-            row = without_figures(case, TimeoutError(f"no answer in {CASE_SECONDS} s"))
-        except Exception as error:
-            row = without_figures(case, error)
-        if pool and (row.get("error") or row["failed"]):
-            pool.terminate()
-            pool = None
-        rows.append(row)
-        report(rows)
-    if pool:
-        pool.terminate()
+    rows, worker = [], None
+    try:
+        for case in cases:
+            try:
+                if time.monotonic() > end:
+                    raise TimeoutError("the budget was spent; --only measures a layer by itself")
+                worker = worker or Worker(measured)
+                row = worker.do(case)
+            except Exception as error:
+                row = without_figures(case, error)
+            if worker and (row.get("error") or row["failed"]):
+                worker.end()
+                worker = None
+            rows.append(row)
+            report(rows)
+    finally:
+        if worker:
+            worker.end()
 
 
 def driver() -> str:
     """Return the version of NVIDIA's driver, if its tool is there to ask."""
     line = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        return subprocess.run(line, capture_output=True, text=True).stdout.strip()
-    except OSError:
+        return subprocess.run(line, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
         return ""
 
 
@@ -380,7 +442,7 @@ def arguments_of(line: list[str] | None) -> argparse.Namespace:
 
 def main(line: list[str] | None = None) -> None:
     """Measure everything that is asked for."""
-    arguments = arguments_of(line)
+    start, arguments = time.monotonic(), arguments_of(line)
     cases = cases_of(arguments.only)
     if arguments.list:
         for case in cases:
@@ -401,7 +463,7 @@ def main(line: list[str] | None = None) -> None:
         "rounds": ROUNDS, "fit_rounds": FIT_ROUNDS, "block_seconds": BLOCK, "budget": arguments.budget,
         "torch": torch.__version__, "cudnn": torch.backends.cudnn.version(), "tf32": False,
     }  # fmt: skip
-    machine, start = describe_machine(), time.monotonic()
+    machine = describe_machine()
     machine["versions"] |= versions_of(PACKAGES) | {"driver": driver()}
 
     def report(rows: list[dict[str, Any]]) -> None:
@@ -412,8 +474,10 @@ def main(line: list[str] | None = None) -> None:
         if len(rows) == len(cases):
             draw(rows, device, arguments.output / f"{name}.png")
 
-    measure(cases, arguments.budget, report)
+    measure(cases, start + arguments.budget, report)
 
 
 if __name__ == "__main__":
     main()
+    if multiprocessing.active_children():  # an ordinary end would wait for one that the driver holds
+        os._exit(0)

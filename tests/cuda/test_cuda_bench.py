@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import math
+import os
+import subprocess
 import sys
 import time
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +25,18 @@ class Pretended:
     """A tensor."""
 
 
+class Here:
+    """Stands for a process; `ended` counts those that were ended."""
+
+    ended = 0
+
+    def __init__(self, work):
+        self.do = work
+
+    def end(self):
+        Here.ended += 1
+
+
 @pytest.fixture
 def gpu(monkeypatch):
     """Return the script; the peer is our own CPU, the clock is the host's, and all is in this process."""
@@ -36,7 +50,8 @@ def gpu(monkeypatch):
         run()
         return time.perf_counter() - start
 
-    monkeypatch.setattr(script, "Pool", ThreadPool)
+    monkeypatch.setattr(script, "Worker", Here)
+    monkeypatch.setattr(Here, "ended", 0)
     monkeypatch.setattr(script, "torch_side", lambda case: our_job(case, 1))
     monkeypatch.setattr(script, "seconds_of_block", seconds)
     monkeypatch.setattr(script, "clocked", lambda job: seconds(job.run, 1) / job.count)
@@ -68,7 +83,8 @@ def test_the_cases_are_those_that_have_goals(gpu):
     assert [case.cell for case in fits] == list(CELLS)
     assert {(case.n_windows, *case.shape) for case in fits} == {(8000, 64, 48, 7, 64)}
     assert gpu.goal_of(fits[0]) == 3.0
-    assert gpu.BUDGET < 480
+    # a process that had to be ended, the tool of the driver, and what is left for imports and the picture
+    assert gpu.BUDGET + gpu.START_SECONDS + gpu.CASE_SECONDS + gpu.END_SECONDS + 20 < 480
 
 
 def test_the_table_of_the_documentation_has_a_row_for_each_case(gpu):
@@ -91,7 +107,7 @@ def test_everything_is_measured_and_written(gpu, monkeypatch, tmp_path, capsys):
     assert written["method"]["tf32"] is False
     layer, fit = written["results"]
     for row, names in ((layer, ("recorded", "library")), (fit, ("recorded", "cpu"))):
-        assert row["failed"] == row["differs"] == {}
+        assert row["failed"] == row["wrong"] == {}
         assert set(row["differences"]) == {"ours", *names}
         for name in names:
             assert row[f"{name}_seconds"]["median"] > 0
@@ -101,20 +117,19 @@ def test_everything_is_measured_and_written(gpu, monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().out.count(" ratio ") == 2
 
 
-def test_what_fails_is_noted_and_the_rest_goes_on(gpu, monkeypatch):
+def test_what_fails_is_noted_and_the_rest_goes_on(gpu):
     def fail():
         raise ZeroDivisionError("of this side")
 
-    makers, rows, pools = gpu.layer_jobs(LAYER), [], []
+    makers, rows = gpu.layer_jobs(LAYER), []
     jobs, notes = gpu.ready(LAYER, {**makers, "recorded": fail})
     assert notes["failed"] == {"recorded": "ZeroDivisionError: of this side"}
     assert set(jobs) == {"peer", "ours", "library"}
     gpu.layer_jobs = lambda case: {**makers, "ours": fail}
-    monkeypatch.setattr(gpu, "Pool", lambda count: pools.append(ThreadPool(count)) or pools[-1])
-    gpu.measure([LAYER, LAYER], 100, lambda found: rows.append(found[-1]))
+    gpu.measure([LAYER, LAYER], math.inf, lambda found: rows.append(found[-1]))
     assert [row["error"] for row in rows] == ["ZeroDivisionError: of this side"] * 2
     assert "not measured: ZeroDivisionError" in gpu.describe(rows[0])
-    assert len(pools) == 2
+    assert Here.ended == 2
 
 
 def test_wrong_results_are_timed_and_marked(gpu):
@@ -129,31 +144,60 @@ def test_wrong_results_are_timed_and_marked(gpu):
     assert row["ours_seconds"]["median"] > 0
     wrong_arrays = {name for name, difference in row["differences"]["ours"].items() if difference > 1e-4}
     assert wrong_arrays == {"dx"}
-    assert "ours differs: train+dX gru (2, 3, 2, 3): results differ by 1.0e+00 in dx" in gpu.describe(row)
+    assert "ours wrong: train+dX gru (2, 3, 2, 3): results differ by 1.0e+00 in dx" in gpu.describe(row)
 
 
-def test_a_case_without_an_answer_holds_up_none(gpu, monkeypatch):
-    rows = []
-    monkeypatch.setattr(gpu, "CASE_SECONDS", 0.2)
-    monkeypatch.setattr(gpu, "measured", lambda case: time.sleep(2 if case is FIT else 0) or {"failed": {}})
-    gpu.measure([LAYER, FIT, LAYER], 100, lambda found: rows.append(found[-1]))
-    assert [row.get("error") for row in rows] == [None, "TimeoutError: no answer in 0.2 s", None]
+def test_a_report_that_fails_leaves_no_process(gpu, monkeypatch):
+    monkeypatch.setattr(gpu, "measured", lambda case: {"failed": {}})
+    with pytest.raises(ZeroDivisionError):
+        gpu.measure([LAYER], math.inf, lambda rows: 1 / 0)
+    assert Here.ended == 1
 
 
-def test_cases_are_measured_in_a_process_of_its_own(monkeypatch):
-    """Without PyTorch on a GPU they are not, and the other process says so."""
+@pytest.fixture
+def module(monkeypatch):
+    """Return the script as a module that another process can import."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     monkeypatch.delitem(sys.modules, "gpu", raising=False)
-    script, rows = importlib.import_module("gpu"), []
-    unknown = LAYER._replace(cell="unknown")
-    script.measure([unknown], 100, lambda found: rows.append(found[-1]))
+    return importlib.import_module("gpu")
+
+
+def test_cases_are_measured_in_a_process_of_its_own(module):
+    """Without PyTorch on a GPU they are not, and the other process says so."""
+    rows, unknown = [], LAYER._replace(cell="unknown")
+    module.measure([unknown], math.inf, lambda found: rows.append(found[-1]))
     assert rows[0]["cell"] == "unknown"
-    assert "no answer" not in rows[0]["error"]
+    assert not rows[0]["error"].startswith(("TimeoutError", "ChildProcessError"))
+
+
+def test_a_process_that_does_not_answer_is_ended_and_one_that_dies_is_seen_at_once(module, monkeypatch):
+    worker = module.Worker(time.sleep)
+    assert worker.do(0) is None
+    monkeypatch.setattr(module, "CASE_SECONDS", 0.2)
+    with pytest.raises(TimeoutError, match="no answer in 0.2 s"):
+        worker.do(100)
+    worker.end()
+    assert not worker._process.is_alive()
+    monkeypatch.setattr(module, "CASE_SECONDS", 100)
+    worker, start = module.Worker(os._exit), time.monotonic()
+    for _ in range(2):
+        with pytest.raises(ChildProcessError, match="died, code 3"):
+            worker.do(3)
+    assert time.monotonic() - start < 100
+    worker.end()
+
+
+def test_a_tool_that_does_not_answer_holds_up_nothing(gpu, monkeypatch):
+    def run(line, timeout, **options):
+        raise subprocess.TimeoutExpired(line, timeout)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert gpu.driver() == ""
 
 
 def test_when_time_is_over_cases_are_named_as_not_measured(gpu):
     rows = []
-    gpu.measure([LAYER, FIT], -1.0, lambda found: rows.append(found[-1]))
+    gpu.measure([LAYER, FIT], -math.inf, lambda found: rows.append(found[-1]))
     assert all("not measured" in gpu.describe(row) and "goal" in row for row in rows)
     assert len(rows) == 2
 

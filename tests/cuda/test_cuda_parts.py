@@ -3,6 +3,8 @@
 import ctypes
 import gc
 import importlib.util
+import inspect
+import warnings
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,16 @@ from numbarnn.cells import CELLS, Cell
 from numbarnn.cuda import blas, pointwise
 from numbarnn.cuda import program as programs
 from numbarnn.cuda.blas import Matrix
-from numbarnn.cuda.driver import DeviceError, DeviceLostError, DeviceMemoryError, download, upload
+from numbarnn.cuda.driver import (
+    SIMULATED,
+    DeviceError,
+    DeviceLostError,
+    DeviceMemoryError,
+    cuda,
+    download,
+    named_error,
+    upload,
+)
 from numbarnn.cuda.program import Graph, Program
 from numbarnn.simd import clamp, is_positive, relu, sigmoid, tanh
 
@@ -78,6 +89,7 @@ class Recorder:
                 return (code if name == fails else self.ok, *values)
 
             monkeypatch.setattr(driver, name, call)
+        monkeypatch.setattr(programs, "allocate_workspace", lambda: self.done.append(("workspace",)))
         monkeypatch.setattr(driver, "cuGraphExecDestroy", lambda graph: (self.ok,))
 
     def names(self):
@@ -89,7 +101,7 @@ def test_a_graph_is_recorded_on_a_stream_of_its_own_and_started_on_the_default_o
     recorder, streams = Recorder(monkeypatch), []
     graph = Graph([streams.append, streams.append])
     assert streams == [4660, 4660]
-    assert recorder.names() == ["cuStreamCreate", "cuStreamBeginCapture", "cuStreamEndCapture",
+    assert recorder.names() == ["workspace", "cuStreamCreate", "cuStreamBeginCapture", "cuStreamEndCapture",
                                 "cuGraphInstantiate", "cuGraphDestroy", "cuStreamDestroy"]  # fmt: skip
     graph.launch()
     assert recorder.done[-1] == ("cuGraphLaunch", "executable")
@@ -103,7 +115,7 @@ def test_a_graph_that_cannot_be_recorded_leaves_no_stream_recording(monkeypatch)
     recorder = Recorder(monkeypatch)
     with pytest.raises(ZeroDivisionError):
         Graph([fail])
-    assert recorder.names()[-2:] == ["cuStreamEndCapture", "cuStreamDestroy"]
+    assert recorder.names()[-3:] == ["cuStreamEndCapture", "cuGraphDestroy", "cuStreamDestroy"]
 
 
 @needs_graphs
@@ -117,7 +129,7 @@ def test_what_fails_in_recording_has_a_name(monkeypatch, code, kind):
     recorder = Recorder(monkeypatch, "cuGraphInstantiate", getattr(driver.CUresult, code))
     with pytest.raises(kind, match=f"device was 'cuda'.*{code}"):
         Graph([])
-    assert recorder.names()[-1] == "cuStreamDestroy"
+    assert recorder.names()[-2:] == ["cuGraphDestroy", "cuStreamDestroy"]
 
 
 class Kernel:
@@ -207,6 +219,51 @@ def test_a_program_that_cannot_be_recorded_is_launched_and_nothing_twice(driven,
         program.run()
     program.run()
     assert kernel.launched + len(driven.seen) == 3
+
+
+def test_a_warning_that_is_an_error_is_raised_once(driven, monkeypatch):
+    def fail(calls):
+        raise named_error("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
+
+    monkeypatch.setattr(programs, "RECORDS", True)
+    monkeypatch.setattr(programs, "Graph", fail)
+    program = Program()
+    program.launch(Kernel(), 1, 1, (1, 2), 3.0)
+    program.run()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="STREAM_CAPTURE"):
+            program.run()
+        program.run()
+    assert len(driven.seen) == 1
+
+
+def test_a_device_that_is_lost_in_recording_is_asked_for_nothing_more(driven, monkeypatch):
+    def fail(calls):
+        raise named_error("CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    monkeypatch.setattr(programs, "RECORDS", True)
+    monkeypatch.setattr(programs, "Graph", fail)
+    program = Program()
+    program.launch(Kernel(), 1, 1, (1, 2), 3.0)
+    program.run()
+    with pytest.raises(DeviceLostError):
+        program.run()
+    assert not driven.seen
+
+
+@pytest.mark.skipif(SIMULATED, reason="a simulated kernel is not compiled")
+def test_the_installed_compiler_has_what_a_prepared_launch_takes():
+    """Else all launches would take numba-cuda's slow way, and nothing would say so."""
+    dispatcher = pytest.importorskip("numba.cuda.dispatcher")
+    codegen = pytest.importorskip("numba.cuda.codegen")
+    kernel, compiled = cuda.jit(lambda x: None), dispatcher._Kernel
+    assert kernel.typeof_pyval(1)
+    assert kernel.overloads == {}
+    assert inspect.signature(compiled._prepare_args).bind("self", "kind", "value", 0, [], [])
+    assert hasattr(compiled, "argument_types")
+    assert "self._codelibrary = " in inspect.getsource(compiled)
+    assert hasattr(codegen.CUDACodeLibrary, "get_cufunc")
 
 
 def test_cublas_is_called_as_the_simulated_library_is(monkeypatch):

@@ -26,10 +26,11 @@ from numbarnn.cuda.driver import (
     pointer,
 )
 
-__all__ = ["Matrix", "load", "product"]
+__all__ = ["Matrix", "allocate_workspace", "load", "product"]
 
 _NORMAL, _TRANSPOSED = 0, 1  # of cublasOperation_t
 _WORKSPACE = 32 * 2**20  # bytes, which NVIDIA recommends for Hopper
+_ALLOCATING = threading.Lock()
 
 
 class Matrix(NamedTuple):
@@ -139,6 +140,12 @@ def _cublas(device: int) -> dict[int, Callable]:
         return run
 
     return {4: with_stream(cublas.sgemm), 8: with_stream(cublas.dgemm)}
+
+
+def allocate_workspace() -> None:
+    """Allocate what products of recordings need, before one begins: in it would be the wrong time."""
+    with _ALLOCATING:  # of two at a time the cache would keep one, and the other's address be recorded
+        _workspace(cuda.get_current_device().id)
 
 
 @cache

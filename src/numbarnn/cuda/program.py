@@ -14,8 +14,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from numbarnn.cuda.blas import Matrix, product
-from numbarnn.cuda.driver import SIMULATED, cuda, named_error
+from numbarnn.cuda.blas import Matrix, allocate_workspace, product
+from numbarnn.cuda.driver import SIMULATED, DeviceLostError, cuda, named_error
 
 __all__ = ["Graph", "Program"]
 
@@ -71,11 +71,15 @@ class Program:
 
     def _prepare(self) -> None:
         """Let this run and all later ones take the shortest way to the driver."""
+        self._runs += 1  # also where the warning below is made an error: no later run is to record again
         self._calls = [call.prepared() if isinstance(call, _Launch) else call for call in self._calls]
         if self._records:
             try:
                 self._graph = Graph(self._calls)
             except Exception as error:  # recording does nothing, so all of the run is still to be done
+                # codes of a recording alone have no kind of error of their own, and the device goes on
+                if isinstance(error, DeviceLostError) and "STREAM_CAPTURE" not in str(error):
+                    raise
                 message = f"a program is launched call by call, as it cannot be recorded as a graph: {error}"
                 warnings.warn(message, RuntimeWarning, stacklevel=3)
 
@@ -114,7 +118,7 @@ class _Launch(NamedTuple):
             return self
         launch, address = driver.cuLaunchKernel, ctypes.addressof(places)
 
-        def run(stream: int, alive: tuple = (values, places, arguments)) -> None:
+        def run(stream: int, alive: tuple = (values, places, arguments, compiled)) -> None:
             _checked(launch(function, blocks, 1, 1, threads, 1, 1, 0, stream, address, 0))
 
         return run
@@ -135,7 +139,8 @@ class Graph:
         # relaxed, as memory that Python frees meanwhile is nothing of the graph's
         mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         flags = driver.CUstream_flags.CU_STREAM_NON_BLOCKING  # the default stream cannot be recorded
-        stream = _checked(driver.cuStreamCreate(int(flags)))
+        allocate_workspace()
+        stream, graph = _checked(driver.cuStreamCreate(int(flags))), None
         try:
             _checked(driver.cuStreamBeginCapture(stream, mode))
             try:
@@ -145,8 +150,9 @@ class Graph:
                 code, graph = driver.cuStreamEndCapture(stream)
             _checked((code,))
             self._graph = _checked(driver.cuGraphInstantiate(graph, 0))
-            driver.cuGraphDestroy(graph)
         finally:
+            if graph is not None:
+                driver.cuGraphDestroy(graph)
             driver.cuStreamDestroy(stream)
         weakref.finalize(self, driver.cuGraphExecDestroy, self._graph).atexit = False
         self._launch = driver.cuGraphLaunch
@@ -164,8 +170,9 @@ def _checked(result: tuple) -> Any:
     return values[0] if values else None
 
 
-# a simulated kernel has only the last configuration that it was given
-@lru_cache(maxsize=0 if SIMULATED else 1024)
+# a simulated kernel has only the last configuration that it was given; few are kept, as kernels and streams
+# live as long as they are
+@lru_cache(maxsize=0 if SIMULATED else 64)
 def _configured(kernel: Any, blocks: int, threads: int, stream: int) -> Callable:
     """Return a kernel with its launch configuration; kept, as all threads share the filters of warnings."""
     with warnings.catch_warnings():
