@@ -34,7 +34,8 @@ _CANNOT_RUN = (
     "INVALID_SOURCE", "JIT_COMPILER_NOT_FOUND", "COMPAT_NOT_SUPPORTED_ON_DEVICE", "NO_DEVICE",
     "DEVICE_UNAVAILABLE", "STUB_LIBRARY", "cuBLASError NOT_INITIALIZED",
 )  # fmt: skip
-_REFUSED = ("LAUNCH_OUT_OF_RESOURCES", "INVALID_VALUE")  # of a single call; the next one may do
+# of a single call, or of a recording; the next one may do
+_REFUSED = ("LAUNCH_OUT_OF_RESOURCES", "INVALID_VALUE", "STREAM_CAPTURE")
 # of the module that an error's class is from: nobody else's errors are renamed
 _OURS = ("numba", "numba_cuda", "numba_cuda_mlir", "nvmath", "cuda")
 

@@ -76,10 +76,9 @@ class Program:
         if self._records:
             try:
                 self._graph = Graph(self._calls)
+            except DeviceLostError:
+                raise
             except Exception as error:  # recording does nothing, so all of the run is still to be done
-                # codes of a recording alone have no kind of error of their own, and the device goes on
-                if isinstance(error, DeviceLostError) and "STREAM_CAPTURE" not in str(error):
-                    raise
                 message = f"a program is launched call by call, as it cannot be recorded as a graph: {error}"
                 warnings.warn(message, RuntimeWarning, stacklevel=3)
 
