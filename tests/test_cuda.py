@@ -21,7 +21,7 @@ INSTALLED = importlib.util.find_spec("numba_cuda") is not None
 FILES = sorted((HERE / "cuda").glob("test_*.py"))
 # of files that take minutes, each so many-th test; all of them with -m slow
 EVERY = {
-    "NUMBA_ENABLE_CUDASIM": {"layers": 29, "forecasting": 23, "training": 7},
+    "NUMBA_ENABLE_CUDASIM": {"layers": 43, "forecasting": 23, "training": 11},
     "NUMBARNN_PTX": {"layers": 7, "forecasting": 7, "training": 5},
 }
 
