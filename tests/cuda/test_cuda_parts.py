@@ -8,6 +8,7 @@ import warnings
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -206,15 +207,19 @@ def test_a_kernel_that_has_not_what_a_prepared_launch_takes_is_launched_as_ever(
     assert not driven.seen
 
 
-def test_a_program_that_cannot_be_recorded_is_launched_and_nothing_twice(driven, monkeypatch):
-    def fail(calls):
-        raise DeviceMemoryError("no room for a graph")
-
+def run_once(monkeypatch, error):
+    """Return a program that has run once, and whose recording in the next run raises an error."""
     monkeypatch.setattr(programs, "RECORDS", True)
-    monkeypatch.setattr(programs, "Graph", fail)
-    kernel, program = Kernel(), Program()
-    program.launch(kernel, 1, 1, (1, 2), 3.0)
+    monkeypatch.setattr(programs, "Graph", Mock(side_effect=error))
+    program = Program()
+    program.launch(Kernel(), 1, 1, (1, 2), 3.0)
     program.run()
+    return program
+
+
+def test_a_program_that_cannot_be_recorded_is_launched_and_nothing_twice(driven, monkeypatch):
+    program = run_once(monkeypatch, DeviceMemoryError("no room for a graph"))
+    ((kernel, _, _),) = program.launches
     with pytest.warns(RuntimeWarning, match="cannot be recorded as a graph: no room"):
         program.run()
     program.run()
@@ -222,14 +227,7 @@ def test_a_program_that_cannot_be_recorded_is_launched_and_nothing_twice(driven,
 
 
 def test_a_warning_that_is_an_error_is_raised_once(driven, monkeypatch):
-    def fail(calls):
-        raise named_error("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")
-
-    monkeypatch.setattr(programs, "RECORDS", True)
-    monkeypatch.setattr(programs, "Graph", fail)
-    program = Program()
-    program.launch(Kernel(), 1, 1, (1, 2), 3.0)
-    program.run()
+    program = run_once(monkeypatch, named_error("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="STREAM_CAPTURE"):
@@ -239,14 +237,7 @@ def test_a_warning_that_is_an_error_is_raised_once(driven, monkeypatch):
 
 
 def test_a_device_that_is_lost_in_recording_is_asked_for_nothing_more(driven, monkeypatch):
-    def fail(calls):
-        raise named_error("CUDA_ERROR_ILLEGAL_ADDRESS")
-
-    monkeypatch.setattr(programs, "RECORDS", True)
-    monkeypatch.setattr(programs, "Graph", fail)
-    program = Program()
-    program.launch(Kernel(), 1, 1, (1, 2), 3.0)
-    program.run()
+    program = run_once(monkeypatch, named_error("CUDA_ERROR_ILLEGAL_ADDRESS"))
     with pytest.raises(DeviceLostError):
         program.run()
     assert not driven.seen

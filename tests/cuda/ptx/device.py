@@ -4,7 +4,6 @@ All else is what runs on a GPU too, but for cuBLAS and for graphs. In place of t
 host, that can do no more than those of a device.
 """
 
-from collections import Counter
 from functools import cache
 from types import SimpleNamespace
 from unittest import mock
@@ -21,7 +20,6 @@ from ptx.translation import Module
 
 CAPABILITY = (9, 0)
 FAULTS = []  # (kernel, what it did)
-INSTRUCTIONS = Counter()  # by the names of kernels
 _MEMORY = Memory()
 
 
@@ -88,7 +86,6 @@ def configure(kernel, blocks, threads, stream=0, shared=0):
         given = [each for pair in zip(kinds, arguments, strict=True) for each in parameters_of(*pair)]
         run = Launch(module_of(kernel.py_func, kinds), int(blocks), int(threads), given, _MEMORY)
         run.start()
-        INSTRUCTIONS[kernel.py_func.__name__] += run.instructions
         FAULTS.extend((kernel.py_func.__name__, fault) for fault in sorted(run.faults))
 
     return launch

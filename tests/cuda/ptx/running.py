@@ -104,15 +104,13 @@ class Launch:
 
     Attributes
     ----------
-    instructions : int
-        How many were run, by all threads together.
     faults : set of str
         What was done that should not be.
     """
 
     def __init__(self, module, blocks, threads, arguments, memory):
         self.module, self.memory, self.threads = module, memory, threads
-        self.instructions, self.faults, self.epoch = 0, set(), np.zeros(blocks, np.int64)
+        self.faults, self.epoch = set(), np.zeros(blocks, np.int64)
         self._shared = np.full(blocks * module.shared // 4, UNWRITTEN[4])
         self._shadows = {}
         thread = np.arange(blocks * threads)
@@ -201,7 +199,6 @@ class _Run:
             if here < self.end:
                 chosen = runnable == here
                 threads = slice(None) if chosen.all() else np.flatnonzero(chosen)
-                self._launch.instructions += function.lengths[here] * int(chosen.sum())
                 following = function.basic_blocks[here](self, threads)
                 pc[threads] = np.where(*following) if type(following) is tuple else following
                 waiting[threads] = here in function.barriers

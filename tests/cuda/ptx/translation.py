@@ -69,8 +69,6 @@ class Function:
     basic_blocks : list of callable
         ``basic_blocks[k](run, threads)`` runs some threads and returns the number of the one that they go to,
         or a predicate, the number where it holds and the number where it does not.
-    lengths : list of int
-        Instructions of each.
     barriers : set of int
         Those that end with one.
     registers : dict of str to str
@@ -93,7 +91,6 @@ class Function:
                 blocks[-1].append(statement)
                 if _ENDS.match(statement):
                     blocks.append([])
-        self.lengths = [len(block) for block in blocks]
         self.barriers = {k for k, block in enumerate(blocks) if block and block[-1].startswith("bar.")}
         self.registers = self._live_in(blocks)
         self.basic_blocks = [_BasicBlock(self, block, k + 1).function for k, block in enumerate(blocks)]
